@@ -1,0 +1,43 @@
+# Every target works from a fresh clone with Python 3.11 or later, make and a package index.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup demo test check generate format clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+setup: $(STAMP) ## Create .venv with everything in it, development tools included
+
+demo: $(STAMP) ## Run the main job on loopback: server, two agents, simulated providers, live view
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Check format, lint, types, imports, proto, generated code and tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy policy_server agent migrations examples tests
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python -m pytest
+
+generate: $(STAMP) ## Generate penstock/v1/ from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/penstock/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=. proto/penstock/v1/*_service.proto
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) var .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

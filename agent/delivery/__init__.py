@@ -1,0 +1,1 @@
+"""Delivery decisions, pure: connection plan, TLS posture, meaning of replies."""

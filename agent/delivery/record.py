@@ -1,0 +1,92 @@
+"""
+Record: what happened to a message at one moment; one line of the delivery log and, for the types
+that automation learns from, one outcome for the policy server. Field names are the log's.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RecordType(StrEnum):
+    """Kinds of records, spelt as in the log."""
+
+    RECEPTION = "Reception"
+    DELIVERY = "Delivery"
+    TRANSIENT_FAILURE = "TransientFailure"
+    BOUNCE = "Bounce"
+    EXPIRATION = "Expiration"
+    ADMIN_BOUNCE = "AdminBounce"
+    DELAYED = "Delayed"
+    REJECTION = "Rejection"
+
+
+#: Records that are reported to the policy server.
+REPORTED = frozenset(
+    {
+        RecordType.DELIVERY,
+        RecordType.TRANSIENT_FAILURE,
+        RecordType.BOUNCE,
+        RecordType.EXPIRATION,
+        RecordType.ADMIN_BOUNCE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A reply of the peer, or the text that the agent made where no peer replied."""
+
+    code: int
+    #: (class, subject, detail) of RFC 3463.
+    enhanced_code: tuple[int, int, int] | None = None
+    #: On one line, without the codes.
+    content: str = ""
+    #: The command that was answered; empty if none was.
+    command: str = ""
+    #: Made by the agent, not by the peer.
+    internal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """The host at the other end."""
+
+    name: str
+    addr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What happened to a message, for recipients that met the same reply."""
+
+    type: RecordType
+    #: Unique, for counting once.
+    event_id: str
+    #: Seconds since the epoch.
+    timestamp: float
+    #: The message's id.
+    id: str
+    sender: str
+    recipients: tuple[str, ...]
+    response: Response
+    created: float
+    queue: str = ""
+    #: Path name for delivery records.
+    site: str = ""
+    site_name: str = ""
+    routing_domain: str = ""
+    recipient_domain: str = ""
+    size: int = 0
+    num_attempts: int = 0
+    egress_pool: str = ""
+    egress_source: str = ""
+    source_address: str = ""
+    provider_name: str = ""
+    tenant: str = ""
+    campaign: str = ""
+    peer_address: Peer | None = None
+    delivery_protocol: str = ""
+    reception_protocol: str = ""
+    session_id: str = ""
+    tls_protocol_version: str = ""
+    tls_cipher: str = ""

@@ -1,0 +1,1 @@
+"""Dispatch: moves mail from the spool through the queues to SMTP sessions."""

@@ -1,0 +1,1 @@
+"""Outcomes: the delivery log and the way to the policy server."""

@@ -1,0 +1,1 @@
+"""Queues, pure: names, retry times, order, and choice of source."""

@@ -1,0 +1,1 @@
+"""A mailbox-provider simulator: an SMTP sink with limits, and a loopback DNS server."""

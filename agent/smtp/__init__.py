@@ -1,0 +1,1 @@
+"""Mail in: the SMTP listener and the Inject service."""

@@ -1,0 +1,1 @@
+"""The spool: mail and outcomes, safe on disk."""

@@ -1,0 +1,97 @@
+"""What goes into the spool and comes out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.delivery.record import Record
+from agent.queue.entry import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """The recipients of a message that go to one scheduled queue."""
+
+    queue_name: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message that was received and is to be made safe."""
+
+    id: str
+    sender: str
+    destinations: tuple[Destination, ...]
+    body: bytes
+    #: Seconds since the epoch.
+    created: float
+    tenant: str = ""
+    campaign: str = ""
+    #: "ESMTP" or "gRPC".
+    reception_protocol: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpooledMessage:
+    """What a delivery needs of one entry."""
+
+    entry_id: int
+    message_id: str
+    sender: str
+    #: Recipients still to do.
+    recipients: tuple[str, ...]
+    body: bytes
+    created: float
+    tenant: str = ""
+    campaign: str = ""
+    reception_protocol: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What a delivery attempt changes; written in one transaction with its records."""
+
+    entry_id: int
+    #: Recipients still to do; empty: the entry is finished and removed.
+    remaining: tuple[str, ...]
+    due: float = 0.0
+    attempts: int = 0
+    #: What happened; records of reported types are put in the outbox.
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRecord:
+    """A record in the outbox."""
+
+    seq: int
+    record: Record
+
+
+class Spool(Protocol):
+    """
+    Mail and outcomes, safe on disk. Every method returns only after what it changed is durable;
+    concurrent calls share one transaction and one fsync. Errors: `SpoolUnavailable`.
+    """
+
+    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+        """Store *messages*; return one entry a destination, due at once, in order."""
+
+    async def load(self, entry_id: int) -> SpooledMessage | None:
+        """Read what a delivery needs; None if the entry is finished."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Strike delivered recipients, set due times and write records, all in one transaction."""
+
+    async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
+        """Set new due times without using an attempt."""
+
+    async def entries(self) -> list[Entry]:
+        """Every entry, oldest first, with its due time and attempts."""
+
+    async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
+        """The next records of the outbox, oldest first."""
+
+    async def forget_records(self, seqs: Sequence[int]) -> None:
+        """Remove these records from the outbox: they are safe elsewhere."""

@@ -1,0 +1,1 @@
+"""Automation, pure: which rules match an outcome and which actions follow."""

@@ -1,0 +1,1 @@
+"""Rule files: reading TOML and JSON, with the line of every entry."""

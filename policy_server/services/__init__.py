@@ -1,0 +1,1 @@
+"""gRPC services: they translate at the border and hold no rules."""

@@ -1,0 +1,1 @@
+"""SQL: the tables, and the stores that turn rows into values."""

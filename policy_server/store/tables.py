@@ -1,0 +1,248 @@
+"""
+The tables, as promised to people and scripts that read and write them.
+
+Migrations make them (`migrations/`); a test holds the two equal. Triggers, which keep
+`change_log` and `policy_revisions`, live in the migrations alone.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only under the exact type INTEGER.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+_Time = DateTime(timezone=True)
+
+rule_layers = Table(
+    "rule_layers",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("position", Integer, nullable=False, comment="Layers apply in this order; later wins."),
+    Column("enabled", Boolean, nullable=False, server_default="1"),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("valid_from", _Time, comment="Not in force before; null: always."),
+    Column("valid_until", _Time, comment="Not in force from then on; null: for ever."),
+    UniqueConstraint("name"),
+    CheckConstraint("name <> ''", name="name_given"),
+    comment="Named, ordered sets of rules; a rule file is one layer.",
+)
+
+rule_blocks = Table(
+    "rule_blocks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("layer_id", _Id, ForeignKey("rule_layers.id", ondelete="CASCADE"), nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False, server_default="", comment="Provider or domain."),
+    Column("source", Text, nullable=False, server_default="", comment="'' is every source."),
+    Column("mx_rollup", Boolean, nullable=False, server_default="1"),
+    Column("replace_base", Boolean, nullable=False, server_default="0"),
+    Column("enabled", Boolean, nullable=False, server_default="1"),
+    Column("position", Integer, nullable=False, server_default="0"),
+    Column("comment", Text, nullable=False, server_default=""),
+    CheckConstraint("scope IN ('default', 'provider', 'domain')", name="scope_known"),
+    CheckConstraint("(scope = 'default') = (name = '')", name="name_fits_scope"),
+    # Loads and cascading deletes go by layer.
+    Index(None, "layer_id"),
+    comment="One scope in a layer, for one egress source or for all.",
+)
+
+rule_options = Table(
+    "rule_options",
+    metadata,
+    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", JSON(none_as_null=False), nullable=False, comment="JSON null unsets."),
+    Column("comment", Text, nullable=False, server_default=""),
+    comment="Settings of a block, in the rule files' spelling.",
+)
+
+provider_matches = Table(
+    "provider_matches",
+    metadata,
+    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    CheckConstraint("kind IN ('mx_suffix', 'domain_suffix', 'host_name')", name="kind_known"),
+    CheckConstraint("value <> ''", name="value_given"),
+    comment="Patterns that make a provider.",
+)
+
+automation_rules = Table(
+    "automation_rules",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False, server_default="0"),
+    Column("regexes", JSON, nullable=False, comment="List of patterns; any may match."),
+    Column("actions", JSON, nullable=False, comment="List, spelt as in rule files."),
+    Column("trigger", JSON, nullable=False, comment='"Immediate" or {"Threshold": "10/hr"}.'),
+    Column("duration", JSON, nullable=False, comment='Seconds or a text such as "2 hours".'),
+    Column("match_internal", Boolean, nullable=False, server_default="0"),
+    Column("mode", Text, nullable=False, server_default="enforce"),
+    Column("enabled", Boolean, nullable=False, server_default="1"),
+    Column("comment", Text, nullable=False, server_default=""),
+    CheckConstraint("mode IN ('enforce', 'observe')", name="mode_known"),
+    # Loads and cascading deletes go by block.
+    Index(None, "block_id"),
+    comment="Patterns on outcomes and what follows.",
+)
+
+rule_errors = Table(
+    "rule_errors",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("severity", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("block_id", _Id, comment="Row of rule_blocks, if one is to blame."),
+    Column("option", Text, nullable=False, server_default=""),
+    Column("value", JSON),
+    Column("message", Text, nullable=False),
+    Column("since_revision", _Id, nullable=False),
+    CheckConstraint("severity IN ('warning', 'error')", name="severity_known"),
+    comment="Written by the server: what it refused or found odd, until it is repaired.",
+)
+
+policy_revisions = Table(
+    "policy_revisions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("committed_at", _Time, nullable=False),
+    Column("author", Text, nullable=False, server_default=""),
+    Column("summary", Text, nullable=False, server_default=""),
+    Column(
+        "is_open",
+        Boolean,
+        nullable=False,
+        server_default="0",
+        comment="Set within a transaction that gathers its changes under one revision.",
+    ),
+    comment="One row per committed change, in commit order.",
+    sqlite_autoincrement=True,
+)
+
+change_log = Table(
+    "change_log",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("revision", _Id, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("row_id", _Id, nullable=False, comment="Row of that table; a block's for its parts."),
+    Column("operation", Text, nullable=False),
+    CheckConstraint("operation IN ('insert', 'update', 'delete')", name="operation_known"),
+    # The server asks for what came after the revision it has.
+    Index(None, "revision"),
+    comment="What each revision touched, kept by triggers.",
+    sqlite_autoincrement=True,
+)
+
+automation_actions = Table(
+    "automation_actions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("path_name", Text, nullable=False),
+    Column("routing_domain", Text, nullable=False, comment="'' is the whole site."),
+    Column("site_name", Text, nullable=False),
+    Column("egress_source", Text, nullable=False),
+    Column("tenant", Text, nullable=False, server_default=""),
+    Column("campaign", Text, nullable=False, server_default=""),
+    Column("option", Text, nullable=False, server_default=""),
+    Column("old_value", JSON),
+    Column("new_value", JSON),
+    Column("rule_key", Text, nullable=False, comment="Stable name of the rule."),
+    Column("rule_layer", Text, nullable=False),
+    Column("rule_block", Text, nullable=False),
+    Column("rule_position", Integer, nullable=False),
+    Column("rule_regexes", JSON, nullable=False),
+    Column("match_count", Integer, nullable=False),
+    Column("first_match_time", _Time, nullable=False),
+    Column("last_match_time", _Time, nullable=False),
+    Column("expire_time", _Time, nullable=False),
+    Column("changed_by", Text, nullable=False, server_default="automation"),
+    CheckConstraint(
+        "state IN ('in_force', 'expired', 'cancelled', 'pinned', 'observed')", name="state_known"
+    ),
+    # One live action per rule, kind, scope and option: what a later match extends.
+    Index(
+        "uq_automation_actions_live",
+        "rule_key",
+        "kind",
+        "egress_source",
+        "site_name",
+        "routing_domain",
+        "tenant",
+        "campaign",
+        "option",
+        unique=True,
+        sqlite_where=Column("state", Text).in_(["in_force", "pinned"]),
+        postgresql_where=Column("state", Text).in_(["in_force", "pinned"]),
+    ),
+    # The server loads what is in force at start, and sweeps what has expired.
+    Index(None, "state", "expire_time"),
+    comment="The ledger of actions.",
+    sqlite_autoincrement=True,
+)
+
+automation_evidence = Table(
+    "automation_evidence",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column(
+        "action_id", _Id, ForeignKey("automation_actions.id", ondelete="CASCADE"), nullable=False
+    ),
+    Column("event_id", Text, nullable=False),
+    Column("event_time", _Time, nullable=False),
+    Column("reply", Text, nullable=False, comment="On one line, recipients' local parts removed."),
+    Index(None, "action_id"),
+    comment="The newest replies, up to 20, that led to an action.",
+)
+
+automation_matches = Table(
+    "automation_matches",
+    metadata,
+    Column("rule_key", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("path_name", Text, nullable=False),
+    Column("event_time", _Time, nullable=False),
+    # Thresholds count the matches of one rule on one path within a period.
+    Index(None, "rule_key", "path_name", "event_time"),
+    # Old matches are swept by time.
+    Index(None, "event_time"),
+    comment="Which outcome matched which rule: what thresholds count, each event once.",
+)
+
+sites = Table(
+    "sites",
+    metadata,
+    Column("domain", Text, primary_key=True),
+    Column("site_name", Text, nullable=False),
+    Column("mx_hosts", JSON, nullable=False, comment='List of {"host", "preference"}.'),
+    Column("expires_at", _Time, nullable=False, comment="When the MX answer ends."),
+    comment="Last known site of each domain.",
+)
