@@ -31,9 +31,10 @@ check: $(STAMP) ## Check format, lint, types, imports, proto, generated code and
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest
 
-generate: $(STAMP) ## Generate penstock/v1/ from proto/
+generate: $(STAMP) ## Generate penstock/v1/ and docs/options.md from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/penstock/v1/*.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=. proto/penstock/v1/*_service.proto
+	$(BIN)/python docs/generate_options.py
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .

@@ -22,6 +22,7 @@ class ActionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_STATE_IN_FORCE: _ClassVar[ActionState]
     ACTION_STATE_EXPIRED: _ClassVar[ActionState]
     ACTION_STATE_CANCELLED: _ClassVar[ActionState]
+    ACTION_STATE_OBSERVED: _ClassVar[ActionState]
 ACTION_KIND_UNSPECIFIED: ActionKind
 ACTION_KIND_SUSPEND: ActionKind
 ACTION_KIND_SET_CONFIG: ActionKind
@@ -29,6 +30,7 @@ ACTION_STATE_UNSPECIFIED: ActionState
 ACTION_STATE_IN_FORCE: ActionState
 ACTION_STATE_EXPIRED: ActionState
 ACTION_STATE_CANCELLED: ActionState
+ACTION_STATE_OBSERVED: ActionState
 
 class AutomationRuleRef(_message.Message):
     __slots__ = ("layer", "block", "position", "regexes")

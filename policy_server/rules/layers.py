@@ -80,6 +80,8 @@ class AutomationDraft:
     comment: str = ""
     id: int = 0
     line: int | None = None
+    #: Lines of single fields, where known.
+    field_lines: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

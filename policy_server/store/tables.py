@@ -230,11 +230,19 @@ automation_matches = Table(
     Column("event_id", Text, primary_key=True),
     Column("path_name", Text, nullable=False),
     Column("event_time", _Time, nullable=False),
+    Column("keep_until", _Time, nullable=False, comment="No decision can need it from then on."),
     # Thresholds count the matches of one rule on one path within a period.
     Index(None, "rule_key", "path_name", "event_time"),
-    # Old matches are swept by time.
-    Index(None, "event_time"),
+    # Matches that no decision needs any more are swept.
+    Index(None, "keep_until"),
     comment="Which outcome matched which rule: what thresholds count, each event once.",
+)
+
+datastore = Table(
+    "datastore",
+    metadata,
+    Column("id", Text, primary_key=True, comment="Made at random when the server first starts."),
+    comment="Which database this is; resume tokens of another one are refused.",
 )
 
 sites = Table(

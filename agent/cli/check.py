@@ -1,0 +1,138 @@
+"""`penstock-agent check`: say before `run` what would stand in its way."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass
+
+import click
+import dns.asyncresolver
+import dns.exception
+import dns.resolver
+import grpc
+
+from agent.cli.config import config_option, settings_for
+from agent.errors import SpoolRefused, SpoolUnavailable
+from agent.policy.channel import open_channel
+from agent.settings import Settings
+from agent.spool.sqlite import SqliteSpool
+
+_SERVER_SECONDS = 3.0
+_MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found out about one thing."""
+
+    #: "configuration", "data_dir", "spool", "source", "policy_server" or "dns".
+    what: str
+    #: "ok", "warning" (the agent runs, and copes) or "error" (it would not run, or not send).
+    level: str
+    text: str
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def check(config_path: str | None, as_json: bool) -> None:
+    """
+    Check the configuration and what it names; change nothing but make missing directories.
+
+    Exit status 1 if something would stop the agent. A policy server or a DNS server that does not
+    answer is a warning: the agent starts without them and uses what it last knew.
+    """
+    settings = settings_for(config_path)
+    findings = [Finding("configuration", "ok", config_path or "defaults and environment")]
+    findings += asyncio.run(_look_into(settings))
+    failed = any(finding.level == "error" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [asdict(one) for one in findings]}))
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.level]}  {finding.what}: {finding.text}")
+    sys.exit(1 if failed else 0)
+
+
+async def _look_into(settings: Settings) -> list[Finding]:
+    directory = _check_directory(settings)
+    findings = [directory]
+    if directory.level == "ok":
+        findings.append(await _check_spool(settings))
+    findings += [_check_source(name, settings) for name in settings.sources]
+    findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
+    return findings
+
+
+def _check_directory(settings: Settings) -> Finding:
+    directory = settings.agent.data_dir
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Finding("data_dir", "error", f"{directory}: can't be made: {error.strerror}")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return Finding("data_dir", "error", f"{directory}: can't be written to")
+    return Finding("data_dir", "ok", str(directory))
+
+
+async def _check_spool(settings: Settings) -> Finding:
+    try:
+        spool = await SqliteSpool.open(settings.agent.data_dir)
+    except (SpoolRefused, SpoolUnavailable) as error:
+        return Finding("spool", "error", str(error))
+    try:
+        count = len(await spool.entries())
+    finally:
+        await spool.close()
+    return Finding("spool", "ok", f"opens; {count} queued")
+
+
+def _check_source(name: str, settings: Settings) -> Finding:
+    address = settings.sources[name].source_address
+    if address is None:
+        return Finding("source", "ok", f"{name}: the system chooses the address")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        text = f"{name}: {address} can't be bound: {error.strerror}"
+        return Finding("source", "error", text)
+    return Finding("source", "ok", f"{name}: {address}")
+
+
+async def _check_server(settings: Settings) -> Finding:
+    server = settings.policy.server
+    channel = open_channel(server)
+    try:
+        async with asyncio.timeout(_SERVER_SECONDS):
+            await channel.channel_ready()
+    except (TimeoutError, grpc.aio.AioRpcError):
+        return Finding("policy_server", "warning", f"{server} does not answer")
+    finally:
+        await channel.close()
+    return Finding("policy_server", "ok", server)
+
+
+async def _check_dns(settings: Settings) -> Finding:
+    timeout = settings.dns.timeout.total_seconds()
+    named = ", ".join(str(address) for address in settings.dns.nameservers)
+    try:
+        resolver = dns.asyncresolver.Resolver(configure=not named)
+        if named:
+            resolver.nameservers = [
+                dns.nameserver.Do53Nameserver(address.host, address.port)
+                for address in settings.dns.nameservers
+            ]
+        await resolver.resolve(".", "NS", lifetime=timeout, raise_on_no_answer=False)
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+        pass
+    except dns.resolver.NoNameservers as error:
+        # A server that refuses the root still answers; one that is away times out.
+        if not any(problem[4] is not None for problem in error.kwargs.get("errors", ())):
+            return Finding("dns", "warning", f"{named or 'system resolvers'}: no answer")
+    except (dns.exception.DNSException, OSError) as error:
+        return Finding("dns", "warning", f"{named or 'system resolvers'}: {error}")
+    return Finding("dns", "ok", named or "system resolvers")

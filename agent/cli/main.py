@@ -1,0 +1,46 @@
+"""
+`penstock-agent`: the command line of the delivery agent.
+
+stdout is the answer, stderr is for people. Exit status 0: done; 1: refused or failed; 2: usage.
+"""
+
+import sys
+
+import click
+
+from agent.cli.check import check
+from agent.cli.config import config_option, use_config
+from agent.cli.inject import inject
+from agent.cli.run import run
+from agent.cli.sink import sink
+from agent.errors import AgentError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="penstock", prog_name="penstock-agent")
+@config_option
+@click.pass_context
+def commands(context: click.Context, config_path: str | None) -> None:
+    """
+    Take mail in, keep it safe, and deliver it within the limits of the policy server.
+
+    Without --config the defaults hold: loopback only, data under var/agent/. Every key of the
+    configuration has an override in the environment, PENSTOCK_<SECTION>_<KEY>.
+    """
+    use_config(context, config_path)
+
+
+for command in (run, check, inject, sink):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is said without a traceback."""
+    try:
+        commands(prog_name="penstock-agent")
+    except AgentError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"failed: {error}", err=True)
+        sys.exit(1)

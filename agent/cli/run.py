@@ -1,0 +1,30 @@
+"""`penstock-agent run`: run the agent until SIGTERM or SIGINT."""
+
+import asyncio
+
+import click
+
+from agent import worker
+from agent.cli.config import config_option, settings_for
+from agent.cli.log_format import start_log
+
+
+@click.command()
+@config_option
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged to stderr.",
+)
+def run(config_path: str | None, log_level: str) -> None:
+    """
+    Run the agent until SIGTERM or SIGINT.
+
+    On the first signal it takes no more mail, finishes what is in flight and exits with 0; on a
+    second one it exits at once. Neither loses mail.
+    """
+    settings = settings_for(config_path)
+    start_log(log_level)
+    asyncio.run(worker.run(settings))

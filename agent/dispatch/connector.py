@@ -1,0 +1,135 @@
+"""
+Connector: from a candidate address to a session that mail can be sent over: connection, EHLO,
+STARTTLS and AUTH as the path's options ask for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from agent.delivery.plan import Candidate
+from agent.delivery.tls import Handshake, Memory, TlsStep, may_authenticate, next_tls_step
+from agent.dispatch.options import PathOptions
+from agent.dispatch.peer import Broken, CandidateFailed, Peer, connect
+from agent.dispatch.secrets import SecretMissing, read_secret
+from agent.dispatch.tls_contexts import TlsContexts
+from asyncio import to_thread
+
+_MOST_BROKEN = 10_000
+#: How long broken TLS is remembered where the path goes on in the clear but names no time.
+_DEFAULT_MEMORY_SECONDS = 900.0
+
+
+class BrokenTls:
+    """
+    Hosts whose TLS failed not long ago, by path and host: one bad host of a plan does not take
+    the others into the clear.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def holds(self, path_name: str, host: str) -> bool:
+        """Whether a failure is remembered."""
+        return self._until.get((path_name, host), 0.0) > self._clock()
+
+    def remember(self, path_name: str, host: str, seconds: float) -> None:
+        """Remember a failure."""
+        self._until[(path_name, host)] = self._clock() + seconds
+        self._until.move_to_end((path_name, host))
+        while len(self._until) > _MOST_BROKEN:
+            self._until.popitem(last=False)
+
+
+class Connector:
+    """Opens sessions for all paths."""
+
+    def __init__(self, contexts: TlsContexts, broken: BrokenTls) -> None:
+        self._contexts = contexts
+        self._broken = broken
+
+    async def open(
+        self,
+        candidate: Candidate,
+        *,
+        path_name: str,
+        source_address: str,
+        ehlo_domain: str,
+        options: PathOptions,
+        pace: Callable[[], Awaitable[None]],
+    ) -> Peer:
+        """
+        Open a session with *candidate*; *pace* is awaited before each connection, so that each is
+        counted. Errors: `CandidateFailed`.
+        """
+        in_clear = False
+        while True:
+            await pace()
+            peer = await connect(
+                candidate, source_address=source_address, ehlo_domain=ehlo_domain, options=options
+            )
+            is_ready = False
+            try:
+                step, reason = await self._secure(peer, path_name, ehlo_domain, options, in_clear)
+                if step is TlsStep.NEXT_HOST:
+                    raise CandidateFailed(f"{candidate.host}: {reason}")
+                if step is TlsStep.CLEAR_AGAIN:
+                    in_clear = True
+                    continue
+                await _authenticate(peer, options)
+                is_ready = True
+                return peer
+            except Broken as error:
+                said = f"{error.response.code} {error.response.content}"
+                raise CandidateFailed(f"{candidate.host}: {said}") from None
+            except SecretMissing as error:
+                raise CandidateFailed(f"{candidate.host}: {error}") from None
+            finally:
+                if not is_ready:
+                    await peer.quit()
+
+    async def _secure(
+        self, peer: Peer, path_name: str, ehlo_domain: str, options: PathOptions, in_clear: bool
+    ) -> tuple[TlsStep, str]:
+        host = peer.candidate.host
+        await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
+        memory = Memory(
+            is_broken=in_clear or self._broken.holds(path_name, host),
+            may_reconnect=options.reconnect_in_clear,
+        )
+        offered = "starttls" in peer.offered
+        step = next_tls_step(
+            options.tls_mode, offered=offered, handshake=Handshake.NOT_TRIED, memory=memory
+        )
+        if step is not TlsStep.START:
+            return step, "STARTTLS is required, but not offered"
+        handshake, reason = await peer.start_tls(await self._contexts.context(options))
+        step = next_tls_step(options.tls_mode, offered=offered, handshake=handshake, memory=memory)
+        if handshake is Handshake.GOOD:
+            # RFC 3207 section 4.2: what was said in the clear counts no more.
+            await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
+        elif handshake is Handshake.FAILED:
+            self._remember(path_name, host, options, step)
+        return step, reason
+
+    def _remember(self, path_name: str, host: str, options: PathOptions, step: TlsStep) -> None:
+        seconds = options.remember_broken_tls
+        if seconds is None and step is TlsStep.CLEAR_AGAIN:
+            seconds = _DEFAULT_MEMORY_SECONDS
+        if seconds is not None:
+            self._broken.remember(path_name, host, seconds)
+
+
+async def _authenticate(peer: Peer, options: PathOptions) -> None:
+    if not options.auth_username:
+        return
+    allowed = may_authenticate(
+        is_encrypted=peer.is_encrypted,
+        is_verified=peer.is_verified,
+        allow_clear=options.auth_in_clear,
+        allow_unverified=options.auth_unverified,
+    )
+    if not allowed:
+        raise CandidateFailed(f"{peer.candidate.host}: AUTH is not allowed over this session")
+    password = await to_thread(read_secret, options.config.smtp_auth_plain_password)
+    await peer.authenticate(options.auth_username, password)

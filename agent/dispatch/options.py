@@ -1,0 +1,178 @@
+"""
+Options: the answered configuration of a path in the form that dispatch uses, worked out once an
+answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.delivery.plan import Networks, parse_networks
+from agent.delivery.tls import TlsMode
+from agent.policy.answer import PathPolicy
+from agent.throttle.rate import Rate
+from google.protobuf.duration_pb2 import Duration
+from penstock.v1 import egress_path_pb2 as pb
+
+_TLS_MODES = {
+    pb.ENABLE_TLS_OPPORTUNISTIC: TlsMode.OPPORTUNISTIC,
+    pb.ENABLE_TLS_OPPORTUNISTIC_INSECURE: TlsMode.OPPORTUNISTIC_INSECURE,
+    pb.ENABLE_TLS_REQUIRED: TlsMode.REQUIRED,
+    pb.ENABLE_TLS_REQUIRED_INSECURE: TlsMode.REQUIRED_INSECURE,
+    pb.ENABLE_TLS_DISABLED: TlsMode.DISABLED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Longest waits, in seconds."""
+
+    connect: float
+    banner: float
+    ehlo: float
+    auth: float
+    mail_from: float
+    rcpt_to: float
+    data: float
+    data_dot: float
+    rset: float
+    starttls: float
+    idle: float
+    shutdown: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathOptions:
+    """How one path is used. Limits and rates are by name; the path's own bear the path's name."""
+
+    connection_limits: Mapping[str, int]
+    connection_rates: Mapping[str, Rate]
+    message_rates: Mapping[str, Rate]
+    selection_rates: Mapping[str, Rate]
+    max_ready: int
+    max_deliveries: int
+    max_recipients: int
+    failures_before_delay: int
+    port: int
+    timeouts: Timeouts
+    tls_mode: TlsMode
+    #: In seconds; None: not remembered.
+    remember_broken_tls: float | None
+    reconnect_in_clear: bool
+    prohibited: Networks
+    skipped: Networks
+    ip_strategy: pb.IpLookupStrategy
+    reconnect: pb.ReconnectStrategy
+    try_next_host: bool
+    ehlo_domain: str
+    enable_rset: bool
+    use_lmtp: bool
+    force_8bit: bool
+    auth_username: str
+    auth_in_clear: bool
+    auth_unverified: bool
+    #: The answer itself, for secrets and what only TLS needs.
+    config: pb.EgressPathConfig
+
+    @property
+    def connection_limit(self) -> int:
+        """The smallest of the path's limits."""
+        return min(self.connection_limits.values())
+
+
+def options_of(policy: PathPolicy) -> PathOptions:
+    """Work out the options of an answer; what it leaves out gets the catalogue's default."""
+    config = policy.config
+    return PathOptions(
+        connection_limits=_connection_limits(policy),
+        connection_rates=_rates("connections", policy, "max_connection_rate", {}),
+        message_rates=_rates(
+            "messages", policy, "max_message_rate", config.additional_message_rate_throttles
+        ),
+        selection_rates=_rates(
+            "selection",
+            policy,
+            "source_selection_rate",
+            config.additional_source_selection_rates,
+        ),
+        max_ready=config.max_ready or 1024,
+        max_deliveries=config.max_deliveries_per_connection or 1024,
+        # RFC 2033: one reply a recipient; a transaction of one is the same in both protocols.
+        max_recipients=1 if config.use_lmtp else config.max_recipients_per_batch or 100,
+        failures_before_delay=config.consecutive_connection_failures_before_delay or 100,
+        port=config.smtp_port or 25,
+        timeouts=_timeouts(config),
+        tls_mode=_TLS_MODES.get(config.enable_tls, TlsMode.OPPORTUNISTIC),
+        remember_broken_tls=(
+            _seconds(config.remember_broken_tls) if config.HasField("remember_broken_tls") else None
+        ),
+        reconnect_in_clear=config.opportunistic_tls_reconnect_on_failed_handshake,
+        prohibited=parse_networks(config.prohibited_hosts.cidrs),
+        skipped=parse_networks(config.skip_hosts.cidrs),
+        ip_strategy=config.ip_lookup_strategy or pb.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6,
+        reconnect=config.reconnect_strategy or pb.RECONNECT_STRATEGY_CONNECT_NEXT_HOST,
+        try_next_host=config.try_next_host_on_transport_error,
+        ehlo_domain=config.ehlo_domain,
+        enable_rset=config.enable_rset or not config.HasField("enable_rset"),
+        use_lmtp=config.use_lmtp,
+        force_8bit=config.ignore_8bit_checks,
+        auth_username=config.smtp_auth_plain_username,
+        auth_in_clear=config.allow_smtp_auth_plain_without_tls,
+        auth_unverified=config.allow_smtp_auth_plain_without_valid_certificate,
+        config=config,
+    )
+
+
+def _connection_limits(policy: PathPolicy) -> dict[str, int]:
+    config = policy.config
+    own = config.connection_limit.value or 32
+    limits = {f"connections {policy.path_name}": own}
+    for name, limit in config.additional_connection_limits.items():
+        limits[f"limit {name}"] = limit.value
+    return limits
+
+
+def _rates(
+    kind: str, policy: PathPolicy, option: str, additional: Mapping[str, pb.Rate]
+) -> dict[str, Rate]:
+    """The path's own rate, if it has one, and the shared ones by their names."""
+    rates = {f"{kind} shared {name}": _rate(rate) for name, rate in additional.items()}
+    if policy.config.HasField(option):  # type: ignore[arg-type]  # the callers name rate fields
+        rates[f"{kind} {policy.path_name}"] = _rate(getattr(policy.config, option))
+    return rates
+
+
+def _rate(rate: pb.Rate) -> Rate:
+    period_ns = rate.period.seconds * 1_000_000_000 + rate.period.nanos
+    return Rate(
+        count=max(1, rate.count),
+        period_ns=max(1, period_ns),
+        max_burst=rate.max_burst if rate.HasField("max_burst") and rate.max_burst else None,
+    )
+
+
+def _timeouts(config: pb.EgressPathConfig) -> Timeouts:
+    def span(option: str, default: float) -> float:
+        if not config.HasField(option):  # type: ignore[arg-type]  # the callers name durations
+            return default
+        return _seconds(getattr(config, option))
+
+    mail_from, rcpt_to = span("mail_from_timeout", 300), span("rcpt_to_timeout", 300)
+    data, data_dot = span("data_timeout", 300), span("data_dot_timeout", 300)
+    return Timeouts(
+        connect=span("connect_timeout", 60),
+        banner=span("banner_timeout", 60),
+        ehlo=span("ehlo_timeout", 300),
+        auth=span("auth_timeout", 60),
+        mail_from=mail_from,
+        rcpt_to=rcpt_to,
+        data=data,
+        data_dot=data_dot,
+        rset=span("rset_timeout", 5),
+        starttls=span("starttls_timeout", 5),
+        idle=span("idle_timeout", 60),
+        shutdown=span("system_shutdown_timeout", mail_from + rcpt_to + data + data_dot),
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,460 @@
+"""
+Path: the ready queue of one egress path, its limits and its connections.
+
+1. A connection exists only as a `Session` task. It holds a slot of the path's limit and one of
+   each named limit from before it connects until the peer has seen it close.
+2. `maintain` opens sessions while the mail asks for more than there are, the rates would let one
+   more do something soon, and the slots are to be had; all of them or none.
+3. When a limit is lowered, sessions above it are told to leave: idle ones at once, others after
+   the transaction they are in.
+4. A path that is suspended sends nothing: its mail goes back to where it waits, for other sources
+   or for the end of the suspension.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from agent.delivery.connections import surplus_connections, wanted_connections
+from agent.dispatch.connector import Connector
+from agent.dispatch.options import PathOptions, options_of
+from agent.dispatch.results import Results
+from agent.dispatch.throttles import Throttles
+from agent.dns import Resolver
+from agent.policy.answer import PathPolicy, PolicySource
+from agent.queue.backoff import is_too_old
+from agent.queue.entry import Entry
+from agent.queue.names import QueueName
+from agent.queue.ready import ReadyQueue
+from agent.settings import Settings, Source
+from agent.throttle.slots import ConnectionSlots
+
+logger = logging.getLogger(__name__)
+
+#: A connection is opened this long before a rate would let it do something, in seconds.
+_OPEN_AHEAD = 0.5
+_LONGEST_TIMER = 60.0
+_NS = 1_000_000_000
+
+
+class Holding(Protocol):
+    """What a path asks of the queues behind it."""
+
+    def parse(self, queue_name: str) -> QueueName:
+        """The parts of a queue's name."""
+
+    def take_back(self, entry: Entry) -> None:
+        """Let *entry* wait again, due as it is, to be given to whichever path can send it."""
+
+    def give_up(self, entry: Entry, path: "Path") -> None:
+        """End an entry that has grown too old."""
+
+    def has_room(self, path: "Path") -> None:
+        """Room was made in the ready queue."""
+
+    def slots_freed(self) -> None:
+        """Connection slots were given back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What every path works with."""
+
+    settings: Settings
+    policies: PolicySource
+    resolver: Resolver
+    results: Results
+    connector: Connector
+    throttles: Throttles
+    slots: ConnectionSlots
+    holding: Holding
+    random: Random
+    clock: Callable[[], float] = time.time
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+
+
+class Connection(Protocol):
+    """A session, as its path sees it."""
+
+    is_idle: bool
+
+    async def run(self) -> None:
+        """Work until there is nothing more to do."""
+
+    def leave(self) -> None:
+        """Close after the transaction in progress."""
+
+    def wake(self) -> None:
+        """Look again: something has changed."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Recipients by what became of them, since the path came to be."""
+
+    delivered: int = 0
+    transient: int = 0
+    bounced: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathState:
+    """A path at one moment, for metrics and for people."""
+
+    path_name: str
+    provider: str
+    site_name: str
+    egress_source: str
+    #: In the ready queue, in hand, or due and waiting for room in it.
+    queued: int
+    connections: int
+    connection_limit: int
+    #: The path's own message rate, "count/seconds"; empty: none.
+    rate: str
+    delivered: int
+    transient: int
+    bounced: int
+    #: Seconds since the epoch; 0: not suspended.
+    suspended_until: float
+
+
+class Path:
+    """One egress path of this agent."""
+
+    def __init__(
+        self, policy: PathPolicy, services: Services, new_session: Callable[["Path"], Connection]
+    ) -> None:
+        self.services = services
+        self.name = policy.path_name
+        self.counters = Counters()
+        #: Connection plans that failed in a row.
+        self.failures = 0
+        self.last_used = services.clock()
+        self.waiting_sessions = 0
+        self.in_hand = 0
+        self.starved = False
+        self._policy = policy
+        self._options = options_of(policy)
+        self._ready = ReadyQueue(self._options.max_ready)
+        self._new_session = new_session
+        self._sessions: dict[Connection, asyncio.Task[None]] = {}
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
+        self._leaving: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_stopping = False
+
+    @property
+    def policy(self) -> PathPolicy:
+        """The answer in force."""
+        return self._policy
+
+    @property
+    def options(self) -> PathOptions:
+        """The options in force."""
+        return self._options
+
+    @property
+    def source(self) -> Source:
+        """The egress source."""
+        return self.services.settings.sources[self._policy.egress_source]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further mail fits in."""
+        return self._ready.is_full
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the path holds neither mail nor connections."""
+        return not self._sessions and not len(self._ready) and not self.in_hand
+
+    @property
+    def ready_count(self) -> int:
+        """How many entries are in the ready queue or in hand."""
+        return len(self._ready) + self.in_hand
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open or being opened."""
+        return len(self._sessions)
+
+    def adopt(self, policy: PathPolicy) -> None:
+        """Work by *policy* from now on."""
+        if policy is self._policy or policy.path_name != self.name:
+            return
+        self._policy = policy
+        self._options = options_of(policy)
+        self._ready.max_ready = self._options.max_ready
+
+    def put(self, entry: Entry, tenant: str) -> bool:
+        """Queue *entry*; False if the queue is full."""
+        if not self._ready.put(entry, tenant):
+            return False
+        self.last_used = self.services.clock()
+        self._wake_one()
+        return True
+
+    def take(self) -> Entry | None:
+        """The next entry to send, or None; it is in hand until `let_go`."""
+        entry = self._take_young()
+        if entry is not None:
+            self.in_hand += 1
+        if len(self._ready) * 2 <= self._ready.max_ready:
+            self.services.holding.has_room(self)
+        return entry
+
+    def let_go(self) -> None:
+        """An entry in hand has been settled."""
+        self.in_hand -= 1
+        self.last_used = self.services.clock()
+
+    def put_back(self, entry: Entry) -> None:
+        """An entry in hand was not sent; it keeps its place, or goes where it can be sent."""
+        self.in_hand -= 1
+        name = self.services.holding.parse(entry.queue_name)
+        if self._is_stopping or not self._still_serves(name) or not self._ready.put(
+            entry, name.tenant
+        ):
+            self.services.holding.take_back(entry)
+
+    def drain(self) -> list[Entry]:
+        """Take all mail out of the ready queue."""
+        return self._ready.drain()
+
+    def suspended_until(self) -> float:
+        """Until when the path is suspended, seconds since the epoch; 0: it is not."""
+        suspension = self.services.policies.suspension_of(self._policy)
+        return suspension.expire_time if suspension else 0.0
+
+    def policy_for(self, entry: Entry) -> PathPolicy | None:
+        """The answer by which *entry* may be sent over this path now; None: it may not."""
+        name = self.services.holding.parse(entry.queue_name)
+        policy = self.services.policies.lookup(name.next_domain, self._policy.egress_source)
+        if policy is None or policy.path_name != self.name:
+            return None
+        if self.services.policies.suspension_of(policy) is not None:
+            return None
+        self.adopt(policy)
+        return policy
+
+    def message_wait(self) -> float:
+        """Charge the message rates: 0.0. Else nothing, and the seconds until they would let."""
+        now = self.services.monotonic_ns()
+        rates = self._options.message_rates
+        if self.services.throttles.try_take(rates, now) == 0:
+            return 0.0
+        return self.services.throttles.wait_ns(rates, now, self.waiting_sessions) / _NS
+
+    def connection_wait(self) -> float:
+        """Charge the connection rates: 0.0. Else nothing, and the seconds until they would let."""
+        now = self.services.monotonic_ns()
+        rates = self._options.connection_rates
+        return self.services.throttles.try_take(rates, now) / _NS
+
+    def maintain(self) -> None:
+        """Open the connections that the mail asks for and the limits allow."""
+        self.starved = False
+        while not self._is_stopping and self._wants_more():
+            if (wait := self._opening_wait()) > _OPEN_AHEAD:
+                self._maintain_in(wait - _OPEN_AHEAD / 2)
+                return
+            if not self.services.results.is_healthy:
+                self._maintain_in(1.0)
+                return
+            if self.services.slots.try_take(self._options.connection_limits) is not None:
+                self.starved = True
+                self._maintain_in(_LONGEST_TIMER)
+                return
+            self._open()
+        if len(self._ready):
+            self._maintain_in(_LONGEST_TIMER)
+
+    def apply_policy(self) -> None:
+        """Something has changed: take mail out that may not stay, close what is too many."""
+        policy = self.services.policies.lookup(
+            self._policy.routing_domain, self._policy.egress_source
+        )
+        if policy is not None:
+            self.adopt(policy)
+        self._send_away_misplaced()
+        self._close_surplus()
+        for session in list(self._sessions):
+            session.wake()
+        self.maintain()
+
+    def sweep(self) -> None:
+        """End mail that grew too old while it was ready."""
+        kept = []
+        for entry in self._ready.drain():
+            if self._is_old(entry):
+                self.services.holding.give_up(entry, self)
+            else:
+                kept.append(entry)
+        for entry in kept:
+            name = self.services.holding.parse(entry.queue_name)
+            if not self._ready.put(entry, name.tenant):
+                self.services.holding.take_back(entry)
+
+    def became_idle(self, session: Connection) -> None:
+        """*session* waits for mail."""
+        self._idle[session] = None
+
+    def became_busy(self, session: Connection) -> None:
+        """*session* waits no more."""
+        self._idle.pop(session, None)
+
+    def must_leave(self, session: Connection) -> bool:
+        """Whether *session* is to close."""
+        return self._is_stopping or session in self._leaving
+
+    async def stop(self, most_seconds: float | None) -> None:
+        """Close idle connections, let transactions end for a while, then cut them off."""
+        self._is_stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for session in self._sessions:
+            session.leave()
+        tasks = list(self._sessions.values())
+        if not tasks:
+            return
+        longest = self._options.timeouts.shutdown
+        patience = longest if most_seconds is None else min(longest, most_seconds)
+        _, pending = await asyncio.wait(tasks, timeout=patience)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state(self, waiting: int) -> PathState:
+        """The path as it is now; *waiting* entries wait for room in its ready queue."""
+        rate = self._options.message_rates.get(f"messages {self.name}")
+        return PathState(
+            path_name=self.name,
+            provider=self._policy.provider_name,
+            site_name=self._policy.site_name,
+            egress_source=self._policy.egress_source,
+            queued=self.ready_count + waiting,
+            connections=self.connection_count,
+            connection_limit=self._options.connection_limit,
+            rate=f"{rate.count}/{rate.period_ns / _NS:g}s" if rate else "",
+            delivered=self.counters.delivered,
+            transient=self.counters.transient,
+            bounced=self.counters.bounced,
+            suspended_until=self.suspended_until(),
+        )
+
+    def _wants_more(self) -> bool:
+        if self.suspended_until():
+            return False
+        wanted = wanted_connections(len(self._ready), self._options.connection_limit)
+        return len(self._sessions) < wanted
+
+    def _opening_wait(self) -> float:
+        """How long until one more connection could be opened and could send something."""
+        now, throttles = self.services.monotonic_ns(), self.services.throttles
+        ahead = len(self._sessions)
+        sending = throttles.wait_ns(self._options.message_rates, now, ahead)
+        opening = throttles.wait_ns(self._options.connection_rates, now, self._opening())
+        return max(sending, opening) / _NS
+
+    def _opening(self) -> int:
+        return sum(1 for session in self._sessions if getattr(session, "is_opening", False))
+
+    def _open(self) -> None:
+        session = self._new_session(self)
+        names = tuple(self._options.connection_limits)
+        task = asyncio.create_task(session.run(), name=f"session {self.name}")
+        self._sessions[session] = task
+        task.add_done_callback(lambda done: self._closed(session, names, done))
+
+    def _closed(
+        self, session: Connection, names: tuple[str, ...], task: asyncio.Task[None]
+    ) -> None:
+        del self._sessions[session]
+        self._idle.pop(session, None)
+        self._leaving.discard(session)
+        self.services.slots.release(names)
+        self.last_used = self.services.clock()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("session failed", exc_info=error, extra={"path": self.name})
+        if not self._is_stopping:
+            self._maintain_in(0.0 if task.cancelled() or not task.exception() else 1.0)
+            self.services.holding.slots_freed()
+
+    def _maintain_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = loop.time() + min(seconds, _LONGEST_TIMER)
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.maintain()
+
+    def _wake_one(self) -> None:
+        if self._idle:
+            session, _ = self._idle.popitem()
+            session.wake()
+        elif self._timer is None or self._timer.when() > asyncio.get_running_loop().time() + 0.01:
+            self._maintain_in(0.0)
+
+    def _take_young(self) -> Entry | None:
+        while (entry := self._ready.pop()) is not None:
+            if not self._is_old(entry):
+                return entry
+            self.services.holding.give_up(entry, self)
+        return None
+
+    def _is_old(self, entry: Entry) -> bool:
+        name = self.services.holding.parse(entry.queue_name)
+        max_age = self.services.settings.queue_for(name.domain).max_age
+        return is_too_old(
+            created=entry.created, next_attempt=self.services.clock(), max_age=max_age
+        )
+
+    def _still_serves(self, name: QueueName) -> bool:
+        policy = self.services.policies.lookup(name.next_domain, self._policy.egress_source)
+        return (
+            policy is not None
+            and policy.path_name == self.name
+            and self.services.policies.suspension_of(policy) is None
+        )
+
+    def _send_away_misplaced(self) -> None:
+        """Mail whose path is now another, or is suspended, goes back to where it waits."""
+        serves: dict[str, bool] = {}
+        kept = []
+        for entry in self._ready.drain():
+            name = self.services.holding.parse(entry.queue_name)
+            domain = name.next_domain
+            if domain not in serves:
+                serves[domain] = self._still_serves(name)
+            if serves[domain]:
+                kept.append((entry, name.tenant))
+            else:
+                self.services.holding.take_back(entry)
+        for entry, tenant in kept:
+            if not self._ready.put(entry, tenant):
+                self.services.holding.take_back(entry)
+
+    def _close_surplus(self) -> None:
+        staying = [session for session in self._sessions if session not in self._leaving]
+        open_now = self.services.slots.in_use
+        surplus = max(
+            surplus_connections(open_now(name) - len(self._leaving), limit)
+            for name, limit in self._options.connection_limits.items()
+        )
+        if self.suspended_until():
+            surplus = len(staying)
+        staying.sort(key=lambda session: not session.is_idle)
+        for session in staying[:surplus]:
+            self._leaving.add(session)
+            session.leave()

@@ -1,0 +1,191 @@
+"""
+Results: makes what happened durable, then tells the log and the queues.
+
+What an attempt led to is held in memory until the spool has taken it, however long the disk is
+full; meanwhile the entry is in no queue, so it is not sent again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+from uuid import uuid4
+
+from agent.delivery.record import Record, Response
+from agent.dispatch.settling import (
+    Attempt,
+    Chance,
+    Way,
+    delayed_record,
+    expire,
+    same_for_all,
+    settle_attempt,
+)
+from agent.errors import SpoolUnavailable
+from agent.queue.entry import Entry
+from agent.queue.names import parse_queue_name
+from agent.settings import Settings
+from agent.spool.messages import Settlement, Spool, SpooledMessage
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0
+#: Entries that end without a peer are settled so many at a time.
+_BULK = 100
+
+
+class RecordSink(Protocol):
+    """Where records are written once they are durable."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write *records*."""
+
+
+class Results:
+    """Settles entries; where they are queued again is up to the caller."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        log: RecordSink,
+        *,
+        clock: Callable[[], float] = time.time,
+        random: Random,
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._log = log
+        self._clock = clock
+        self._random = random
+        self._unsettled = 0
+        self._failing = 0
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the spool takes what happened; if not, nothing more should be made to happen."""
+        return self._failing == 0
+
+    @property
+    def unsettled(self) -> int:
+        """How many settlements wait for the spool."""
+        return self._unsettled
+
+    async def settle(self, attempt: Attempt) -> Settlement:
+        """
+        Make an attempt's results durable, however long it takes; return what now holds. The
+        entry's own due time and attempts are set; queueing it again is left to the caller.
+        """
+        settings = self._settings.queue_for(attempt.queue.domain)
+        settlement = settle_attempt(attempt, settings, self._chance())
+        await self._write([settlement])
+        attempt.entry.due, attempt.entry.attempts = settlement.due, settlement.attempts
+        return settlement
+
+    async def load(self, entry_id: int) -> SpooledMessage | None:
+        """Read an entry's message, however long it takes."""
+        delay = _FIRST_RETRY
+        while True:
+            try:
+                return await self._spool.load(entry_id)
+            except SpoolUnavailable:
+                logger.warning("message not readable", extra={"entry": entry_id})
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_RETRY)
+
+    async def finish(
+        self, entries: Sequence[Entry], way: Way, response: Response
+    ) -> list[Entry]:
+        """Give every recipient of *entries* one response; return the entries that wait again."""
+        return await self._in_bulk(entries, way, lambda attempt: self._answered(attempt, response))
+
+    async def expire(self, entries: Sequence[Entry], way: Way) -> None:
+        """End entries that have grown too old."""
+        await self._in_bulk(entries, way, self._expired)
+
+    async def delay(self, entries: Sequence[Entry], way: Way, response: Response) -> None:
+        """Log that *entries* wait without using an attempt."""
+        for start in range(0, len(entries), _BULK):
+            attempts = await self._attempts(entries[start : start + _BULK], way)
+            chance = self._chance()
+            self._log.write([delayed_record(attempt, response, chance) for attempt in attempts])
+
+    async def _in_bulk(
+        self, entries: Sequence[Entry], way: Way, decide: Callable[[Attempt], Settlement]
+    ) -> list[Entry]:
+        waiting: list[Entry] = []
+        for start in range(0, len(entries), _BULK):
+            attempts = await self._attempts(entries[start : start + _BULK], way)
+            settlements = [decide(attempt) for attempt in attempts]
+            if settlements:
+                await self._write(settlements)
+            for attempt, settlement in zip(attempts, settlements, strict=True):
+                if settlement.remaining:
+                    attempt.entry.due = settlement.due
+                    attempt.entry.attempts = settlement.attempts
+                    waiting.append(attempt.entry)
+        return waiting
+
+    async def _attempts(self, entries: Sequence[Entry], way: Way) -> list[Attempt]:
+        loaded = [(entry, await self.load(entry.id)) for entry in entries]
+        return [
+            Attempt(
+                entry=entry,
+                queue=parse_queue_name(entry.queue_name),
+                message=message,
+                way=way,
+                results=(),
+            )
+            for entry, message in loaded
+            if message is not None
+        ]
+
+    def _answered(self, attempt: Attempt, response: Response) -> Settlement:
+        results = same_for_all(attempt.message, response)
+        answered = Attempt(
+            entry=attempt.entry,
+            queue=attempt.queue,
+            message=attempt.message,
+            way=attempt.way,
+            results=results,
+        )
+        settings = self._settings.queue_for(attempt.queue.domain)
+        return settle_attempt(answered, settings, self._chance())
+
+    def _expired(self, attempt: Attempt) -> Settlement:
+        return expire(attempt, self._settings.queue_for(attempt.queue.domain), self._chance())
+
+    async def _write(self, settlements: list[Settlement]) -> None:
+        self._unsettled += len(settlements)
+        try:
+            await self._write_until_durable(settlements)
+        finally:
+            self._unsettled -= len(settlements)
+        records = [record for settlement in settlements for record in settlement.records]
+        if records:
+            self._log.write(records)
+
+    async def _write_until_durable(self, settlements: list[Settlement]) -> None:
+        delay, is_failing = _FIRST_RETRY, False
+        try:
+            while True:
+                try:
+                    await self._spool.settle(settlements)
+                    return
+                except SpoolUnavailable:
+                    if not is_failing:
+                        is_failing = True
+                        self._failing += 1
+                        logger.exception("outcome not yet durable, held in memory")
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_RETRY)
+        finally:
+            if is_failing:
+                self._failing -= 1
+
+    def _chance(self) -> Chance:
+        return Chance(
+            now=self._clock(), jitter=self._random.random(), event_id=lambda: uuid4().hex
+        )

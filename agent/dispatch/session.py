@@ -1,0 +1,540 @@
+"""
+Session: one connection slot of a path at work.
+
+It takes a message, connects along the plan, sends message after message over the connection and
+ends when there is no more mail, the connection has done its share, or it is told to leave. Before
+each transaction it asks the path anew, so that a change of policy holds from the next step on.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from uuid import uuid4
+
+from agent.delivery import internal
+from agent.delivery.batches import RecipientBatches
+from agent.delivery.classify import (
+    RecipientResult,
+    Replies,
+    Result,
+    classify,
+    ends_connection,
+    is_accepted,
+    result_of,
+)
+from agent.delivery.envelope import is_sendable, mail_command, wire_form
+from agent.delivery.plan import Candidate, Host, HostFilter, NoWay, make_plan
+from agent.delivery.record import Peer as PeerName
+from agent.delivery.record import Response
+from agent.dispatch.path import Path
+from agent.dispatch.peer import Broken, CandidateFailed, Peer
+from agent.dispatch.settling import Attempt, Way
+from agent.dns import DnsUnavailable, DomainNotFound
+from agent.errors import AgentError
+from agent.queue.entry import Entry
+from agent.queue.names import QueueName
+from agent.spool.messages import Settlement, SpooledMessage
+from penstock.v1.egress_path_pb2 import ReconnectStrategy
+
+logger = logging.getLogger(__name__)
+
+#: Shorter waits are slept through without listening to the peer.
+_SHORT_WAIT = 0.05
+
+
+class _Paused(AgentError):
+    """The connection rate asks for a wait that is too long to hold a slot."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """The entry in hand."""
+
+    entry: Entry
+    queue: QueueName
+    message: SpooledMessage
+    batches: RecipientBatches
+    content: bytes
+    is_8bit: bool
+    #: What no further transaction of this attempt will change.
+    results: list[RecipientResult]
+
+
+class Session:
+    """Implements `agent.dispatch.path.Connection`."""
+
+    def __init__(self, path: Path, *, host_name: str) -> None:
+        self.is_idle = False
+        self.is_opening = True
+        self._path = path
+        self._services = path.services
+        self._host_name = host_name
+        self._id = uuid4().hex
+        self._peer: Peer | None = None
+        self._candidates: list[Candidate] | None = None
+        self._has_sent = False
+        #: Transactions on this connection.
+        self._transactions = 0
+        self._needs_reset = False
+        self._is_leaving = False
+        self._changed = asyncio.Event()
+        self._settling: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """Close after the transaction in progress."""
+        self._is_leaving = True
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Look again: something has changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Work until there is nothing more to do."""
+        try:
+            while (entry := await self._next_entry()) is not None:
+                await self._handle(entry)
+        finally:
+            await self._close()
+
+    async def _handle(self, entry: Entry) -> None:
+        is_ours = True
+        try:
+            if self._peer is None and not await self._connect(entry):
+                is_ours = False
+                return
+            await self._deliver(entry)
+            is_ours = False
+        except asyncio.CancelledError:
+            # Stopped in the middle: what is on disk decides at the next start.
+            self._path.let_go()
+            raise
+        except Exception:
+            # A mistake of ours must not lose the entry: it is tried again later, elsewhere.
+            if is_ours:
+                self._path.let_go()
+                entry.due = self._services.clock() + 60.0
+                self._services.holding.take_back(entry)
+            raise
+
+    async def _next_entry(self) -> Entry | None:
+        """The next entry to work on; None: the session ends."""
+        while True:
+            self._changed.clear()
+            if self._must_end():
+                return None
+            if (entry := self._path.take()) is not None:
+                return entry
+            if self._peer is None or not await self._wait_idle():
+                return None
+
+    def _must_end(self) -> bool:
+        if self._is_leaving or self._path.must_leave(self) or not self._services.results.is_healthy:
+            return True
+        if self._peer is not None and not self._peer.is_open:
+            self._drop_peer()
+        if self._peer is None:
+            # A plan that has been used up after it served ends the session, not the next message.
+            return self._has_sent and not self._candidates
+        return self._transactions >= self._path.options.max_deliveries
+
+    async def _wait_idle(self) -> bool:
+        """Wait for mail; False once the connection has been idle for long enough."""
+        self.is_idle = True
+        self._path.became_idle(self)
+        try:
+            return await self._wait(self._path.options.timeouts.idle)
+        finally:
+            self.is_idle = False
+            self._path.became_busy(self)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait for a change or for word from the peer; False if the time went by."""
+        if seconds <= _SHORT_WAIT or self._peer is None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
+            return True
+        watches = {
+            asyncio.create_task(self._changed.wait()),
+            asyncio.create_task(self._peer.wait_until_spoken()),
+        }
+        try:
+            done, _ = await asyncio.wait(
+                watches, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+        return bool(done)
+
+    # Connecting
+
+    async def _connect(self, entry: Entry) -> bool:
+        """Open a connection for *entry*; if none is to be had, settle it or put it back."""
+        if self._candidates is None and not await self._make_plan(entry):
+            return False
+        failures: list[str] = []
+        self.is_opening = True
+        try:
+            while self._candidates:
+                candidate = self._candidates.pop(0)
+                try:
+                    self._peer = await self._open(candidate)
+                except CandidateFailed as error:
+                    failures.append(str(error))
+                    continue
+                except _Paused:
+                    self._candidates.insert(0, candidate)
+                    self._is_leaving = True
+                    self._path.put_back(entry)
+                    return False
+                self._path.failures = 0
+                self._transactions, self._needs_reset = 0, False
+                return True
+        finally:
+            self.is_opening = False
+        await self._unreachable(entry, tuple(failures))
+        return False
+
+    async def _open(self, candidate: Candidate) -> Peer:
+        path = self._path
+        source = path.source
+        return await self._services.connector.open(
+            candidate,
+            path_name=path.name,
+            source_address=source.source_address or "",
+            ehlo_domain=path.options.ehlo_domain or source.ehlo_domain or self._host_name,
+            options=path.options,
+            pace=self._pace,
+        )
+
+    async def _pace(self) -> None:
+        """Charge the connection rate, waiting for it if that is not long."""
+        while (wait := self._path.connection_wait()) > 0:
+            self._changed.clear()
+            if self._is_leaving or wait >= self._path.options.timeouts.idle:
+                raise _Paused
+            await self._wait(wait)
+
+    async def _make_plan(self, entry: Entry) -> bool:
+        options, resolver = self._path.options, self._services.resolver
+        domain = self._services.holding.parse(entry.queue_name).next_domain
+        try:
+            hosts = []
+            for host in await resolver.mx(domain):
+                hosts.append(
+                    Host(
+                        name=host.host,
+                        preference=host.preference,
+                        addresses=await self._addresses(host.host),
+                    )
+                )
+        except DomainNotFound:
+            await self._finish_one(entry, internal.no_such_domain(domain))
+            return False
+        except DnsUnavailable as error:
+            await self._finish_one(entry, internal.lookup_failed(domain, str(error)))
+            return False
+        source_address = self._path.source.source_address or ""
+        host_filter = HostFilter(
+            prohibited=options.prohibited, skipped=options.skipped, source_address=source_address
+        )
+        plan = make_plan(hosts, host_filter, self._services.random.shuffle)
+        if isinstance(plan, NoWay):
+            self._is_leaving = True
+            await self._finish_one(entry, plan.response)
+            return False
+        self._candidates = list(plan)
+        return True
+
+    async def _addresses(self, host: str) -> tuple[str, ...]:
+        if host in (".", ""):
+            return ()
+        try:
+            return await self._services.resolver.addresses(host, self._path.options.ip_strategy)
+        except (DnsUnavailable, DomainNotFound):
+            return ()
+
+    async def _unreachable(self, entry: Entry, failures: tuple[str, ...]) -> None:
+        if self._has_sent:
+            # The plan served before; the message in hand deserves a plan of its own.
+            self._path.put_back(entry)
+            return
+        self._is_leaving = True
+        path = self._path
+        logger.info("no usable host", extra={"path": path.name, "failures": failures[:3]})
+        path.failures += 1
+        entries = [entry]
+        response = internal.unreachable(failures)
+        if path.failures > path.options.failures_before_delay + 1:
+            response = internal.TOO_MANY_FAILURES
+            entries += path.drain()
+        await self._finish(entries, response)
+
+    async def _finish_one(self, entry: Entry, response: Response) -> None:
+        await self._finish([entry], response)
+
+    async def _finish(self, entries: list[Entry], response: Response) -> None:
+        """Settle *entries*, the first of them in hand, with one response of our own."""
+        waiting = await self._services.results.finish(entries, self._way(), response)
+        self._count(result_of(response), len(entries))
+        self._path.let_go()
+        for entry in waiting:
+            self._services.holding.take_back(entry)
+
+    # Sending
+
+    async def _deliver(self, entry: Entry) -> None:
+        """Send an entry to its recipients; afterwards it is settled or back in a queue."""
+        message = await self._services.results.load(entry.id)
+        if message is None:
+            self._path.let_go()
+            return
+        work = _new_work(entry, self._services.holding.parse(entry.queue_name), message)
+        while work.batches.waiting:
+            if self._peer is None or not await self._may_send(entry):
+                break
+            failure = await self._transact(work)
+            if failure is None:
+                continue
+            if not self._goes_on(failure):
+                break
+            await self._settle(work, goes_on=True)
+            work.batches = RecipientBatches(_put_off(work))
+            work.results = []
+            if not await self._connect_again():
+                break
+        await self._end_work(work)
+
+    async def _end_work(self, work: _Work) -> None:
+        if not work.results:
+            self._path.put_back(work.entry)
+            return
+        if work.batches.waiting or _put_off(work):
+            await self._settle_before()
+            settlement = await self._settle(work)
+            self._requeue(work.entry, settlement)
+            return
+        # All recipients are final: made durable while the next message is on its way to the peer,
+        # but before its content is, so that at most one message a connection is in doubt.
+        await self._settle_before()
+        self._settling = asyncio.create_task(self._settle_final(work))
+
+    async def _settle_final(self, work: _Work) -> None:
+        settlement = await self._settle(work)
+        self._requeue(work.entry, settlement)
+
+    async def _settle_before(self) -> None:
+        """Wait until the message before this one is settled."""
+        if self._settling is not None:
+            settling, self._settling = self._settling, None
+            await asyncio.shield(settling)
+
+    def _requeue(self, entry: Entry, settlement: Settlement) -> None:
+        self._path.let_go()
+        if settlement.remaining:
+            self._services.holding.take_back(entry)
+
+    async def _settle(self, work: _Work, *, goes_on: bool = False) -> Settlement:
+        for each in work.results:
+            self._count(each.result, 1)
+        return await self._services.results.settle(
+            Attempt(
+                entry=work.entry,
+                queue=work.queue,
+                message=work.message,
+                way=self._way(),
+                results=work.results,
+                unsent=work.batches.waiting,
+                goes_on=goes_on,
+            )
+        )
+
+    async def _may_send(self, entry: Entry) -> bool:
+        """Wait until a transaction may begin, and charge it; False: not on this connection."""
+        path = self._path
+        while True:
+            self._changed.clear()
+            if self._must_end() or self._peer is None:
+                return False
+            if path.policy_for(entry) is None:
+                self._is_leaving = bool(path.suspended_until())
+                return False
+            wait = path.message_wait()
+            if wait == 0:
+                return True
+            if wait >= path.options.timeouts.idle:
+                self._is_leaving = True
+                return False
+            path.waiting_sessions += 1
+            try:
+                await self._wait(wait)
+            finally:
+                path.waiting_sessions -= 1
+
+    async def _transact(self, work: _Work) -> Broken | None:
+        """One transaction; returns what broke the connection, if anything did."""
+        peer, options = self._peer, self._path.options
+        assert peer is not None
+        recipients = work.batches.peek(options.max_recipients)
+        command = mail_command(
+            work.message.sender,
+            recipients,
+            is_8bit=work.is_8bit,
+            offered=peer.offered,
+            force=options.force_8bit,
+        )
+        if isinstance(command, Response):
+            work.results += work.batches.settle(_alike(recipients, command))
+            return None
+        is_first = self._transactions == 0
+        self._transactions += 1
+        if (failure := await self._reset()) is None:
+            replies = await peer.send(command, recipients, work.content, self._settle_before)
+            failure = peer.failure or _closing(replies)
+        else:
+            replies = Replies(recipients=recipients, mail=failure.response, failure=failure.response)
+        if failure and failure.is_silent and not is_first and not peer.has_sent_content:
+            # The peer had closed an idle connection; that says nothing about the message.
+            self._drop_peer()
+            return failure
+        self._has_sent = True
+        work.results += work.batches.settle(
+            classify(replies, suspected=work.batches.suspected)
+        )
+        self._needs_reset = options.enable_rset or not _was_taken(replies)
+        if failure or not peer.is_open:
+            failure = failure or Broken(internal.broken("", "connection lost"), is_silent=True)
+            self._drop_peer()
+        return failure
+
+    async def _reset(self) -> Broken | None:
+        if not self._needs_reset or self._peer is None:
+            return None
+        try:
+            response = await self._peer.reset()
+        except Broken as error:
+            return error
+        if is_accepted(response):
+            return None
+        self._peer.abort()
+        return Broken(response)
+
+    def _goes_on(self, failure: Broken) -> bool:
+        """Whether the message is tried on the next host at once."""
+        return (
+            self._path.options.try_next_host
+            and not failure.is_after_content
+            and bool(self._candidates)
+            and not self._is_leaving
+        )
+
+    async def _connect_again(self) -> bool:
+        while self._candidates:
+            candidate = self._candidates.pop(0)
+            try:
+                self._peer = await self._open(candidate)
+            except CandidateFailed:
+                continue
+            except _Paused:
+                self._is_leaving = True
+                return False
+            self._transactions, self._needs_reset = 0, False
+            return True
+        return False
+
+    def _drop_peer(self) -> None:
+        """The connection is gone; the strategy says where the session goes on."""
+        peer, self._peer = self._peer, None
+        if peer is None:
+            return
+        peer.abort()
+        match self._path.options.reconnect:
+            case ReconnectStrategy.RECONNECT_STRATEGY_RECONNECT_SAME_HOST:
+                self._candidates = [peer.candidate, *(self._candidates or [])]
+            case ReconnectStrategy.RECONNECT_STRATEGY_TERMINATE_SESSION:
+                self._candidates = []
+                self._is_leaving = True
+            case _:
+                pass
+
+    async def _close(self) -> None:
+        try:
+            await self._settle_before()
+        finally:
+            if self._peer is not None:
+                peer, self._peer = self._peer, None
+                await peer.quit()
+
+    def _count(self, result: Result, recipients: int) -> None:
+        counters = self._path.counters
+        match result:
+            case Result.DELIVERED:
+                counters.delivered += recipients
+            case Result.PERMANENT:
+                counters.bounced += recipients
+            case _:
+                counters.transient += recipients
+
+    def _way(self) -> Way:
+        peer, policy = self._peer, self._path.policy
+        queue_pool = self._services.settings.queue_for(policy.routing_domain).egress_pool
+        if peer is None:
+            return Way(
+                pool=queue_pool, source=policy.egress_source, policy=policy, session_id=self._id
+            )
+        return Way(
+            pool=queue_pool,
+            source=policy.egress_source,
+            policy=policy,
+            source_address=peer.source_address,
+            peer=PeerName(name=peer.candidate.host, addr=peer.candidate.address),
+            session_id=self._id,
+            tls_version=peer.tls_version,
+            tls_cipher=peer.tls_cipher,
+        )
+
+
+def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage) -> _Work:
+    sendable = [each for each in message.recipients if is_sendable(each)]
+    refused = [each for each in message.recipients if not is_sendable(each)]
+    return _Work(
+        entry=entry,
+        queue=queue,
+        message=message,
+        batches=RecipientBatches(sendable),
+        content=wire_form(message.body),
+        is_8bit=not message.body.isascii(),
+        results=_alike(refused, internal.UNSENDABLE_ADDRESS),
+    )
+
+
+def _alike(recipients: list[str] | tuple[str, ...], response: Response) -> list[RecipientResult]:
+    return [
+        RecipientResult(recipient=each, result=result_of(response), response=response)
+        for each in recipients
+    ]
+
+
+def _put_off(work: _Work) -> tuple[str, ...]:
+    """Recipients that this attempt leaves for another."""
+    return tuple(
+        each.recipient for each in work.results if each.result is Result.TRANSIENT
+    ) + work.batches.waiting
+
+
+def _closing(replies: Replies) -> Broken | None:
+    """A 421 among the replies: the peer is closing."""
+    said = (replies.mail, *replies.rcpt, replies.data, replies.end)
+    for response in said:
+        if response is not None and ends_connection(response):
+            return Broken(response)
+    return None
+
+
+def _was_taken(replies: Replies) -> bool:
+    return replies.end is not None and is_accepted(replies.end)

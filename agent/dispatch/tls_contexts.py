@@ -1,0 +1,109 @@
+"""
+TlsContexts: the TLS settings of connections, built once a configuration and off the event loop:
+loading the trusted certificates takes tens of milliseconds.
+"""
+
+import asyncio
+import ssl
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.delivery.tls import VERIFIED, TlsMode
+from agent.dispatch.options import PathOptions
+from agent.dispatch.secrets import SecretMissing, read_secret
+
+_MOST_CONTEXTS = 256
+#: How long a context with secrets is used before they are read again, in seconds.
+_SECRETS_LIFETIME = 300.0
+
+
+class TlsUnusable(SecretMissing):
+    """The path's TLS options can't be put into effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    is_verified: bool
+    cipher_list: str
+    cipher_suites: str
+    options: str
+    certificate: bytes
+    private_key: bytes
+
+
+class TlsContexts:
+    """Contexts by what they are made from."""
+
+    def __init__(
+        self, *, clock: Callable[[], float], trusted: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
+        """*trusted* makes a verifying client context; default: the system's certificates."""
+        self._clock = clock
+        self._trusted = trusted or ssl.create_default_context
+        self._contexts: OrderedDict[_Key, tuple[ssl.SSLContext, float]] = OrderedDict()
+        self._lock = asyncio.Lock()
+
+    async def context(self, options: PathOptions) -> ssl.SSLContext:
+        """The context for a path. Errors: `TlsUnusable`."""
+        key = _key(options)
+        if found := self._fresh(key):
+            return found
+        async with self._lock:
+            if found := self._fresh(key):
+                return found
+            context = await asyncio.to_thread(self._build, key, options)
+            until = self._clock() + _SECRETS_LIFETIME if key.certificate else float("inf")
+            self._contexts[key] = (context, until)
+            while len(self._contexts) > _MOST_CONTEXTS:
+                self._contexts.popitem(last=False)
+            return context
+
+    def _fresh(self, key: _Key) -> ssl.SSLContext | None:
+        found = self._contexts.get(key)
+        return found[0] if found and found[1] > self._clock() else None
+
+    def _build(self, key: _Key, options: PathOptions) -> ssl.SSLContext:
+        try:
+            context = self._trusted()
+            if not key.is_verified:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if key.cipher_list:
+                context.set_ciphers(key.cipher_list)
+            if options.config.HasField("tls_certificate"):
+                _load_client_certificate(context, options)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            # An error's own text may hold what it choked on.
+            raise TlsUnusable(f"TLS options can't be used: {type(error).__name__}") from error
+        return context
+
+
+def _key(options: PathOptions) -> _Key:
+    config = options.config
+    return _Key(
+        is_verified=is_verified_mode(options.tls_mode),
+        cipher_list=config.openssl_cipher_list,
+        cipher_suites=config.openssl_cipher_suites,
+        options=config.openssl_options,
+        certificate=config.tls_certificate.SerializeToString(deterministic=True),
+        private_key=config.tls_private_key.SerializeToString(deterministic=True),
+    )
+
+
+def is_verified_mode(mode: TlsMode) -> bool:
+    """Whether the mode checks certificates."""
+    return mode in VERIFIED
+
+
+def _load_client_certificate(context: ssl.SSLContext, options: PathOptions) -> None:
+    certificate = read_secret(options.config.tls_certificate)
+    private_key = read_secret(options.config.tls_private_key)
+    # OpenSSL's loader takes files only; a private directory that is gone at once.
+    with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
+        path = Path(directory) / "client.pem"
+        path.touch(mode=0o600)
+        path.write_text(f"{certificate}\n{private_key}\n", encoding="utf-8")
+        context.load_cert_chain(path)

@@ -1,0 +1,80 @@
+"""
+HTTP: what an operator and his tools look at, on loopback by default and read-only.
+
+`/metrics` for Prometheus; `/healthz` answers while the event loop turns; `/readyz` says whether
+mail is taken in, and if not why; `/status` is one JSON document of queues, policy and suspensions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from agent.metrics import CONTENT_TYPE, AgentMetrics
+from agent.policy.access import PolicyAccess
+
+
+class HttpServer:
+    """The agent's HTTP server."""
+
+    def __init__(
+        self,
+        metrics: AgentMetrics,
+        *,
+        status: Callable[[], dict[str, Any]],
+        not_ready: Callable[[], Sequence[str]],
+    ) -> None:
+        """Serve *metrics*, *status*, and readiness: *not_ready* returns what stands in its way."""
+        self._metrics = metrics
+        self._status = status
+        self._not_ready = not_ready
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/metrics", self._get_metrics),
+                web.get("/healthz", self._get_health),
+                web.get("/readyz", self._get_ready),
+                web.get("/status", self._get_status),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        #: The port, once started.
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on *host* and *port*; 0: a port of the system's choice. Errors: `OSError`."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _get_health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _get_ready(self, request: web.Request) -> web.Response:
+        reasons = list(self._not_ready())
+        return web.json_response(
+            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
+        )
+
+    async def _get_status(self, request: web.Request) -> web.Response:
+        return web.json_response(self._status())
+
+
+def describe_status(
+    name: str, dispatcher: Mapping[str, Any], policy: PolicyAccess
+) -> dict[str, Any]:
+    """Put together what `/status` shows: the dispatcher's own keys, then policy and suspensions."""
+    return {
+        "agent": name,
+        **dispatcher,
+        "policy": policy.snapshot(),
+        "suspensions": policy.suspensions(),
+    }

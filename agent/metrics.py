@@ -1,0 +1,152 @@
+"""
+Metrics: what the agent counts, for Prometheus.
+
+Labels are bounded: record types are a closed set, and providers beyond the first hundred that
+are met count as "other". What other parts count themselves is read from them at each scrape.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from agent.delivery.record import Record
+from agent.outcomes.delivery_log import DeliveryLog
+from agent.outcomes.uploader import OutcomeUploader
+from agent.policy.access import PolicyAccess
+from agent.policy.staleness import Staleness
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_MOST_PROVIDERS = 100
+_OTHER = "other"
+
+Reading = Mapping[str, float] | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    name: str
+    meaning: str
+    #: Name of the one label; empty: none.
+    label: str
+    is_counter: bool
+    read: Callable[[], Reading]
+
+
+class _Reader(Collector):
+    """Reads what other parts count, at each scrape."""
+
+    def __init__(self) -> None:
+        self.reads: list[_Read] = []
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        for one in self.reads:
+            family = CounterMetricFamily if one.is_counter else GaugeMetricFamily
+            metric = family(one.name, one.meaning, labels=[one.label] if one.label else [])
+            value = one.read()
+            for label, number in (value if isinstance(value, Mapping) else {"": value}).items():
+                metric.add_metric([label] if one.label else [], number)
+            yield metric
+
+    def describe(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        return []
+
+
+class AgentMetrics:
+    """The agent's own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._records = Counter(
+            "penstock_agent_records",
+            "Records of the delivery log.",
+            ["type", "provider"],
+            registry=self.registry,
+        )
+        self._providers: set[str] = set()
+        self._reader = _Reader()
+        self.registry.register(self._reader)
+
+    def on_records(self, records: Sequence[Record]) -> None:
+        """Count *records*; the delivery log's listener."""
+        for record in records:
+            self._records.labels(record.type.value, self._provider(record.provider_name)).inc()
+
+    def add_gauge(
+        self, name: str, meaning: str, read: Callable[[], Reading], *, label: str = ""
+    ) -> None:
+        """Show what *read* returns at each scrape; a mapping by *label*, which must be bounded."""
+        self._add(name, meaning, read, label=label, is_counter=False)
+
+    def add_counter(
+        self, name: str, meaning: str, read: Callable[[], Reading], *, label: str = ""
+    ) -> None:
+        """Show a number that only grows, as `add_gauge` does; the name gets `_total`."""
+        self._add(name, meaning, read, label=label, is_counter=True)
+
+    def add_policy(self, policy: PolicyAccess) -> None:
+        """Show the state of the policy part."""
+        watch, client, book = policy.watch, policy.client, policy.book
+        self.add_gauge(
+            "penstock_agent_policy_staleness",
+            "1 for the state of the agent's knowledge of the policy: fresh, stale or expired.",
+            lambda: {state.value: float(state is policy.staleness) for state in Staleness},
+            label="state",
+        )
+        self.add_gauge("penstock_agent_policy_answers", "Answers in memory.", lambda: len(book))
+        self.add_gauge(
+            "penstock_agent_suspensions", "Suspensions in force.", lambda: len(book.suspensions())
+        )
+        self.add_gauge(
+            "penstock_agent_watch_connected",
+            "Whether the policy watch is open.",
+            lambda: float(watch.connected),
+        )
+        for name, meaning, read in (
+            ("watch_streams", "Watch streams opened.", lambda: watch.streams),
+            ("watch_rejections", "Watched resources refused.", lambda: watch.rejections),
+            ("policy_calls", "Calls for answers.", lambda: client.calls),
+            ("policy_call_failures", "Calls for answers that failed.", lambda: client.failures),
+            ("policy_disk_failures", "Writes of policy.db failed.", lambda: policy.disk.failures),
+        ):
+            self.add_counter(f"penstock_agent_{name}", meaning, read)
+
+    def add_outcomes(self, log: DeliveryLog, uploader: OutcomeUploader) -> None:
+        """Show the state of the delivery log and of reporting."""
+        self.add_gauge(
+            "penstock_agent_log_buffered", "Records not yet in the log.", lambda: log.buffered
+        )
+        for name, meaning, read in (
+            ("log_lines", "Lines written to the delivery log.", lambda: log.written),
+            ("log_dropped", "Records left out of the delivery log.", lambda: log.dropped),
+            ("outcomes_sent", "Outcomes the policy server has taken.", lambda: uploader.sent),
+            ("outcome_failures", "Tries to send outcomes that failed.", lambda: uploader.failures),
+        ):
+            self.add_counter(f"penstock_agent_{name}", meaning, read)
+        self.add_counter(
+            "penstock_agent_outcomes_dropped",
+            "Outcomes dropped, by reason.",
+            lambda: {"too_old": uploader.too_old, "unfit": uploader.unfit},
+            label="reason",
+        )
+
+    def render(self) -> bytes:
+        """Return everything in the text format of Prometheus."""
+        return generate_latest(self.registry)
+
+    def _add(
+        self, name: str, meaning: str, read: Callable[[], Reading], *, label: str, is_counter: bool
+    ) -> None:
+        self._reader.reads.append(
+            _Read(name=name, meaning=meaning, label=label, is_counter=is_counter, read=read)
+        )
+
+    def _provider(self, name: str) -> str:
+        if name in self._providers or not name:
+            return name
+        if len(self._providers) >= _MOST_PROVIDERS:
+            return _OTHER
+        self._providers.add(name)
+        return name

@@ -1,0 +1,44 @@
+"""The connection to the policy server: one channel a process, shared by all of its clients."""
+
+import json
+
+import grpc
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "penstock.v1.PolicyService", "method": "BatchGetEgressPathConfigs"}
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
+_OPTIONS: list[tuple[str, str | int]] = [
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # The watch and the uploader back off by themselves, with jitter, up to 30 s. The channel's
+    # own delay comes on top of theirs, so it is kept short.
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """Open the channel to the policy server at *target*, `host:port`; it connects when used."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+def identity(agent_name: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which a call says who makes it."""
+    return (("penstock-agent", agent_name),)

@@ -1,0 +1,344 @@
+"""
+Watch: the stream by which the server keeps the agent's policy current.
+
+1. A stream starts with the token of the last response that was applied, the paths in use and the
+   etags held for them; paths that come into or fall out of use follow as they do.
+2. Responses are applied in their order. What can't be applied is refused by name in the
+   acknowledgement, and the last good one stays; the rest of the response is applied.
+3. A reset begins a snapshot. Suspensions that are not in it end with the snapshot's end, not
+   before: between the two nothing is released that the server still wants held.
+4. Invalidated answers serve on and are asked for again, the ones in most use first, spread over a
+   few seconds so that a fleet does not ask as one.
+5. Silence longer than the dead man's time, an error or the server's own wish end the stream; it is
+   opened again, quickly at first and then with full jitter up to 30 s.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+import grpc
+
+from agent.policy.answer import MxHost, Suspension
+from agent.policy.book import PolicyBook, Rejection
+from agent.policy.channel import identity
+from agent.policy.client import PolicyClient
+from agent.policy.effective import PathKey, StoredAnswer
+from agent.policy.staleness import retry_delay
+from penstock.v1 import policy_service_pb2 as pb
+from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
+
+logger = logging.getLogger(__name__)
+
+#: A stream silent for longer is dead; the server speaks every 5 s.
+DEADMAN_SECONDS = 17.0
+#: A stream that lived as long clears the count of failures.
+_SETTLED_SECONDS = 10.0
+#: Most subscriptions in one message: well under the 4 MiB that a message may have.
+_CHUNK = 2000
+#: Names longer than this may not be subscribed to; such paths age by time alone.
+_LONGEST_NAME_BYTES = 512
+#: Over how long the refresh of invalidated answers is spread at most, and by how much each batch.
+_SPREAD_SECONDS = 5.0
+_SPREAD_STEP_SECONDS = 0.25
+_REFRESH_BATCH = 100
+
+
+def path_name(key: PathKey) -> str:
+    """Return the name under which a path is subscribed to."""
+    return f"{key.routing_domain} {key.egress_source}"
+
+
+class PolicyWatch:
+    """Keeps a policy book current, for as long as the agent runs."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        book: PolicyBook,
+        client: PolicyClient,
+        *,
+        agent_info: pb.AgentInfo,
+        clock: Callable[[], float],
+        random: Random,
+        deadman: float = DEADMAN_SECONDS,
+    ) -> None:
+        """Watch over *channel* for *book*; ask again by *client*; *deadman* in seconds."""
+        self._stub = PolicyServiceStub(channel)
+        self._book = book
+        self._client = client
+        self._info = agent_info
+        self._clock = clock
+        self._random = random
+        self._deadman = deadman
+        self._token = b""
+        self._task: asyncio.Task[None] | None = None
+        #: Subscription changes to send on the open stream: the key, or None to remove the name.
+        self._changes: dict[str, PathKey | None] = {}
+        self._acks: list[pb.WatchAck] = []
+        self._to_send = asyncio.Event()
+        self._timers: set[asyncio.TimerHandle] = set()
+        #: Names in the snapshot that is being received; None: no snapshot is.
+        self._snapshot: set[int] | None = None
+        self._leave_at: float | None = None
+        #: Whether a stream is open, streams opened, and resources refused, for metrics.
+        self.connected = False
+        self.streams = 0
+        self.rejections = 0
+
+    def start(self) -> None:
+        """Begin to watch, in the background."""
+        self._book.on_held = self._subscribe
+        self._book.on_evicted = self._unsubscribe
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="policy-watch")
+
+    async def close(self) -> None:
+        """End the stream."""
+        for timer in self._timers:
+            timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            opened = asyncio.get_running_loop().time()
+            try:
+                await self._one_stream()
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            except TimeoutError:
+                reason = "the server was silent for too long"
+            except asyncio.InvalidStateError:
+                reason = "the stream was over before it began"
+            except Exception as error:  # the watch must outlive whatever a response does to it
+                logger.exception("policy watch failed")
+                reason = repr(error)
+            else:
+                reason = "the server ended it"
+            lived = asyncio.get_running_loop().time() - opened
+            failures = 0 if lived >= _SETTLED_SECONDS else failures
+            logger.info("policy watch ended", extra={"reason": reason, "failures": failures})
+            await asyncio.sleep(retry_delay(failures, self._random.random()))
+            failures += 1
+
+    async def _one_stream(self) -> None:
+        self._changes, self._acks = {}, []
+        self._snapshot = set() if not self._token else None
+        self._leave_at = None
+        call = self._stub.WatchPolicy(metadata=identity(self._info.name))
+        writer: asyncio.Task[None] | None = None
+        try:
+            await self._greet(call)
+            writer = asyncio.get_running_loop().create_task(self._write(call))
+            while (response := await self._read(call)) is not None:
+                self.connected = True
+                self._apply(response)
+        finally:
+            # An abandoned call is never collected by grpc.
+            self.connected = False
+            call.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+
+    async def _greet(self, call: Any) -> None:
+        answers = self._book.hottest_first()
+        start = pb.WatchStart(resume_token=self._token, agent_info=self._info)
+        for answer in answers:
+            start.known[path_name(answer.key)] = answer.response.etag
+        start.subscribe.extend(_subscriptions(answers[:_CHUNK]))
+        self._changes = {path_name(answer.key): answer.key for answer in answers[_CHUNK:]}
+        if self._changes:
+            self._to_send.set()
+        async with asyncio.timeout(self._deadman):
+            await call.write(pb.WatchPolicyRequest(start=start))
+        self.streams += 1
+
+    async def _read(self, call: Any) -> pb.WatchPolicyResponse | None:
+        """Return the next response; None once the stream is at its end."""
+        wait = self._deadman
+        if self._leave_at is not None:
+            wait = min(wait, self._leave_at - asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(max(0.0, wait)):
+                response = await call.read()
+        except TimeoutError:
+            if self._leave_at is not None:
+                return None
+            raise
+        if response is not grpc.aio.EOF:
+            return response  # type: ignore[no-any-return] # the stub is untyped
+        if await call.code() is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                await call.code(),
+                await call.initial_metadata(),
+                await call.trailing_metadata(),
+                await call.details(),
+            )
+        return None
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            while self._acks:
+                await call.write(pb.WatchPolicyRequest(ack=self._acks.pop(0)))
+            if self._changes:
+                await call.write(pb.WatchPolicyRequest(subscribe=self._next_changes()))
+                self._to_send.set()
+
+    def _next_changes(self) -> pb.WatchSubscribe:
+        names = list(self._changes)[:_CHUNK]
+        keys = {name: self._changes.pop(name) for name in names}
+        held = [self._book.peek(key) for key in keys.values() if key is not None]
+        return pb.WatchSubscribe(
+            add=_subscriptions(answer for answer in held if answer is not None),
+            remove=[name for name, key in keys.items() if key is None],
+        )
+
+    def _subscribe(self, key: PathKey) -> None:
+        self._changes[path_name(key)] = key
+        self._to_send.set()
+
+    def _unsubscribe(self, key: PathKey) -> None:
+        self._changes[path_name(key)] = None
+        self._to_send.set()
+
+    def _apply(self, response: pb.WatchPolicyResponse) -> None:
+        kind = response.kind
+        if kind == pb.WatchPolicyResponse.KIND_RESET or (
+            kind == pb.WatchPolicyResponse.KIND_SNAPSHOT and self._snapshot is None
+        ):
+            self._snapshot = set()
+        rejected = [
+            pb.RejectedResource(
+                name=resource.name, etag=resource.etag, code=why.code, message=why.message
+            )
+            for resource in response.resources
+            if (why := self._apply_resource(resource)) is not None
+        ]
+        for ref in response.removed:
+            self._remove(ref)
+        if response.snapshot_end and self._snapshot is not None:
+            self._book.lift_others(self._snapshot)
+            self._snapshot = None
+        if response.invalidate:
+            self._invalidate([invalid.selector for invalid in response.invalidate])
+        if response.HasField("reconnect_after"):
+            after = response.reconnect_after.seconds + response.reconnect_after.nanos / 1e9
+            self._leave_at = asyncio.get_running_loop().time() + after
+        if self._snapshot is None:
+            self._book.confirmed = self._clock()
+        self._acknowledge(response, rejected)
+
+    def _acknowledge(
+        self, response: pb.WatchPolicyResponse, rejected: list[pb.RejectedResource]
+    ) -> None:
+        if response.token:
+            self._token = response.token
+        if rejected:
+            self.rejections += len(rejected)
+            names = [resource.name for resource in rejected]
+            logger.warning("policy resources refused", extra={"resources": names})
+        if response.nonce:
+            ack = pb.WatchAck(nonce=response.nonce, token=response.token, rejected=rejected)
+            if rejected:
+                ack.error = f"{len(rejected)} resources can't be applied"
+            self._acks.append(ack)
+            self._to_send.set()
+
+    def _apply_resource(self, resource: pb.PolicyResource) -> Rejection | None:
+        match resource.WhichOneof("body"):
+            case "egress_path":
+                return self._apply_path(resource)
+            case "suspension":
+                return self._apply_suspension(resource)
+            case _:
+                return Rejection(code=12, message="the agent does not know this type of resource")
+
+    def _apply_path(self, resource: pb.PolicyResource) -> Rejection | None:
+        domain, _, source = resource.name.partition(" ")
+        key = PathKey(routing_domain=domain, egress_source=source)
+        held = self._book.peek(key)
+        if held is None:
+            # It fell out of use while the response was on its way.
+            return None
+        return self._book.apply_answer(key, held.mx_hosts, resource.egress_path)
+
+    def _apply_suspension(self, resource: pb.PolicyResource) -> Rejection | None:
+        body = resource.suspension
+        if self._snapshot is not None:
+            self._snapshot.add(body.action_id)
+        if body.tenant or body.campaign:
+            return Rejection(code=12, message="the agent can't suspend a tenant or campaign alone")
+        return self._book.apply_suspension(_suspension(resource, self._clock()))
+
+    def _remove(self, ref: pb.ResourceRef) -> None:
+        if ref.type == pb.RESOURCE_TYPE_SUSPENSION:
+            if ref.name.isdecimal():
+                self._book.lift_suspension(int(ref.name))
+            return
+        # The server has no answer for the path just now; the last one serves until it has.
+        domain, _, source = ref.name.partition(" ")
+        self._client.refresh([PathKey(routing_domain=domain, egress_source=source)])
+
+    def _invalidate(self, selectors: list[str]) -> None:
+        keys = [
+            answer.key
+            for answer in self._book.hottest_first()
+            if any(path_name(answer.key).startswith(selector) for selector in selectors)
+        ]
+        for number, begin in enumerate(range(0, len(keys), _REFRESH_BATCH), 1):
+            longest = min(_SPREAD_SECONDS, _SPREAD_STEP_SECONDS * number)
+            batch = keys[begin : begin + _REFRESH_BATCH]
+            self._refresh_later(batch, longest * self._random.random())
+
+    def _refresh_later(self, keys: list[PathKey], delay: float) -> None:
+        def refresh() -> None:
+            self._timers.discard(timer)
+            self._client.refresh(keys)
+
+        timer = asyncio.get_running_loop().call_later(delay, refresh)
+        self._timers.add(timer)
+
+
+def _suspension(resource: pb.PolicyResource, now: float) -> Suspension:
+    """
+    Convert a suspension; its end is reckoned from the ttl where there is one, so that it does not
+    hang on the server's and the agent's clocks being alike.
+    """
+    body = resource.suspension
+    end = body.expire_time.seconds + body.expire_time.nanos / 1e9
+    if resource.HasField("ttl"):
+        end = now + resource.ttl.seconds + resource.ttl.nanos / 1e9
+    return Suspension(
+        action_id=body.action_id,
+        egress_source=body.egress_source,
+        site_name=body.site_name,
+        routing_domain=body.routing_domain,
+        reason=body.reason,
+        expire_time=end,
+    )
+
+
+def _subscriptions(answers: Iterable[StoredAnswer]) -> list[pb.PathSubscription]:
+    return [
+        pb.PathSubscription(
+            name=path_name(answer.key),
+            routing_domain=answer.key.routing_domain,
+            egress_source=answer.key.egress_source,
+            mx_hosts=[_mx(host) for host in answer.mx_hosts],
+        )
+        for answer in answers
+        if len(path_name(answer.key).encode()) <= _LONGEST_NAME_BYTES
+    ]
+
+
+def _mx(host: MxHost) -> pb.MxHost:
+    return pb.MxHost(host=host.host, preference=host.preference)

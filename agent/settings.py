@@ -1,0 +1,347 @@
+"""
+Settings: the agent's configuration, from a TOML file and the environment, complete and checked.
+
+Every key has an override `PENSTOCK_<SECTION>_<KEY>`, such as PENSTOCK_LISTEN_SMTP; lists of texts
+are separated by commas there, `PENSTOCK_SOURCE` and `PENSTOCK_POOL` hold JSON. The rules for what
+may be written stand here; how mistakes are put into words stands in `setting_mistakes`.
+"""
+
+import json
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cached_property
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from agent.errors import SettingsError
+from agent.setting_mistakes import Place, describe_mistakes, nearest
+from agent.setting_values import (
+    Address,
+    SpaceFloor,
+    check_ip,
+    check_network,
+    parse_address,
+    parse_duration,
+    parse_size,
+    parse_space_floor,
+)
+
+_PREFIX = "PENSTOCK_"
+_TABLE_LISTS = ("source", "pool")
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
+HostPort = Annotated[Address, BeforeValidator(parse_address)]
+Floor = Annotated[SpaceFloor, BeforeValidator(parse_space_floor)]
+IpText = Annotated[str, AfterValidator(check_ip)]
+NetworkText = Annotated[str, AfterValidator(check_network)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=128)]
+DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+Header = Annotated[str, Field(pattern=r"^[!-9;-~]+$", max_length=70)]
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta():
+        raise ValueError("must be longer than zero")
+    return value
+
+
+Span = Annotated[Duration, AfterValidator(_positive)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True
+    )
+
+
+class AgentSection(_Section):
+    """`[agent]`: who this agent is and where it keeps its data."""
+
+    #: Known to the policy server under this name; default: the host's name.
+    name: Name = Field(default_factory=lambda: socket.gethostname() or "agent")
+    data_dir: Path = Path("var/agent")
+    #: How long transactions in flight may take to finish after SIGTERM.
+    shutdown_timeout: Duration = timedelta(seconds=30)
+
+
+class PolicySection(_Section):
+    """`[policy]`: the policy server."""
+
+    server: str = Field(default="127.0.0.1:7350", min_length=1)
+    #: How long a last-known answer is used while the server is away.
+    max_stale: Duration = timedelta(hours=24)
+
+
+class ListenSection(_Section):
+    """`[listen]`: where mail comes in, and from whom."""
+
+    smtp: HostPort = Address("127.0.0.1", 7525)
+    grpc: HostPort = Address("127.0.0.1", 7360)
+    http: HostPort = Address("127.0.0.1", 7361)
+    #: Networks that may inject by SMTP.
+    relay_from: tuple[NetworkText, ...] = ("127.0.0.0/8", "::1")
+    max_message_size: Size = 20 * 1024 * 1024
+    #: Most recipients of one message.
+    max_recipients: int = Field(default=1024, ge=1)
+    #: Most SMTP connections at one time.
+    max_connections: int = Field(default=1024, ge=1)
+    #: How long an SMTP client may be silent (RFC 5321 4.5.3.2.7: at least 5 minutes).
+    client_timeout: Span = timedelta(minutes=5)
+    #: Most Received headers before a message is taken for a loop (RFC 5321 6.3).
+    max_hops: int = Field(default=50, ge=1)
+    tenant_header: Header = "X-Tenant"
+    campaign_header: Header = "X-Campaign"
+
+
+class DnsSection(_Section):
+    """`[dns]`: whom to ask for MX and address records."""
+
+    #: Empty: the system's resolvers.
+    nameservers: tuple[HostPort, ...] = ()
+    timeout: Span = timedelta(seconds=5)
+
+
+class SpoolSection(_Section):
+    """`[spool]`: when the agent stops taking mail in to protect itself."""
+
+    #: How much of the disk must stay free: a share or a size.
+    min_free_space: Floor = SpaceFloor(share=0.1)
+    #: Most queued messages, counted once a destination domain.
+    max_messages: int = Field(default=1_000_000, ge=1)
+
+
+class Source(_Section):
+    """`[[source]]`: a local identity that mail leaves from."""
+
+    name: Name
+    #: Address to bind to; None: the system chooses.
+    source_address: IpText | None = None
+    #: Name in EHLO; None: the host's name.
+    ehlo_domain: DomainName | None = None
+
+
+class PoolMember(_Section):
+    """A source's share in a pool."""
+
+    name: str
+    #: 0: never chosen.
+    weight: int = Field(default=1, ge=0)
+
+
+class Pool(_Section):
+    """`[[pool]]`: sources that mail is spread over."""
+
+    name: Name
+    sources: tuple[PoolMember, ...] = Field(min_length=1)
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Weights by the name of the source."""
+        return {member.name: member.weight for member in self.sources}
+
+
+class QueueSettings(_Section):
+    """`[queue]`: how the mail of a scheduled queue is tried."""
+
+    egress_pool: str = "default"
+    retry_interval: Span = timedelta(minutes=20)
+    max_retry_interval: Span = timedelta(hours=4)
+    max_age: Span = timedelta(days=7)
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    agent: AgentSection = Field(default_factory=AgentSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
+    listen: ListenSection = Field(default_factory=ListenSection)
+    dns: DnsSection = Field(default_factory=DnsSection)
+    spool: SpoolSection = Field(default_factory=SpoolSection)
+    #: By name in the file's order; without any, one that is bound to no address.
+    source: tuple[Source, ...] = (Source(name="default"),)
+    #: Without any, a pool of all sources alike.
+    pool: tuple[Pool, ...] = ()
+    queue: QueueSettings = Field(default_factory=QueueSettings)
+    #: `[queue."example.com"]`, defaults filled in.
+    queues: Mapping[str, QueueSettings] = Field(default_factory=dict)
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Egress sources by name."""
+        return {source.name: source for source in self.source}
+
+    @cached_property
+    def pools(self) -> dict[str, Pool]:
+        """Pools by name."""
+        if self.pool:
+            return {pool.name: pool for pool in self.pool}
+        members = tuple(PoolMember(name=source.name) for source in self.source)
+        return {"default": Pool(name="default", sources=members)}
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where the spool is."""
+        return self.agent.data_dir / "spool"
+
+    @cached_property
+    def relay_networks(self) -> tuple[Any, ...]:
+        """`listen.relay_from` as networks."""
+        return tuple(ip_network(text) for text in self.listen.relay_from)
+
+    def queue_for(self, domain: str) -> QueueSettings:
+        """How the mail for one recipient domain is tried."""
+        return self.queues.get(domain, self.queue)
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        mistakes = [
+            *_duplicates("source", [source.name for source in self.source]),
+            *_duplicates("pool", [pool.name for pool in self.pool]),
+            *self._pool_mistakes(),
+            *self._queue_mistakes(),
+        ]
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    def _pool_mistakes(self) -> list[str]:
+        mistakes = []
+        for pool in self.pool:
+            names = [member.name for member in pool.sources]
+            mistakes += _duplicates(f'pool "{pool.name}": source', names)
+            mistakes += [
+                f'pool "{pool.name}": unknown source "{name}"{nearest(name, self.sources)}'
+                for name in names
+                if name not in self.sources
+            ]
+            if not any(member.weight for member in pool.sources):
+                mistakes.append(f'pool "{pool.name}": give at least one source a weight')
+        return mistakes
+
+    def _queue_mistakes(self) -> list[str]:
+        named = {"queue": self.queue} | {f'queue."{k}"': v for k, v in self.queues.items()}
+        return [
+            f'{place}: unknown egress_pool "{queue.egress_pool}"'
+            f"{nearest(queue.egress_pool, self.pools)}"
+            for place, queue in named.items()
+            if queue.egress_pool not in self.pools
+        ]
+
+
+def _duplicates(what: str, names: list[str]) -> list[str]:
+    doubled = {name for name in names if names.count(name) > 1}
+    return [f'{what} "{name}" is there more than once; names must differ' for name in doubled]
+
+
+def load_settings(
+    path: str | Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """
+    Read the configuration; None: defaults and the environment alone. Errors: `SettingsError` with
+    every mistake.
+    """
+    text, table = _read(path)
+    mistakes = _apply_environment(table, environ)
+    if table.pop("queues", None) is not None:
+        mistakes.append('queues: unknown key; did you mean "queue"?')
+    file = str(path) if path is not None else ""
+    try:
+        settings = Settings.model_validate(_spread_queues(table))
+    except ValidationError as error:
+        places = [(Place(_written_place(item["loc"])), item) for item in error.errors()]
+        mistakes = describe_mistakes(places, file=file, text=text, known=known_keys()) + mistakes
+    else:
+        if not mistakes:
+            return settings
+    raise SettingsError(mistakes)
+
+
+def known_keys() -> dict[str, tuple[str, ...]]:
+    """The keys of every section; the empty name holds the sections."""
+    fields = Settings.model_fields
+    sections = {
+        name: field.annotation
+        for name, field in fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    sections |= {"source": Source, "pool": Pool, "pool.sources": PoolMember}
+    known = {name: tuple(section.model_fields) for name, section in sections.items()}
+    return known | {"": tuple(name for name in fields if name != "queues")}
+
+
+def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
+    if path is None:
+        return "", {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError([f"{path}: can't be read: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: no valid TOML: {error}"]) from error
+
+
+def _apply_environment(table: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    mistakes = []
+    known = known_keys()
+    for variable in sorted(environ):
+        section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
+        if not variable.startswith(_PREFIX) or section not in known:
+            continue
+        value = environ[variable]
+        if section in _TABLE_LISTS and not key:
+            try:
+                table[section] = json.loads(value)
+            except ValueError as error:
+                mistakes.append(f"{variable}: no valid JSON: {error}")
+        elif key in known[section] and section not in _TABLE_LISTS:
+            _set(table, section, key, value)
+        elif hint := nearest(key, known[section]):
+            # Others are left alone: container platforms make up variables of this shape.
+            mistakes.append(f"{variable}: unknown setting{hint}")
+    return mistakes
+
+
+def _set(table: dict[str, Any], section: str, key: str, value: str) -> None:
+    is_list = (section, key) in {("listen", "relay_from"), ("dns", "nameservers")}
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    section_table = table.setdefault(section, {})
+    if isinstance(section_table, dict):
+        section_table[key] = parts if is_list else value
+
+
+def _spread_queues(table: dict[str, Any]) -> dict[str, Any]:
+    """Part `[queue]` into the defaults and the overrides of each domain, defaults filled in."""
+    queue = table.get("queue", {})
+    if not isinstance(queue, dict):
+        return table
+    defaults = {key: value for key, value in queue.items() if not isinstance(value, dict)}
+    overrides = {key: value for key, value in queue.items() if isinstance(value, dict)}
+    filled = {
+        domain.lower().rstrip("."): {**_valid(defaults), **own} for domain, own in overrides.items()
+    }
+    return {**table, "queue": defaults, "queues": filled}
+
+
+def _valid(defaults: dict[str, Any]) -> dict[str, Any]:
+    """Leave out unknown keys: they are reported once, not again for every domain."""
+    return {key: value for key, value in defaults.items() if key in QueueSettings.model_fields}
+
+
+def _written_place(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return ("queue", *place[1:]) if place[:1] == ("queues",) else place

@@ -1,0 +1,220 @@
+"""
+SmtpListener: the SMTP port. Connects sessions, which know the protocol, with the intake.
+
+One asyncio protocol a connection, in the agent's own event loop. While a message is on its way
+into the spool, or the client does not read its replies, nothing more is read from that client.
+"""
+
+import asyncio
+import logging
+from ipaddress import ip_address
+
+from agent.errors import Refusal
+from agent.settings import Settings
+from agent.smtp.intake import IncomingMessage, Intake
+from agent.smtp.session import Reply, Session, SessionLimits, Submission
+
+logger = logging.getLogger(__name__)
+
+_NOT_RELAYED = Reply("554 5.7.1 this host may not send mail here", closes=True)
+_TOO_MANY = Reply("421 4.3.2 too many connections; try again later", closes=True)
+_TIMED_OUT = Reply("421 4.4.2 no command for too long; goodbye", closes=True)
+_STOPPING = Reply("421 4.3.2 going down; try again later", closes=True)
+_BROKEN = "451 4.3.0 something went wrong here; try again later"
+
+
+class SmtpListener:
+    """The listening port and its connections."""
+
+    def __init__(self, settings: Settings, intake: Intake) -> None:
+        self._listen = settings.listen
+        self._networks = settings.relay_networks
+        self._server: asyncio.Server | None = None
+        self.intake = intake
+        self.connections: set[_Connection] = set()
+        self.limits = SessionLimits(
+            hostname=intake.hostname,
+            max_message_size=settings.listen.max_message_size,
+            max_recipients=settings.listen.max_recipients,
+        )
+        self.client_timeout = settings.listen.client_timeout.total_seconds()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; 0 before `start`."""
+        if self._server is None or not self._server.sockets:
+            return 0
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Begin to listen. Errors: `OSError`."""
+        loop = asyncio.get_running_loop()
+        address = self._listen.smtp
+        self._server = await loop.create_server(
+            lambda: _Connection(self), address.host, address.port, backlog=512
+        )
+        logger.info("smtp listens", extra={"host": address.host, "port": self.port})
+
+    async def stop(self, deadline: float = 10.0) -> None:
+        """Take no more mail, answer what is on its way in (at most *deadline* seconds), close."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in tuple(self.connections):
+            connection.stop()
+        open_connections = [connection.closed for connection in self.connections]
+        if open_connections:
+            await asyncio.wait(open_connections, timeout=deadline)
+        for connection in tuple(self.connections):
+            connection.abort()
+        await self._server.wait_closed()
+        self._server = None
+
+    def refusal_of(self, peer: str) -> Reply | None:
+        """Why a client at *peer* is not served, if so."""
+        if len(self.connections) >= self._listen.max_connections:
+            return _TOO_MANY
+        address = ip_address(peer)
+        mapped = getattr(address, "ipv4_mapped", None)
+        if not any((mapped or address) in network for network in self._networks):
+            return _NOT_RELAYED
+        return None
+
+
+class _Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, listener: SmtpListener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._session = Session(listener.limits, listener.intake.check_room)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_heard = 0.0
+        self._peer = ""
+        self._is_blocked = False
+        self._is_stopping = False
+        #: Done when the connection is.
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._peer = transport.get_extra_info("peername")[0].partition("%")[0]
+        refusal = self._listener.refusal_of(self._peer)
+        if refusal is not None:
+            logger.info("smtp client refused", extra={"peer": self._peer, "reply": refusal.text})
+            self._send(refusal)
+            return
+        self._listener.connections.add(self)
+        self._last_heard = self._loop.time()
+        self._watch()
+        self._send(self._session.greeting())
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard = self._loop.time()
+        self._session.feed(data)
+        self._go_on()
+
+    def eof_received(self) -> bool:
+        # A message on its way in is still answered; everything else ends here.
+        self._is_stopping = True
+        return self._task is not None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._listener.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._is_blocked = True
+        self._set_reading()
+
+    def resume_writing(self) -> None:
+        self._is_blocked = False
+        self._go_on()
+
+    def stop(self) -> None:
+        """Close as soon as nothing is on its way in."""
+        self._is_stopping = True
+        if self._task is None:
+            self._send(_STOPPING)
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Do what the session asks for until it waits for the client or the spool."""
+        replies: list[Reply] = []
+        while self._task is None and not self._is_blocked:
+            action = self._session.next_action()
+            if action is None:
+                break
+            if isinstance(action, Reply):
+                replies.append(action)
+            else:
+                self._task = self._loop.create_task(self._store(action))
+        self._send(*replies)
+        self._set_reading()
+
+    async def _store(self, submission: Submission) -> None:
+        reply = self._session.answer(await self._receive(submission))
+        self._task = None
+        self._last_heard = self._loop.time()
+        self._send(reply)
+        if self._is_stopping:
+            self._send(_STOPPING)
+        else:
+            self._go_on()
+
+    async def _receive(self, submission: Submission) -> str:
+        try:
+            message_id = await self._listener.intake.receive(
+                IncomingMessage(
+                    sender=submission.sender,
+                    recipients=submission.recipients,
+                    content=submission.content,
+                    protocol=submission.protocol,
+                    smtp_utf8=submission.smtp_utf8,
+                    helo=submission.helo,
+                    peer=self._peer,
+                )
+            )
+        except Refusal as refusal:
+            return refusal.reply
+        # Supervisor: a fault of ours must not leave the client without an answer.
+        except Exception:
+            logger.exception("message not taken")
+            return _BROKEN
+        return f"250 2.0.0 queued as {message_id}"
+
+    def _send(self, *replies: Reply) -> None:
+        if self._transport is None or self._transport.is_closing() or not replies:
+            return
+        self._transport.write(b"".join(reply.encode() for reply in replies))
+        if any(reply.closes for reply in replies):
+            self._transport.close()
+
+    def _set_reading(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._task is not None or self._is_blocked:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _watch(self) -> None:
+        """Close a client that is silent; a message on its way in is not the client's silence."""
+        silent = self._loop.time() - self._last_heard
+        timeout = self._listener.client_timeout
+        if silent >= timeout and self._task is None:
+            self._send(_TIMED_OUT)
+            return
+        wait = timeout - silent if silent < timeout else timeout
+        self._timer = self._loop.call_later(wait, self._watch)

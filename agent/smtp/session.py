@@ -1,0 +1,294 @@
+"""
+Session: the receiving side of one SMTP connection (RFC 5321), without input or output.
+
+Bytes go in by `feed`; `next_action` tells what to do, one thing after the other: send a reply, or
+store a message. After a message nothing is read on until `answer` gave its reply. Several commands
+may come in one piece (RFC 2920), so replies are best sent together.
+
+Lines end with CRLF and nothing else: a client that ends a command otherwise is sent away, and a
+message with a bare CR or LF is read to its true end, CRLF.CRLF, and refused. So no two programs
+can differ on where a message ends, which is what smuggling needs.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.errors import Refusal
+from agent.smtp.addresses import parse_recipient, parse_sender
+
+#: RFC 5321 4.5.3.1.4 asks for 512; addresses in UTF-8 and parameters want more.
+_LONGEST_LINE = 2048
+#: Commands refused for their form before the client is sent away.
+_MOST_MISTAKES = 20
+_END_OF_DATA = b"\r\n.\r\n"
+_PATH = re.compile(r'\s*<((?:"(?:[^"\\]|\\.)*"|[^>"])*)>(?:[ ]+(.*))?')
+
+_NEEDS_GREETING = "503 5.5.1 send EHLO first"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Lines to send."""
+
+    text: str
+    #: Whether the connection ends after it.
+    closes: bool = False
+
+    def encode(self) -> bytes:
+        """The bytes to send."""
+        return self.text.encode("utf-8", "replace") + b"\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A message to store, to be answered."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes
+    protocol: str
+    smtp_utf8: bool
+    helo: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """What one session may do."""
+
+    hostname: str
+    max_message_size: int
+    max_recipients: int
+
+
+class Session:
+    """One connection; *check_room* raises a `Refusal` while no message can be taken."""
+
+    def __init__(self, limits: SessionLimits, check_room: Callable[[], None]) -> None:
+        self._limits = limits
+        self._check_room = check_room
+        self._buffer = bytearray()
+        self._data: bytearray | None = None
+        self._is_too_big = False
+        self._is_waiting = False
+        self._is_closed = False
+        self._mistakes = 0
+        self._helo = ""
+        self._is_extended = False
+        self._forget_envelope()
+
+    def greeting(self) -> Reply:
+        """What is sent first."""
+        return Reply(f"220 {self._limits.hostname} ESMTP Penstock")
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        self._buffer += data
+
+    def next_action(self) -> Reply | Submission | None:
+        """What to do next, or None until more has come."""
+        if self._is_waiting or self._is_closed:
+            return None
+        action = self._next_command() if self._data is None else self._next_data(self._data)
+        if isinstance(action, Reply) and action.closes:
+            self._is_closed = True
+        return action
+
+    def answer(self, text: str) -> Reply:
+        """The reply to the message that was handed out; the session goes on."""
+        self._is_waiting = False
+        self._forget_envelope()
+        return Reply(text)
+
+    def _forget_envelope(self) -> None:
+        self._sender: str | None = None
+        self._recipients: list[str] = []
+        self._smtp_utf8 = False
+
+    def _next_command(self) -> Reply | None:
+        end = self._buffer.find(b"\n", 0, _LONGEST_LINE)
+        if end < 0:
+            if len(self._buffer) < _LONGEST_LINE:
+                return None
+            return Reply("500 5.5.2 the line is too long; goodbye", closes=True)
+        line = bytes(self._buffer[: end + 1])
+        del self._buffer[: end + 1]
+        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+            return Reply("500 5.5.2 lines must end with CRLF; goodbye", closes=True)
+        return self._count_mistakes(self._run_command(line[:-2]))
+
+    def _run_command(self, line: bytes) -> Reply:
+        try:
+            verb, _, argument = line.decode("utf-8").partition(" ")
+        except UnicodeDecodeError:
+            return Reply("500 5.5.2 no valid UTF-8")
+        command = _COMMANDS.get(verb.upper())
+        if command is None:
+            # Not SMTP at all, such as a browser that was led here: don't let it go on.
+            is_stranger = not self._helo
+            return Reply("500 5.5.1 unknown command", closes=is_stranger)
+        try:
+            return command(self, argument.strip())
+        except Refusal as refusal:
+            return Reply(refusal.reply)
+
+    def _count_mistakes(self, reply: Reply) -> Reply:
+        if reply.text.startswith("50"):
+            self._mistakes += 1
+            if self._mistakes > _MOST_MISTAKES:
+                return Reply("421 4.7.0 too many mistakes; goodbye", closes=True)
+        return reply
+
+    def _ehlo(self, argument: str) -> Reply:
+        if not argument:
+            return Reply("501 5.5.4 EHLO needs a name")
+        self._forget_envelope()
+        self._helo, self._is_extended = argument, True
+        lines = (
+            f"{self._limits.hostname}",
+            "PIPELINING",
+            f"SIZE {self._limits.max_message_size}",
+            "8BITMIME",
+            "ENHANCEDSTATUSCODES",
+            "SMTPUTF8",
+        )
+        return Reply("\r\n".join(f"250-{line}" for line in lines[:-1]) + f"\r\n250 {lines[-1]}")
+
+    def _helo_(self, argument: str) -> Reply:
+        if not argument:
+            return Reply("501 5.5.4 HELO needs a name")
+        self._forget_envelope()
+        self._helo, self._is_extended = argument, False
+        return Reply(f"250 {self._limits.hostname}")
+
+    def _mail(self, argument: str) -> Reply:
+        if not self._helo:
+            return Reply(_NEEDS_GREETING)
+        if self._sender is not None:
+            return Reply("503 5.5.1 a sender was given already")
+        path = _PATH.fullmatch(argument[5:]) if argument[:5].upper() == "FROM:" else None
+        if path is None:
+            return Reply("501 5.5.4 write MAIL FROM:<address>")
+        parameters, mistake = self._parameters(path[2] or "")
+        if mistake is not None:
+            return mistake
+        self._check_room()
+        smtp_utf8 = "SMTPUTF8" in parameters
+        self._sender = parse_sender(path[1], smtp_utf8=smtp_utf8)
+        self._smtp_utf8 = smtp_utf8
+        return Reply("250 2.1.0 sender ok")
+
+    def _parameters(self, text: str) -> tuple[dict[str, str], Reply | None]:
+        """Read the parameters of MAIL; the reply that refuses them, if any."""
+        given = (part.partition("=") for part in text.upper().split())
+        parameters = {name: value for name, _, value in given}
+        if parameters and not self._is_extended:
+            return {}, Reply("555 5.5.4 parameters need EHLO")
+        for name, value in parameters.items():
+            pattern = _PARAMETERS.get(name)
+            if pattern is None:
+                return {}, Reply("555 5.5.4 unknown parameter of MAIL")
+            if not pattern.fullmatch(value):
+                return {}, Reply(f"501 5.5.4 bad value of {name}")
+        if int(parameters.get("SIZE") or 0) > self._limits.max_message_size:
+            return {}, self._too_big()
+        return parameters, None
+
+    def _rcpt(self, argument: str) -> Reply:
+        if self._sender is None:
+            return Reply("503 5.5.1 send MAIL first")
+        path = _PATH.fullmatch(argument[3:]) if argument[:3].upper() == "TO:" else None
+        if path is None:
+            return Reply("501 5.5.4 write RCPT TO:<address>")
+        if path[2]:
+            return Reply("555 5.5.4 unknown parameter of RCPT")
+        if len(self._recipients) >= self._limits.max_recipients:
+            return Reply("452 4.5.3 too many recipients")
+        self._recipients.append(parse_recipient(path[1], smtp_utf8=self._smtp_utf8))
+        return Reply("250 2.1.5 recipient ok")
+
+    def _data_(self, argument: str) -> Reply:
+        if argument:
+            return Reply("501 5.5.4 DATA takes no argument")
+        if not self._recipients:
+            return Reply("503 5.5.1 send MAIL and RCPT first")
+        # The line end before the first line, so that the end of data is one pattern throughout.
+        self._data = bytearray(b"\r\n")
+        self._is_too_big = False
+        return Reply("354 end with <CRLF>.<CRLF>")
+
+    def _rset(self, argument: str) -> Reply:
+        self._forget_envelope()
+        return Reply("250 2.0.0 ok")
+
+    def _noop(self, argument: str) -> Reply:
+        return Reply("250 2.0.0 ok")
+
+    def _vrfy(self, argument: str) -> Reply:
+        return Reply("252 2.1.5 send some mail, and see")
+
+    def _help(self, argument: str) -> Reply:
+        return Reply("214 2.0.0 see RFC 5321")
+
+    def _quit(self, argument: str) -> Reply:
+        return Reply("221 2.0.0 goodbye", closes=True)
+
+    def _refuse(self, argument: str) -> Reply:
+        return Reply("502 5.5.1 not offered here")
+
+    def _next_data(self, data: bytearray) -> Reply | Submission | None:
+        seen = max(0, len(data) - len(_END_OF_DATA) + 1)
+        data += self._buffer
+        self._buffer.clear()
+        end = data.find(_END_OF_DATA, seen)
+        if end >= 0:
+            self._buffer += data[end + len(_END_OF_DATA) :]
+            return self._end_data(data, end)
+        # A quarter more than allowed, since added dots do not count; what is beyond is not kept.
+        if len(data) > self._limits.max_message_size * 5 // 4 + 1024:
+            self._is_too_big = True
+            del data[: -len(_END_OF_DATA)]
+        return None
+
+    def _end_data(self, data: bytearray, end: int) -> Reply | Submission:
+        self._data = None
+        content = bytes(data[: end + 2].replace(b"\r\n.", b"\r\n")[2:])
+        if self._is_too_big or len(content) > self._limits.max_message_size:
+            self._forget_envelope()
+            return self._too_big()
+        self._is_waiting = True
+        plain = "ESMTP" if self._is_extended else "SMTP"
+        return Submission(
+            sender=self._sender or "",
+            recipients=tuple(self._recipients),
+            content=content,
+            protocol="UTF8SMTP" if self._smtp_utf8 else plain,
+            smtp_utf8=self._smtp_utf8,
+            helo=self._helo,
+        )
+
+    def _too_big(self) -> Reply:
+        return Reply(f"552 5.3.4 larger than {self._limits.max_message_size} bytes")
+
+
+_PARAMETERS = {
+    "SIZE": re.compile(r"\d{1,20}"),
+    "BODY": re.compile(r"7BIT|8BITMIME"),
+    "SMTPUTF8": re.compile(r""),
+}
+_COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
+    "EHLO": Session._ehlo,
+    "HELO": Session._helo_,
+    "MAIL": Session._mail,
+    "RCPT": Session._rcpt,
+    "DATA": Session._data_,
+    "RSET": Session._rset,
+    "NOOP": Session._noop,
+    "VRFY": Session._vrfy,
+    "HELP": Session._help,
+    "QUIT": Session._quit,
+    "EXPN": Session._refuse,
+    "BDAT": Session._refuse,
+    "AUTH": Session._refuse,
+    "STARTTLS": Session._refuse,
+}

@@ -1,0 +1,175 @@
+"""The statements on the spool's tables: values in, rows changed, values out."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agent.queue.entry import Entry
+from agent.spool.messages import Destination, NewMessage, PendingRecord, Settlement, SpooledMessage
+from agent.spool.records import decode_record
+
+_ADD_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, 0)"
+_LOAD = """
+SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol, m.body
+FROM entries e JOIN messages m ON m.number = e.message WHERE e.id = ?
+"""
+_ENTRIES = """
+SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
+FROM entries e JOIN messages m ON m.number = e.message ORDER BY e.id
+"""
+_KEEP_ENTRY = "UPDATE entries SET recipients = ?, due = ?, attempts = ? WHERE id = ?"
+_END_ENTRY = "DELETE FROM entries WHERE id = ? RETURNING message"
+# One statement decides and removes: the message ends with its last entry.
+_END_MESSAGE = """
+DELETE FROM messages WHERE number = ?1
+AND NOT EXISTS (SELECT 1 FROM entries WHERE message = ?1) RETURNING id, body IS NULL
+"""
+
+
+def highest(connection: sqlite3.Connection, table: str, column: str) -> int:
+    """The largest number in a column of our own tables; 0: none."""
+    (found,) = connection.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()
+    return int(found)
+
+
+def count_entries(connection: sqlite3.Connection) -> int:
+    """How many entries there are."""
+    return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+
+def insert_message(
+    connection: sqlite3.Connection, number: int, message: NewMessage, *, in_file: bool
+) -> None:
+    """Add the row of a message; its body too, unless that is in a file."""
+    row = (
+        number,
+        message.id,
+        message.sender,
+        message.created,
+        message.tenant,
+        message.campaign,
+        message.reception_protocol,
+        len(message.body),
+        None if in_file else message.body,
+    )
+    connection.execute(_ADD_MESSAGE, row)
+
+
+def insert_entry(
+    connection: sqlite3.Connection,
+    entry_id: int,
+    number: int,
+    destination: Destination,
+    message: NewMessage,
+) -> Entry:
+    """Add the row of an entry, due since the message came."""
+    recipients = json.dumps(destination.recipients)
+    row = (entry_id, number, destination.queue_name, recipients, message.created)
+    connection.execute(_ADD_ENTRY, row)
+    return Entry(
+        id=entry_id,
+        message_id=message.id,
+        queue_name=destination.queue_name,
+        created=message.created,
+        due=message.created,
+    )
+
+
+def read_message(connection: sqlite3.Connection, entry_id: int) -> tuple[Any, ...] | None:
+    """The row of one entry with its message, as `make_message` reads it."""
+    row: tuple[Any, ...] | None = connection.execute(_LOAD, (entry_id,)).fetchone()
+    return row
+
+
+def make_message(entry_id: int, row: tuple[Any, ...], body: bytes) -> SpooledMessage:
+    """The message of a row that `read_message` gave."""
+    message_id, sender, recipients, created, tenant, campaign, protocol, _ = row
+    return SpooledMessage(
+        entry_id=entry_id,
+        message_id=message_id,
+        sender=sender,
+        recipients=tuple(json.loads(recipients)),
+        body=body,
+        created=created,
+        tenant=tenant,
+        campaign=campaign,
+        reception_protocol=protocol,
+    )
+
+
+def read_entries(connection: sqlite3.Connection) -> list[Entry]:
+    """Every entry, oldest first; equal names share one text, for there may be a million."""
+    names: dict[str, str] = {}
+    return [
+        Entry(
+            id=entry_id,
+            message_id=message_id,
+            queue_name=names.setdefault(queue_name, queue_name),
+            created=created,
+            due=due,
+            attempts=attempts,
+        )
+        for entry_id, message_id, queue_name, created, due, attempts in connection.execute(_ENTRIES)
+    ]
+
+
+def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> None:
+    """Note which recipients are left, and when the next attempt is due."""
+    recipients = json.dumps(settlement.remaining)
+    row = (recipients, settlement.due, settlement.attempts, settlement.entry_id)
+    connection.execute(_KEEP_ENTRY, row)
+
+
+def end_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[int, list[str]]:
+    """Remove an entry: how many were removed, and finished messages whose body is a file."""
+    ended = connection.execute(_END_ENTRY, (entry_id,)).fetchall()
+    in_files: list[str] = []
+    for (number,) in ended:
+        rows = connection.execute(_END_MESSAGE, (number,)).fetchall()
+        in_files += [message_id for message_id, in_file in rows if in_file]
+    return len(ended), in_files
+
+
+def messages_in_files(connection: sqlite3.Connection) -> set[str]:
+    """Ids of messages whose body is a file."""
+    rows = connection.execute("SELECT id FROM messages WHERE body IS NULL")
+    return {message_id for (message_id,) in rows}
+
+
+def drop_messages(connection: sqlite3.Connection, message_ids: Iterable[str]) -> None:
+    """Remove messages with all their entries."""
+    rows = [(message_id,) for message_id in message_ids]
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(
+        "DELETE FROM entries WHERE message = (SELECT number FROM messages WHERE id = ?)", rows
+    )
+    connection.executemany("DELETE FROM messages WHERE id = ?", rows)
+    connection.execute("COMMIT")
+
+
+def set_due_times(
+    connection: sqlite3.Connection, due_by_entry: Sequence[tuple[int, float]]
+) -> None:
+    """Note when entries are due."""
+    rows = [(due, entry_id) for entry_id, due in due_by_entry]
+    connection.executemany("UPDATE entries SET due = ? WHERE id = ?", rows)
+
+
+def insert_record(connection: sqlite3.Connection, seq: int, record: bytes) -> None:
+    """Put an encoded record in the outbox."""
+    connection.execute("INSERT INTO outbox VALUES (?, ?)", (seq, record))
+
+
+def read_records(connection: sqlite3.Connection, after_seq: int, limit: int) -> list[PendingRecord]:
+    """The next records of the outbox, oldest first."""
+    rows = connection.execute(
+        "SELECT seq, record FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)
+    )
+    return [PendingRecord(seq=seq, record=decode_record(record)) for seq, record in rows]
+
+
+def delete_records(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Remove records from the outbox."""
+    connection.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])

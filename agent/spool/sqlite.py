@@ -1,0 +1,251 @@
+"""
+SqliteSpool: mail and the outbox in one SQLite database.
+
+Writes go through one thread (see `writer`), reads through another with a connection of its own.
+Bodies up to 1 MiB are in the database, larger ones in files: written before the commit that
+refers to them, removed after the commit that ends their last entry. A crash between leaves a file
+that nothing refers to; it is swept at the next start.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, TypeVar
+
+from agent.delivery.record import REPORTED
+from agent.errors import SpoolUnavailable
+from agent.queue.entry import Entry
+from agent.spool import rows
+from agent.spool.bodies import BodyFiles, sync_directory
+from agent.spool.lock import take_lock
+from agent.spool.messages import NewMessage, PendingRecord, Settlement, SpooledMessage
+from agent.spool.records import encode_record
+from agent.spool.schema import open_connection, prepare
+from agent.spool.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Bodies larger than this are files.
+LARGE_BODY = 1024 * 1024
+
+
+class SqliteSpool:
+    """Implements `agent.spool.messages.Spool`; to be made with `open`."""
+
+    def __init__(
+        self, directory: Path, connection: sqlite3.Connection, lock: int, large_body: int
+    ) -> None:
+        self._lock = lock
+        self._large_body = large_body
+        self._bodies = BodyFiles(directory / "bodies")
+        self._sweep(connection)
+        # Used by the writer's thread alone.
+        self._last_message = rows.highest(connection, "messages", "number")
+        self._last_entry = rows.highest(connection, "entries", "id")
+        self._last_seq = rows.highest(connection, "outbox", "seq")
+        # Used by the loop alone.
+        self._entry_count = rows.count_entries(connection)
+        self._tasks: set[asyncio.Task[list[Entry]]] = set()
+        self._reader = open_connection(directory / "spool.db")
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
+        self._filing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool-files")
+        self._writer = Writer(directory / "spool.db", connection)
+
+    @classmethod
+    async def open(cls, directory: str | Path, *, large_body: int = LARGE_BODY) -> Self:
+        """
+        Open, or make, the spool in *directory*. Errors: `SpoolRefused` if another process has it
+        or its version is another; `SpoolUnavailable`.
+        """
+        place = Path(directory)
+        try:
+            lock = take_lock(place)
+            try:
+                return cls._open_locked(place, lock, large_body)
+            except BaseException:
+                os.close(lock)
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise SpoolUnavailable(f"{place}: the spool can't be opened: {error}") from error
+
+    @classmethod
+    def _open_locked(cls, place: Path, lock: int, large_body: int) -> Self:
+        connection = open_connection(place / "spool.db")
+        try:
+            prepare(connection, place / "spool.db")
+            sync_directory(place)
+            return cls(place, connection, lock, large_body)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the spool."""
+        if self._lock < 0:
+            return
+        lock, self._lock = self._lock, -1
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._writer.close()
+        await asyncio.to_thread(self._reading.shutdown)
+        await asyncio.to_thread(self._filing.shutdown)
+        self._reader.close()
+        os.close(lock)
+
+    @property
+    def entry_count(self) -> int:
+        """How many entries are queued."""
+        return self._entry_count
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last change could be written."""
+        return self._writer.is_healthy
+
+    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+        """Store *messages*; return one entry a destination, due at once, in order."""
+        large = [message for message in messages if self._is_large(message)]
+        if not large:
+            return await self._add(messages)
+        # A task of its own: giving up half-way would part the files from their messages.
+        task = asyncio.create_task(self._add_large(messages, large))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def load(self, entry_id: int) -> SpooledMessage | None:
+        """Read what a delivery needs; None if the entry is finished."""
+
+        def read(connection: sqlite3.Connection) -> SpooledMessage | None:
+            row = rows.read_message(connection, entry_id)
+            if row is None:
+                return None
+            body = row[-1] if row[-1] is not None else self._bodies.read(row[0])
+            return rows.make_message(entry_id, row, body)
+
+        return await self._read(read)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Strike delivered recipients, set due times and write records, all in one transaction."""
+
+        def write(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+            return self._write_settlements(connection, settlements)
+
+        await self._writer.run(write, then=self._note_ended)
+
+    async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
+        """Set new due times without using an attempt."""
+        await self._writer.run(lambda connection: rows.set_due_times(connection, due_by_entry))
+
+    async def entries(self) -> list[Entry]:
+        """Every entry, oldest first, with its due time and attempts."""
+        return await self._read(rows.read_entries)
+
+    async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
+        """The next records of the outbox, oldest first."""
+        return await self._read(lambda connection: rows.read_records(connection, after_seq, limit))
+
+    async def forget_records(self, seqs: Sequence[int]) -> None:
+        """Remove these records from the outbox: they are safe elsewhere."""
+        await self._writer.run(lambda connection: rows.delete_records(connection, seqs))
+
+    async def _add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+        def write(connection: sqlite3.Connection) -> list[Entry]:
+            return self._write_messages(connection, messages)
+
+        return await self._writer.run(write, then=self._note_added)
+
+    async def _add_large(
+        self, messages: Sequence[NewMessage], large: Sequence[NewMessage]
+    ) -> list[Entry]:
+        written: list[str] = []
+        try:
+            for message in large:
+                await self._in_files(lambda m=message: self._bodies.write(m.id, m.body))  # type: ignore[misc]
+                written.append(message.id)
+            return await self._add(messages)
+        except BaseException:
+            self._bodies.remove(written)
+            raise
+
+    def _write_messages(
+        self, connection: sqlite3.Connection, messages: Sequence[NewMessage]
+    ) -> list[Entry]:
+        entries = []
+        for message in messages:
+            self._last_message += 1
+            number = self._last_message
+            rows.insert_message(connection, number, message, in_file=self._is_large(message))
+            for destination in message.destinations:
+                self._last_entry += 1
+                entries.append(
+                    rows.insert_entry(connection, self._last_entry, number, destination, message)
+                )
+        return entries
+
+    def _write_settlements(
+        self, connection: sqlite3.Connection, settlements: Sequence[Settlement]
+    ) -> tuple[int, list[str]]:
+        ended, in_files = 0, []
+        for settlement in settlements:
+            if settlement.remaining:
+                rows.keep_entry(connection, settlement)
+            else:
+                count, files = rows.end_entry(connection, settlement.entry_id)
+                ended += count
+                in_files += files
+            for record in settlement.records:
+                if record.type in REPORTED:
+                    self._last_seq += 1
+                    rows.insert_record(connection, self._last_seq, encode_record(record))
+        return ended, in_files
+
+    def _note_added(self, entries: list[Entry]) -> None:
+        self._entry_count += len(entries)
+
+    def _note_ended(self, ended: tuple[int, list[str]]) -> None:
+        count, in_files = ended
+        self._entry_count -= count
+        if in_files:
+            self._filing.submit(self._remove_bodies, in_files)
+
+    def _remove_bodies(self, message_ids: list[str]) -> None:
+        try:
+            self._bodies.remove(message_ids)
+        except OSError as error:
+            # Their messages are finished; the files are swept at the next start.
+            logger.warning("spool files can't be removed", extra={"reason": str(error)})
+
+    def _is_large(self, message: NewMessage) -> bool:
+        return len(message.body) > self._large_body
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._reading, work, self._reader)
+        # RuntimeError: the spool was closed meanwhile.
+        except (sqlite3.Error, OSError, RuntimeError) as error:
+            raise SpoolUnavailable(f"the spool can't be read: {error}") from error
+
+    async def _in_files(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._filing, work)
+        except (OSError, RuntimeError) as error:
+            raise SpoolUnavailable(f"the spool's files can't be written: {error}") from error
+
+    def _sweep(self, connection: sqlite3.Connection) -> None:
+        """Make files and messages match again after a crash."""
+        in_files = rows.messages_in_files(connection)
+        if swept := self._bodies.sweep(in_files):
+            logger.info("spool files without a message removed", extra={"files": swept})
+        # A commit that failed may come to light after a crash; it was never acknowledged.
+        if lost := in_files - self._bodies.names():
+            logger.error("messages without a body removed", extra={"message_ids": sorted(lost)})
+            rows.drop_messages(connection, lost)

@@ -1,0 +1,177 @@
+"""
+Writer: one thread that changes the spool, many calls a transaction.
+
+A call waits in the inbox; the thread takes all that wait, runs each in a savepoint of one
+transaction and commits once. Callers hear of success after the commit. A call that fails by itself
+(a constraint) is undone alone; where the database fails (disk full, no write access, broken file)
+every call of the transaction hears `SpoolUnavailable`, the connection is opened anew, and the next
+call tries again: so the spool recovers by itself.
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.errors import SpoolConflict, SpoolUnavailable
+from agent.spool.schema import open_connection
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+#: Calls that may wait or run at one time; further callers wait for a place.
+MOST_WAITING = 2048
+#: Calls in one transaction; more would make the first of them wait for long.
+_MOST_TOGETHER = 512
+
+
+def _nothing(result: object) -> None:
+    """What follows where nothing is to follow."""
+
+
+@dataclass(slots=True)
+class _Call:
+    work: Work[Any]
+    then: Callable[[Any], None]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """The only place that writes to the spool's database."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = connection
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._places = asyncio.Semaphore(MOST_WAITING)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        self._is_closed = False
+        self._is_healthy = True
+        self._thread.start()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last transaction was committed."""
+        return self._is_healthy
+
+    async def run(self, work: Work[T], then: Callable[[T], None] = _nothing) -> T:
+        """
+        Run *work* in a transaction; return its result once that is durable. Work that was handed
+        in is done, and *then* is called in the loop with its result, even if the caller gives up
+        waiting. Errors: `SpoolUnavailable`, and what *work* raises.
+        """
+        await self._places.acquire()
+        if self._is_closed:
+            self._places.release()
+            raise SpoolUnavailable("the spool is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._inbox.put(_Call(work, then, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what waits, then stop the thread and close the database."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._inbox.put(None)
+        while self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            calls, is_open = self._collect()
+            if calls:
+                self._commit(calls)
+                self._loop.call_soon_threadsafe(self._answer, calls)
+        self._disconnect()
+
+    def _collect(self) -> tuple[list[_Call], bool]:
+        """Wait for a call and take all that wait with it; False with the last of all."""
+        calls: list[_Call] = []
+        call = self._inbox.get()
+        while call is not None:
+            calls.append(call)
+            if len(calls) == _MOST_TOGETHER:
+                return calls, True
+            try:
+                call = self._inbox.get_nowait()
+            except queue.Empty:
+                return calls, True
+        return calls, False
+
+    def _commit(self, calls: list[_Call]) -> None:
+        try:
+            connection = self._connect()
+            connection.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                _run_alone(connection, call)
+            connection.execute("COMMIT")
+        # What the database raises is told to every caller of the transaction.
+        except (sqlite3.Error, OSError) as error:
+            self._fail(calls, error)
+        else:
+            if not self._is_healthy:
+                logger.info("spool writes again")
+            self._is_healthy = True
+
+    def _fail(self, calls: list[_Call], error: Exception) -> None:
+        if self._is_healthy:
+            logger.error("spool can't be written", extra={"reason": str(error)})
+        self._is_healthy = False
+        for call in calls:
+            call.error = SpoolUnavailable(f"the spool can't be written: {error}")
+            call.error.__cause__ = error
+        self._disconnect()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = open_connection(self._path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Closing rolls an open transaction back.
+            connection.close()
+
+    def _answer(self, calls: list[_Call]) -> None:
+        for call in calls:
+            self._places.release()
+            if call.error is None:
+                call.then(call.result)
+            if call.future.done():
+                continue
+            if call.error is not None:
+                call.future.set_exception(call.error)
+            else:
+                call.future.set_result(call.result)
+
+
+def _run_alone(connection: sqlite3.Connection, call: _Call) -> None:
+    """Run one call so that its failure undoes nothing but its own changes."""
+    connection.execute("SAVEPOINT call")
+    try:
+        call.result = call.work(connection)
+    except (sqlite3.OperationalError, sqlite3.InternalError, OSError):
+        # The database fails, not the call.
+        raise
+    except sqlite3.Error as error:
+        call.error = SpoolConflict(f"the spool refuses this change: {error}")
+        call.error.__cause__ = error
+        connection.execute("ROLLBACK TO call")
+    # Supervisor of foreign work: whatever it raises belongs to its caller alone.
+    except Exception as error:
+        call.error = error
+        connection.execute("ROLLBACK TO call")
+    connection.execute("RELEASE call")

@@ -1,0 +1,200 @@
+"""
+Matching: which of the rules consulted for an outcome have a pattern that its reply contains.
+
+1. RE2 tries all patterns it can express in one pass and in linear time, whatever a peer wrote.
+2. Patterns it can't express (look-around, back-references) go to the `regex` package, each try
+   under a time limit; one that ran into the limit too often is left out of the rest of the batch.
+3. Text and patterns are bounded in length, compiled sets in number.
+
+Nothing here counts or acts (see `threshold` and `decide`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import re2
+import regex
+
+from policy_server.automation.outcomes import Outcome, reply_text
+from policy_server.rules.layers import AutomationRule
+
+#: Longest pattern, in characters.
+MAX_PATTERN_LENGTH = 2000
+#: Longest time that one try of a backtracking pattern may take, in seconds.
+TRY_SECONDS = 0.02
+#: A pattern that ran into its time limit so often is left out of the rest of a batch.
+TIMEOUTS_ALLOWED = 3
+#: Most sets of compiled patterns kept.
+SETS_KEPT = 1024
+_RE2_MEMORY = 16 << 20
+
+
+class PatternError(ValueError):
+    """The pattern is not a regular expression."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtracking:
+    """A pattern that RE2 can't express."""
+
+    rule_index: int
+    pattern: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Patterns that RE2 tries in one pass."""
+
+    patterns: Any
+    #: Rule of each pattern of the set.
+    owners: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRules:
+    """The patterns of the rules consulted for one path, ready to be tried."""
+
+    rules: tuple[AutomationRule, ...]
+    #: One set, or more where the patterns are too large for one.
+    linear: tuple[Linear, ...]
+    backtracking: tuple[Backtracking, ...]
+    #: Patterns that are no regular expressions, which match nothing.
+    broken: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Effort:
+    """What one batch may spend on backtracking, and what it had to leave out."""
+
+    #: How often each pattern ran into its time limit.
+    timeouts: dict[str, int] = field(default_factory=dict)
+
+    def is_spent(self, pattern: str) -> bool:
+        """Whether *pattern* is left out from now on."""
+        return self.timeouts.get(pattern, 0) >= TIMEOUTS_ALLOWED
+
+
+class RuleMatcher:
+    """Compiles the patterns of consulted rules once and keeps what was used last."""
+
+    def __init__(self, *, sets_kept: int = SETS_KEPT) -> None:
+        self._sets_kept = sets_kept
+        self._sets: OrderedDict[tuple[tuple[str, tuple[str, ...]], ...], CompiledRules] = (
+            OrderedDict()
+        )
+
+    def compile(self, rules: Sequence[AutomationRule]) -> CompiledRules:
+        """Compile the patterns of *rules*, or find them compiled."""
+        key = tuple((rule.key, rule.regexes) for rule in rules)
+        found = self._sets.get(key)
+        # A rule's effect may have changed under the same patterns: then its text is new as well.
+        if found is None or found.rules != tuple(rules):
+            found = compile_rules(rules)
+            self._sets[key] = found
+        self._sets.move_to_end(key)
+        while len(self._sets) > self._sets_kept:
+            self._sets.popitem(last=False)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+
+def compile_pattern(pattern: str) -> Any:
+    """Compile one pattern; the result has `search`. Errors: `PatternError`, with the remedy."""
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise PatternError(
+            f"pattern of {len(pattern)} characters: at most {MAX_PATTERN_LENGTH} are allowed"
+        )
+    try:
+        return re2.compile(pattern, _re2_options())
+    except (re2.error, UnicodeEncodeError):
+        pass
+    try:
+        return regex.compile(pattern)
+    except (regex.error, OverflowError, RecursionError, ValueError) as error:
+        raise PatternError(f'pattern "{pattern}" is no regular expression: {error}') from error
+
+
+def compile_rules(rules: Sequence[AutomationRule]) -> CompiledRules:
+    """Compile the patterns of *rules* into one set, and those beyond RE2 each for itself."""
+    patterns: list[tuple[int, str]] = []
+    backtracking: list[Backtracking] = []
+    broken: list[str] = []
+    for index, rule in enumerate(rules):
+        for text in rule.regexes:
+            try:
+                compiled = compile_pattern(text)
+            except PatternError:
+                broken.append(text)
+                continue
+            if isinstance(compiled, regex.Pattern):
+                backtracking.append(Backtracking(rule_index=index, pattern=compiled))
+            else:
+                patterns.append((index, text))
+    return CompiledRules(
+        rules=tuple(rules),
+        linear=_compile_sets(patterns),
+        backtracking=tuple(backtracking),
+        broken=tuple(broken),
+    )
+
+
+def match_outcome(
+    compiled: CompiledRules, outcome: Outcome, effort: Effort
+) -> tuple[AutomationRule, ...]:
+    """List the rules that *outcome* matches, in the order in which they are consulted."""
+    if outcome.internal and not any(rule.match_internal for rule in compiled.rules):
+        return ()
+    text = reply_text(outcome.reply)
+    if not text:
+        return ()
+    hits = {part.owners[number] for part in compiled.linear for number in part.patterns.Match(text)}
+    for candidate in compiled.backtracking:
+        if candidate.rule_index not in hits and _search(candidate.pattern, text, effort):
+            hits.add(candidate.rule_index)
+    return tuple(
+        rule
+        for index, rule in enumerate(compiled.rules)
+        if index in hits and (rule.match_internal or not outcome.internal)
+    )
+
+
+def _search(pattern: Any, text: str, effort: Effort) -> bool:
+    if effort.is_spent(pattern.pattern):
+        return False
+    try:
+        # concurrent: other threads run on while this one backtracks.
+        return pattern.search(text, timeout=TRY_SECONDS, concurrent=True) is not None
+    except TimeoutError:
+        effort.timeouts[pattern.pattern] = effort.timeouts.get(pattern.pattern, 0) + 1
+        return False
+
+
+def _re2_options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.max_mem = _RE2_MEMORY
+    return options
+
+
+def _compile_sets(patterns: Sequence[tuple[int, str]]) -> tuple[Linear, ...]:
+    if not patterns:
+        return ()
+    options = _re2_options()
+    # A set needs room for all of its patterns at once.
+    options.max_mem = _RE2_MEMORY * 4
+    made = re2.Set.SearchSet(options)
+    for _, pattern in patterns:
+        made.Add(pattern)
+    try:
+        made.Compile()
+    except re2.error:
+        if len(patterns) == 1:
+            raise
+        middle = len(patterns) // 2
+        return _compile_sets(patterns[:middle]) + _compile_sets(patterns[middle:])
+    return (Linear(patterns=made, owners=tuple(index for index, _ in patterns)),)

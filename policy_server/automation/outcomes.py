@@ -1,0 +1,102 @@
+"""
+Outcomes: what one delivery attempt led to, as automation sees it.
+
+Also the text that patterns are tried on, and how replies are stripped of recipients before they
+are kept. Which rules an outcome concerns is not known here (see `policy_server.rules.resolve`).
+"""
+
+import functools
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import re2
+
+#: Longest text a pattern is tried on, in characters; RFC 5321 replies are far shorter.
+MAX_REPLY_LENGTH = 2048
+
+
+class OutcomeType(StrEnum):
+    """What a delivery attempt, or the lack of one, led to."""
+
+    DELIVERY = "Delivery"
+    TRANSIENT_FAILURE = "TransientFailure"
+    BOUNCE = "Bounce"
+    EXPIRATION = "Expiration"
+    ADMIN_BOUNCE = "AdminBounce"
+    OUT_OF_BAND = "OutOfBand"
+    FEEDBACK_REPORT = "FeedbackReport"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A reply of the peer, or the text the agent made where no peer replied."""
+
+    #: Three digits; 0 if there is none.
+    code: int = 0
+    #: (class, subject, detail) of RFC 3463.
+    enhanced_code: tuple[int, int, int] | None = None
+    content: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one delivery attempt led to."""
+
+    event_id: str
+    event_time: datetime
+    type: OutcomeType
+    recipient_domain: str
+    #: The domain that was looked up; never empty.
+    routing_domain: str
+    site_name: str = ""
+    path_name: str = ""
+    egress_source: str = ""
+    egress_pool: str = ""
+    tenant: str = ""
+    campaign: str = ""
+    reply: Reply = field(default_factory=Reply)
+    #: Made by the agent, not by the peer.
+    internal: bool = False
+    num_attempts: int = 0
+    provider_name: str = ""
+
+    @property
+    def counted_path(self) -> str:
+        """The path name that matches are counted under; the site's where the agent gave none."""
+        return self.path_name or f"{self.egress_source}->{self.site_name}"
+
+
+def reply_text(reply: Reply) -> str:
+    """
+    Write a reply as patterns see it: code, enhanced code and content on one line.
+
+    >>> reply_text(Reply(code=421, enhanced_code=(4, 7, 0), content="[TS01]\\r\\n deferred"))
+    '421 4.7.0 [TS01] deferred'
+    """
+    parts = [str(reply.code)] if reply.code else []
+    if reply.enhanced_code is not None:
+        parts.append(".".join(map(str, reply.enhanced_code)))
+    # Cut first: a reply of megabytes must cost no more than a long one.
+    content = " ".join(line.strip() for line in reply.content[:MAX_REPLY_LENGTH].splitlines())
+    if content:
+        parts.append(content)
+    return " ".join(parts)[:MAX_REPLY_LENGTH]
+
+
+@functools.cache
+def _local_part() -> Any:
+    # RE2 takes linear time, whatever a peer wrote. Quoted local parts first (RFC 5321 4.1.2).
+    return re2.compile(r'("[^"]*"|[^\s<>()\[\],;:"@=]+)@')
+
+
+def remove_local_parts(text: str) -> str:
+    """
+    Strip the local part from each address of *text*.
+
+    >>> remove_local_parts("550 <john.doe@example.com>: unknown")
+    '550 <@example.com>: unknown'
+    """
+    return str(_local_part().sub("@", text))

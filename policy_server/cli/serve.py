@@ -1,0 +1,70 @@
+"""
+penstock-server serve: run the policy server until told to stop.
+"""
+
+import asyncio
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from policy_server.cli.session import ENVIRONMENT_HELP, Session, config_option
+from policy_server.server import run_server
+from policy_server.settings import Settings
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class _FactsFormatter(logging.Formatter):
+    """Appends the facts of a record as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = " ".join(
+            f"{key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN_RECORD
+        )
+        line = super().format(record)
+        return f"{line} {facts}" if facts else line
+
+
+@click.command(epilog=ENVIRONMENT_HELP)
+@config_option
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least severity that is logged.",
+)
+@click.pass_obj
+def serve(session: Session, log_level: str) -> None:
+    """Run the policy server until SIGTERM."""
+    settings = session.settings()
+    _start_logging(log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    def announce(grpc_address: str, http_address: str) -> None:
+        click.echo(f"listening grpc={grpc_address} http={http_address}")
+
+    await run_server(settings, announce=announce)
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FactsFormatter(_LOG_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _loop_factory() -> Callable[[], Any] | None:
+    """Choose uvloop where it is installed; it answers more questions a second."""
+    try:
+        factory: Callable[[], Any] = importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory

@@ -1,0 +1,257 @@
+"""
+Conversions between what goes over the wire and what the server decides with.
+
+The only module that knows both, apart from the answers of `EgressPathConfig`, which is the
+server's own value. It is pure: bad messages become violations, all of them at once.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.v1 import automation_service_pb2, outcome_pb2, policy_service_pb2
+from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
+from policy_server.errors import InvalidRequest
+from policy_server.rules.site import MxHost, normalise_domain
+from policy_server.rules.values import InvalidValueError
+
+#: Longest identifier of an event, in characters.
+MAX_EVENT_ID = 255
+#: Longest other name; the site name of a large host set is long.
+MAX_NAME = 8192
+
+_NAMES = (
+    "recipient_domain",
+    "routing_domain",
+    "site_name",
+    "path_name",
+    "egress_source",
+    "egress_pool",
+    "tenant",
+    "campaign",
+    "provider_name",
+)
+_OUTCOME_TYPES: Mapping[int, OutcomeType] = {
+    outcome_pb2.OUTCOME_TYPE_DELIVERY: OutcomeType.DELIVERY,
+    outcome_pb2.OUTCOME_TYPE_TRANSIENT_FAILURE: OutcomeType.TRANSIENT_FAILURE,
+    outcome_pb2.OUTCOME_TYPE_BOUNCE: OutcomeType.BOUNCE,
+    outcome_pb2.OUTCOME_TYPE_EXPIRATION: OutcomeType.EXPIRATION,
+    outcome_pb2.OUTCOME_TYPE_ADMIN_BOUNCE: OutcomeType.ADMIN_BOUNCE,
+    outcome_pb2.OUTCOME_TYPE_OUT_OF_BAND: OutcomeType.OUT_OF_BAND,
+    outcome_pb2.OUTCOME_TYPE_FEEDBACK_REPORT: OutcomeType.FEEDBACK_REPORT,
+}
+_OUTCOME_NUMBERS = {kind: number for number, kind in _OUTCOME_TYPES.items()}
+_KINDS: Mapping[ActionKind, automation_service_pb2.ActionKind] = {
+    ActionKind.SUSPEND: automation_service_pb2.ACTION_KIND_SUSPEND,
+    ActionKind.SET_CONFIG: automation_service_pb2.ACTION_KIND_SET_CONFIG,
+}
+_STATES: Mapping[ActionState, automation_service_pb2.ActionState] = {
+    ActionState.IN_FORCE: automation_service_pb2.ACTION_STATE_IN_FORCE,
+    ActionState.EXPIRED: automation_service_pb2.ACTION_STATE_EXPIRED,
+    ActionState.CANCELLED: automation_service_pb2.ACTION_STATE_CANCELLED,
+    ActionState.OBSERVED: automation_service_pb2.ACTION_STATE_OBSERVED,
+}
+_STATES_BY_NUMBER = {number: state for state, number in _STATES.items()}
+
+Violation = tuple[str, str]
+
+
+def read_outcomes(messages: Sequence[outcome_pb2.DeliveryOutcome]) -> tuple[Outcome, ...]:
+    """Read a batch of outcomes. Errors: `InvalidRequest` with every violation of the batch."""
+    violations = [
+        (f"outcomes[{index}].{field}", text)
+        for index, message in enumerate(messages)
+        for field, text in find_violations(message)
+    ]
+    if violations:
+        field, text = violations[0]
+        more = f", and {len(violations) - 1} more mistakes" if len(violations) > 1 else ""
+        raise InvalidRequest(f"{field} {text}{more}", field=field, violations=violations)
+    return tuple(map(from_outcome, messages))
+
+
+def find_violations(message: outcome_pb2.DeliveryOutcome) -> list[Violation]:
+    """List what is wrong with one outcome: (field, what it must be)."""
+    found: list[Violation] = []
+    if not 0 < len(message.event_id) <= MAX_EVENT_ID:
+        found.append(("event_id", f"must have 1 to {MAX_EVENT_ID} characters"))
+    if not message.HasField("event_time"):
+        found.append(("event_time", "is required"))
+    elif _read_time(message.event_time) is None:
+        found.append(("event_time", "must be a time between the years 1 and 9999"))
+    if message.type not in _OUTCOME_TYPES:
+        found.append(("type", "must be one of the known types"))
+    if not message.recipient_domain:
+        found.append(("recipient_domain", "is required"))
+    found += [
+        (name, f"must have at most {MAX_NAME} characters")
+        for name in _NAMES
+        if len(getattr(message, name)) > MAX_NAME
+    ]
+    return found
+
+
+def from_outcome(message: outcome_pb2.DeliveryOutcome) -> Outcome:
+    """Read an outcome that has no violations."""
+    recipient_domain = _read_domain(message.recipient_domain)
+    return Outcome(
+        event_id=message.event_id,
+        event_time=message.event_time.ToDatetime(UTC),
+        type=_OUTCOME_TYPES[message.type],
+        recipient_domain=recipient_domain,
+        routing_domain=_read_domain(message.routing_domain) or recipient_domain,
+        site_name=message.site_name,
+        path_name=message.path_name,
+        egress_source=message.egress_source,
+        egress_pool=message.egress_pool,
+        tenant=message.tenant,
+        campaign=message.campaign,
+        reply=_read_reply(message.response),
+        internal=message.internal,
+        num_attempts=message.num_attempts,
+        provider_name=message.provider_name,
+    )
+
+
+def to_outcome(outcome: Outcome) -> outcome_pb2.DeliveryOutcome:
+    """Write an outcome as agents report it."""
+    reply = outcome.reply
+    message = outcome_pb2.DeliveryOutcome(
+        event_id=outcome.event_id,
+        event_time=_write_time(outcome.event_time),
+        type=_OUTCOME_NUMBERS[outcome.type],  # type: ignore[arg-type]  # an enum's number
+        recipient_domain=outcome.recipient_domain,
+        routing_domain=outcome.routing_domain,
+        site_name=outcome.site_name,
+        path_name=outcome.path_name,
+        egress_source=outcome.egress_source,
+        egress_pool=outcome.egress_pool,
+        tenant=outcome.tenant,
+        campaign=outcome.campaign,
+        response=outcome_pb2.SmtpResponse(
+            code=reply.code, content=reply.content, command=reply.command
+        ),
+        internal=outcome.internal,
+        num_attempts=outcome.num_attempts,
+        provider_name=outcome.provider_name,
+    )
+    if reply.enhanced_code is not None:
+        code = message.response.enhanced_code
+        # "class" is a word of Python.
+        for name, number in zip(("class", "subject", "detail"), reply.enhanced_code, strict=True):
+            setattr(code, name, number)
+        code.SetInParent()
+    return message
+
+
+def to_action(action: ActionInForce) -> automation_service_pb2.AutomationAction:
+    """Write one entry of the ledger."""
+    return automation_service_pb2.AutomationAction(
+        id=action.id,
+        kind=_KINDS[action.kind],
+        # A pinned action is in force; it has no state of its own on the wire yet.
+        state=_STATES.get(action.state, automation_service_pb2.ACTION_STATE_IN_FORCE),
+        path_name=action.path_name,
+        routing_domain=action.routing_domain,
+        site_name=action.site_name,
+        egress_source=action.egress_source,
+        tenant=action.tenant,
+        campaign=action.campaign,
+        option=action.option,
+        old_value=spell_value(action.old_value),
+        new_value=spell_value(action.new_value),
+        rule=automation_service_pb2.AutomationRuleRef(
+            layer=action.rule_layer,
+            block=action.rule_block,
+            position=action.rule_position,
+            regexes=action.rule_regexes,
+        ),
+        count=action.match_count,
+        first_match_time=_write_time(action.first_match_time),
+        last_match_time=_write_time(action.last_match_time),
+        expire_time=_write_time(action.expire_time),
+    )
+
+
+def to_suspension(action: ActionInForce) -> policy_service_pb2.Suspension:
+    """Write an action of kind Suspend as agents watch it."""
+    return policy_service_pb2.Suspension(
+        action_id=action.id,
+        egress_source=action.egress_source,
+        site_name=action.site_name,
+        routing_domain=action.routing_domain,
+        tenant=action.tenant,
+        campaign=action.campaign,
+        reason=action.reason,
+        expire_time=_write_time(action.expire_time),
+    )
+
+
+def read_states(numbers: Iterable[int]) -> frozenset[ActionState]:
+    """Read the states to list; none: those in force. Errors: `InvalidRequest`."""
+    found = set()
+    for index, number in enumerate(numbers):
+        if number not in _STATES_BY_NUMBER:
+            field = f"states[{index}]"
+            raise InvalidRequest(f"{field} must be one of the known states", field=field)
+        found.add(_STATES_BY_NUMBER[number])  # type: ignore[index]  # an enum's number
+    states = found or {ActionState.IN_FORCE}
+    if ActionState.IN_FORCE in states:
+        states.add(ActionState.PINNED)
+    return frozenset(states)
+
+
+def read_hosts(messages: Iterable[policy_service_pb2.MxHost]) -> tuple[MxHost, ...]:
+    """Read a client's MX answer."""
+    return tuple(MxHost(message.host, message.preference) for message in messages)
+
+
+def spell_value(value: Any) -> str:
+    """
+    Spell an option's value as text: lists and tables as JSON, nothing as the empty text.
+
+    >>> spell_value("10/m"), spell_value(True), spell_value(["a"]), spell_value(None)
+    ('10/m', 'true', '["a"]', '')
+    """
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read_reply(message: outcome_pb2.SmtpResponse) -> Reply:
+    enhanced = None
+    if message.HasField("enhanced_code"):
+        code = message.enhanced_code
+        enhanced = (getattr(code, "class"), code.subject, code.detail)
+    return Reply(
+        code=message.code,
+        enhanced_code=enhanced,
+        content=message.content,
+        command=message.command,
+    )
+
+
+def _read_domain(text: str) -> str:
+    try:
+        return normalise_domain(text)
+    except InvalidValueError:
+        # No rule names such a domain; but an outcome that can't be refused is still counted, or
+        # the agent would send it for ever.
+        return text.strip().lower()
+
+
+def _read_time(message: Timestamp) -> datetime | None:
+    try:
+        return message.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _write_time(time: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message

@@ -1,0 +1,62 @@
+"""
+Metrics of the policy server, on a registry of their own.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class ServerMetrics:
+    """What the server counts; all names start with penstock_server_."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.calls = Counter(
+            "penstock_server_rpc",
+            "RPCs that ended, by method and status code.",
+            ("method", "code"),
+            registry=self.registry,
+        )
+        self.call_seconds = Histogram(
+            "penstock_server_rpc_seconds",
+            "Time to answer unary RPCs.",
+            ("method",),
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
+            registry=self.registry,
+        )
+        self.streams = Gauge(
+            "penstock_server_streams_open",
+            "Streaming RPCs that are open.",
+            ("method",),
+            registry=self.registry,
+        )
+        self.revision = Gauge(
+            "penstock_server_revision",
+            "Revision of rules and actions that answers are made from.",
+            registry=self.registry,
+        )
+        self.rule_errors = Gauge(
+            "penstock_server_rule_errors",
+            "Rows that are refused now, by severity.",
+            ("severity",),
+            registry=self.registry,
+        )
+        self.reload_failures = Counter(
+            "penstock_server_reload_failures",
+            "Times that the rules could not be read.",
+            registry=self.registry,
+        )
+        self.actions = Gauge(
+            "penstock_server_actions_in_force",
+            "Actions in force.",
+            registry=self.registry,
+        )
+        self.answers_made = Counter(
+            "penstock_server_answers_made",
+            "Answers that were computed, not found ready.",
+            registry=self.registry,
+        )
+        self.site_failures = Counter(
+            "penstock_server_site_refresh_failures",
+            "Rule domains whose MX could not be resolved; their last known site stays in force.",
+            registry=self.registry,
+        )

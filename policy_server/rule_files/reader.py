@@ -1,0 +1,128 @@
+"""
+Reads rule files: TOML or JSON text to the draft of a layer.
+
+What cannot be read at all is an issue like any other, with its line, so that all files of an
+import are reported together.
+"""
+
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from policy_server.rule_files.json_lines import line_of, locate_json
+from policy_server.rule_files.toml_lines import locate_toml
+from policy_server.rules.document import Path, read_document
+from policy_server.rules.layers import Issue, LayerDraft
+
+#: Larger files are refused: a rule file of 100,000 domains has some 20 MiB.
+MAX_FILE_SIZE = 64 * 1024 * 1024
+_TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+
+
+class _UnreadableError(Exception):
+    """The text of a file is no document at all."""
+
+    def __init__(self, code: str, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.line = line
+
+
+def read_rule_file(path: str) -> tuple[LayerDraft, tuple[Issue, ...]]:
+    """
+    Read the file at *path*, TOML unless its name ends in .json, as the layer of its stem's name.
+
+    The issues have everything that its layout gets wrong; `parse` finds the rest.
+    """
+    stem = FilePath(path).stem
+    try:
+        text = _read_text(path)
+        if path.lower().endswith(".json"):
+            document, lines, repeated = _read_json(text, path)
+        else:
+            document, lines, repeated = *_read_toml(text), ()
+    except _UnreadableError as error:
+        issue = Issue(code=error.code, message=str(error), file=path, line=error.line)
+        return LayerDraft(name=stem, file=path), (issue,)
+    find_line = functools.partial(line_of, lines)
+    draft, issues = read_document(document, name=stem, file=path, find_line=find_line)
+    return draft, (*repeated, *issues)
+
+
+def _read_text(path: str) -> str:
+    try:
+        with FilePath(path).open("rb") as file:
+            content = file.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        reason = error.strerror or "unknown reason"
+        raise _UnreadableError("unreadable_file", f"cannot be read: {reason}") from None
+    if len(content) > MAX_FILE_SIZE:
+        limit = MAX_FILE_SIZE // (1024 * 1024)
+        raise _UnreadableError("file_too_large", f"larger than {limit} MiB: split the file")
+    try:
+        # Some editors begin a file with a byte order mark.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8"
+        raise _UnreadableError("not_utf8", message, line) from None
+
+
+def _read_toml(text: str) -> tuple[Any, Mapping[Path, int]]:
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise _too_deep(text) from None
+    except ValueError as error:
+        # ValueError, as a number of thousands of digits is refused by int() itself.
+        place = _TOML_LINE.search(str(error))
+        line = int(place[1]) if place else None
+        if place is None and "end of document" in str(error):
+            line = max(1, text.rstrip().count("\n") + 1)
+        remedy = "texts need quotes, and quotes and brackets need closing"
+        raise _UnreadableError("broken_toml", f"not TOML: {error}; {remedy}", line) from None
+    return document, locate_toml(text.replace("\r\n", "\n"))
+
+
+def _read_json(text: str, path: str) -> tuple[Any, Mapping[Path, int], tuple[Issue, ...]]:
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise _too_deep(text) from None
+    except json.JSONDecodeError as error:
+        message = f"not JSON: {error.msg} (at column {error.colno})"
+        raise _UnreadableError("broken_json", message, error.lineno) from None
+    except ValueError as error:
+        raise _UnreadableError("broken_json", f"not JSON: {error}") from None
+    places = locate_json(text)
+    repeated = tuple(_describe_repeated(key, line, path) for key, line in places.repeated)
+    return document, places.lines, repeated
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _describe_repeated(key: Path, line: int, file: str) -> Issue:
+    block = ".".join(str(part) for part in key[:-1])
+    return Issue(
+        code="repeated_key",
+        message=f'"{key[-1]}" stands twice in the same object: remove one',
+        file=file,
+        line=line,
+        block=block,
+        option=str(key[-1]),
+    )
+
+
+def _too_deep(text: str) -> _UnreadableError:
+    depth = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        depth += line.count("[") + line.count("{") - line.count("]") - line.count("}")
+        if depth > 100:
+            return _UnreadableError("too_deep", "nested too deeply: no rule needs that", number)
+    return _UnreadableError("too_deep", "nested too deeply: no rule needs that")

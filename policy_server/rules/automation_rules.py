@@ -1,0 +1,275 @@
+"""
+Automation rules: from drafts to rules that can act.
+
+Every action of the rule language is checked; those that this version does not carry out are
+reported with a warning, and a rule that has no other action is left out.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from policy_server.rules import values
+from policy_server.rules.catalogue import Kind, Option, build_catalogue
+from policy_server.rules.issues import plain
+from policy_server.rules.layers import (
+    Action,
+    AutomationDraft,
+    AutomationRule,
+    BlockDraft,
+    Immediate,
+    SetConfig,
+    Suspend,
+    Threshold,
+    Trigger,
+)
+from policy_server.rules.nearest import suggest
+from policy_server.rules.patterns import check_pattern
+from policy_server.rules.values import InvalidValueError
+
+#: Actions written as a bare word.
+_PLAIN_ACTIONS = (
+    "Suspend",
+    "SuspendTenant",
+    "SuspendCampaign",
+    "Bounce",
+    "BounceTenant",
+    "BounceCampaign",
+)
+_TRIGGERS = ("Immediate", "Threshold")
+_MODES = ("enforce", "observe")
+_SET_FIELDS = frozenset({"name", "value"})
+_ADJUST_FIELDS = frozenset({"name", "factor", "floor", "recover_step", "recover_every"})
+_ADJUSTABLE = frozenset({Kind.LIMIT, Kind.RATE})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with one field of an automation rule."""
+
+    code: str
+    #: The field: regex, action, trigger, duration, match_internal or mode.
+    field: str
+    value: Any
+    message: str
+    is_warning: bool = False
+
+
+class _Findings:
+    """Gathers what is wrong, so that all of it is reported at once."""
+
+    def __init__(self) -> None:
+        self.found: list[Finding] = []
+
+    def attempt(self, field: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+        try:
+            return parse(value)
+        except InvalidValueError as error:
+            self.found.append(Finding(f"bad_{field}", field, value, str(error)))
+            return None
+
+    @property
+    def has_errors(self) -> bool:
+        return any(not finding.is_warning for finding in self.found)
+
+
+def parse_rule(
+    draft: AutomationDraft, *, block: BlockDraft, layer: str, position: int, ordinal: int
+) -> tuple[AutomationRule | None, tuple[Finding, ...]]:
+    """
+    Parse one rule of *block*; None when it is wrong or has nothing that can be carried out.
+
+    *ordinal* numbers rules of the same text in the block, so that their keys differ.
+    """
+    findings = _Findings()
+    _check_regexes(draft, findings)
+    actions = _parse_actions(draft, findings)
+    trigger = findings.attempt("trigger", draft.trigger, _parse_trigger)
+    duration = findings.attempt("duration", draft.duration, _parse_duration)
+    internal = findings.attempt("match_internal", draft.match_internal, values.parse_bool)
+    mode = findings.attempt("mode", draft.mode, _parse_mode)
+    found = tuple(findings.found)
+    if findings.has_errors or not actions:
+        return None, found
+    rule = AutomationRule(
+        key=_make_key(draft, block=block, layer=layer, ordinal=ordinal),
+        layer=layer,
+        scope=block.scope,
+        name=block.name,
+        source=block.source,
+        mx_rollup=block.mx_rollup,
+        position=position,
+        regexes=tuple(draft.regexes),
+        actions=actions,
+        trigger=trigger,
+        duration=duration,
+        match_internal=internal,
+        observe=mode == "observe",
+    )
+    return rule, found
+
+
+def rule_text(draft: AutomationDraft) -> str:
+    """Return what makes two rules of one block the same."""
+    fields = (draft.regexes, draft.actions, draft.trigger, draft.duration, draft.match_internal)
+    return json.dumps(plain(fields), sort_keys=True)
+
+
+def _make_key(draft: AutomationDraft, *, block: BlockDraft, layer: str, ordinal: int) -> str:
+    place = (layer, block.scope.value, block.name, block.source, block.mx_rollup, ordinal)
+    return hashlib.sha256(json.dumps([place, rule_text(draft)]).encode()).hexdigest()[:32]
+
+
+def _check_regexes(draft: AutomationDraft, findings: _Findings) -> None:
+    if not draft.regexes:
+        message = 'regex is missing: write regex = "..." or a list of patterns'
+        findings.found.append(Finding("missing_regex", "regex", None, message))
+    for pattern in draft.regexes:
+        findings.attempt("regex", pattern, _parse_pattern)
+
+
+def _parse_pattern(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise InvalidValueError("a pattern is a text in quotes")
+    check_pattern(raw)
+    return raw
+
+
+def _parse_actions(draft: AutomationDraft, findings: _Findings) -> tuple[Action, ...]:
+    if not draft.actions:
+        message = 'action is missing: write action = "Suspend", for example'
+        findings.found.append(Finding("missing_action", "action", None, message))
+    parsed = []
+    for raw in draft.actions:
+        action = findings.attempt("action", raw, _parse_action)
+        if isinstance(action, Suspend | SetConfig):
+            parsed.append(action)
+        elif action is not None:
+            message = f"{action} is not carried out by this version; the rule is kept for later"
+            findings.found.append(Finding("action_not_carried_out", "action", raw, message, True))
+    return tuple(parsed)
+
+
+def _parse_action(raw: Any) -> Action | str:
+    if isinstance(raw, str):
+        return _parse_plain_action(raw)
+    if not isinstance(raw, Mapping) or len(raw) != 1:
+        raise InvalidValueError(
+            'an action is a name such as "Suspend", or {SetConfig={name="...", value=...}}'
+        )
+    ((name, fields),) = raw.items()
+    parse = _TABLE_ACTIONS.get(name)
+    if parse is None:
+        raise InvalidValueError(_unknown_action(name))
+    if not isinstance(fields, Mapping):
+        raise InvalidValueError(f"{name} takes a table of fields, such as {{name=..., ...}}")
+    return parse(fields)
+
+
+def _parse_plain_action(name: str) -> Action | str:
+    if name in _TABLE_ACTIONS:
+        raise InvalidValueError(f'{name} takes fields: write {{{name}={{name="...", ...}}}}')
+    if name not in _PLAIN_ACTIONS:
+        raise InvalidValueError(_unknown_action(name))
+    return Suspend() if name == "Suspend" else name
+
+
+def _unknown_action(name: str) -> str:
+    known = (*_PLAIN_ACTIONS, *_TABLE_ACTIONS)
+    return f'unknown action "{name}"{suggest(name, known)} Known are {", ".join(known)}'
+
+
+def _parse_set_config(fields: Mapping[str, Any]) -> SetConfig:
+    _require_fields("SetConfig", fields, _SET_FIELDS)
+    option = _find_option("SetConfig", fields["name"])
+    try:
+        return SetConfig(name=option.name, value=option.parse(fields["value"]))
+    except InvalidValueError as error:
+        raise InvalidValueError(f"SetConfig {option.name}: {error}") from None
+
+
+def _parse_set_domain_config(fields: Mapping[str, Any]) -> str:
+    _parse_set_config(fields)
+    return "SetDomainConfig"
+
+
+def _parse_adjust_config(fields: Mapping[str, Any]) -> str:
+    _require_fields("AdjustConfig", fields, _ADJUST_FIELDS)
+    option = _find_option("AdjustConfig", fields["name"])
+    if option.kind not in _ADJUSTABLE:
+        raise InvalidValueError(f"AdjustConfig works on limits and rates, not on {option.name}")
+    _require_number("factor", fields["factor"], lambda number: 0 < number < 1, "between 0 and 1")
+    _require_number("recover_step", fields["recover_step"], lambda number: number > 1, "above 1")
+    option.parse(fields["floor"])
+    _parse_duration(fields["recover_every"])
+    return "AdjustConfig"
+
+
+def _require_number(name: str, raw: Any, is_allowed: Callable[[float], bool], allowed: str) -> None:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not is_allowed(raw):
+        raise InvalidValueError(f"AdjustConfig {name} is a number {allowed}")
+
+
+_TABLE_ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], Action | str]] = MappingProxyType(
+    {
+        "SetConfig": _parse_set_config,
+        "SetDomainConfig": _parse_set_domain_config,
+        "AdjustConfig": _parse_adjust_config,
+    }
+)
+
+
+def _require_fields(action: str, fields: Mapping[str, Any], known: frozenset[str]) -> None:
+    for name in fields:
+        if name not in known:
+            raise InvalidValueError(f'{action} has no field "{name}"{suggest(name, known)}')
+    for name in sorted(known - fields.keys()):
+        raise InvalidValueError(f"{action} needs the field {name}")
+
+
+def _find_option(action: str, name: Any) -> Option:
+    options = build_catalogue().options
+    option = options.get(name) if isinstance(name, str) else None
+    if option is None:
+        raise InvalidValueError(f'{action}: unknown option "{name}"{suggest(str(name), options)}')
+    if option.provider_only:
+        raise InvalidValueError(
+            f"{action} works on one path and can't set {name}; set {name.removeprefix('provider_')}"
+        )
+    return option
+
+
+def _parse_trigger(raw: Any) -> Trigger:
+    if raw == "Immediate":
+        return Immediate()
+    if isinstance(raw, Mapping) and raw.keys() == {"Threshold"}:
+        return _parse_threshold(raw["Threshold"])
+    name = next(iter(raw), "") if isinstance(raw, Mapping) else raw
+    hint = suggest(str(name), _TRIGGERS)
+    raise InvalidValueError(f'a trigger is "Immediate" or {{Threshold="10/hr"}}{hint}')
+
+
+def _parse_threshold(raw: Any) -> Threshold:
+    rate = values.parse_rate(raw)
+    if rate.local or rate.max_burst is not None:
+        raise InvalidValueError('a threshold is COUNT/PERIOD alone, such as "10/hr"')
+    return Threshold(count=rate.count, period=rate.period)
+
+
+def _parse_duration(raw: Any) -> timedelta:
+    if raw is None:
+        raise InvalidValueError('duration is missing: write duration = "1 hour", for example')
+    duration = values.parse_duration(raw)
+    if not duration:
+        raise InvalidValueError("a duration of 0 would end as it begins")
+    return duration
+
+
+def _parse_mode(raw: Any) -> str:
+    if raw not in _MODES:
+        raise InvalidValueError(f"a mode is enforce or observe{suggest(str(raw), _MODES)}")
+    return str(raw)

@@ -1,0 +1,264 @@
+"""
+Drafts to parsed layers: the one validation of rules, for files and SQL rows alike.
+
+Everything wrong is reported at once, as issues. How a file is laid out is not known here (see
+`document`), nor what another layer says (see `checks`).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from policy_server.rules.automation_rules import parse_rule, rule_text
+from policy_server.rules.catalogue import Option, build_catalogue
+from policy_server.rules.issues import block_title, plain, quote_value
+from policy_server.rules.layers import (
+    AutomationRule,
+    Block,
+    BlockDraft,
+    Issue,
+    Layer,
+    LayerDraft,
+    MatchKind,
+    ProviderMatch,
+    Scope,
+    Severity,
+)
+from policy_server.rules.nearest import suggest
+from policy_server.rules.site import normalise_domain, read_address_literal
+from policy_server.rules.values import InvalidValueError, OptionValue
+
+#: Provider options that a provider's `sources` may set too.
+_PROVIDER_SOURCE_OPTIONS = frozenset({"provider_source_selection_rate"})
+# RFC 1035 2.3.4 bounds the lengths; underscores are seen in real names.
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_MAX_DOMAIN = 253
+
+
+def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
+    """Parse a layer; blocks with errors are left out of it, and the issues say why."""
+    blocks: list[Block] = []
+    issues: list[Issue] = list(_check_layer(draft))
+    for block_draft in draft.blocks:
+        block, found = parse_block(block_draft, layer=draft.name, file=draft.file)
+        issues.extend(found)
+        if block is not None and block_draft.enabled:
+            blocks.append(block)
+    layer = Layer(
+        id=draft.id,
+        name=draft.name,
+        blocks=tuple(blocks),
+        enabled=draft.enabled,
+        valid_from=draft.valid_from,
+        valid_until=draft.valid_until,
+    )
+    return layer, tuple(issues)
+
+
+def parse_block(
+    draft: BlockDraft, *, layer: str, file: str = ""
+) -> tuple[Block | None, tuple[Issue, ...]]:
+    """Parse a block; None when anything in it is an error."""
+    place = _Place(draft, file)
+    issues = list(_check_name(draft, place))
+    named = draft if issues else replace(draft, name=_normalise_name(draft))
+    options = _parse_options(draft, place, issues)
+    matches = _parse_matches(draft, place, issues)
+    automation = _parse_automation(named, layer=layer, place=place, issues=issues)
+    if any(issue.severity is Severity.ERROR for issue in issues):
+        return None, tuple(issues)
+    block = Block(
+        id=draft.id,
+        layer=layer,
+        scope=draft.scope,
+        name=named.name,
+        source=draft.source,
+        mx_rollup=draft.mx_rollup,
+        replace_base=draft.replace_base,
+        options=options,
+        matches=matches,
+        automation=automation,
+    )
+    return block, tuple(issues)
+
+
+class _Place:
+    """Where a block stands: makes issues that point at it."""
+
+    def __init__(self, draft: BlockDraft, file: str) -> None:
+        self._draft = draft
+        self._file = file
+        self._title = block_title(draft.scope, draft.name, draft.source)
+
+    def issue(
+        self,
+        code: str,
+        message: str,
+        *,
+        option: str = "",
+        value: Any = None,
+        line: int | None = None,
+        severity: Severity = Severity.ERROR,
+    ) -> Issue:
+        return Issue(
+            code=code,
+            message=message,
+            severity=severity,
+            file=self._file,
+            line=line or self._draft.option_lines.get(option) or self._draft.line,
+            block=self._title,
+            option=option,
+            value=plain(value),
+            block_id=self._draft.id or None,
+        )
+
+
+def _check_layer(draft: LayerDraft) -> Iterator[Issue]:
+    start, end = draft.valid_from, draft.valid_until
+    if start is not None and end is not None and start >= end:
+        message = "valid_from is not before valid_until: the layer would never be in force"
+        yield Issue(code="bad_validity", message=message, file=draft.file, option="valid_until")
+
+
+def _normalise_name(draft: BlockDraft) -> str:
+    return normalise_domain(draft.name) if draft.scope is Scope.DOMAIN else draft.name
+
+
+def _check_name(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
+    if draft.scope is not Scope.DEFAULT and not draft.name:
+        yield place.issue("bad_name", f"a {draft.scope} block needs a name")
+    elif draft.scope is Scope.DOMAIN:
+        yield from _check_domain(draft, place)
+
+
+def _check_domain(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
+    shown = quote_value(draft.name)
+    try:
+        domain = normalise_domain(draft.name)
+    except InvalidValueError as error:
+        yield place.issue("bad_domain", f"{shown}: {error}", value=draft.name)
+        return
+    # Without roll-up any name may stand: queues of other programs have names of their own.
+    if not draft.mx_rollup or read_address_literal(domain) is not None:
+        return
+    if "." not in domain and _LABEL.fullmatch(domain):
+        yield place.issue(
+            "single_label_domain",
+            f"{shown} is a single label, not a domain: write the whole name in quotes, as in"
+            ' ["foo.com"], or add mx_rollup = false if this name is meant',
+            value=draft.name,
+        )
+    elif len(domain) > _MAX_DOMAIN or not all(map(_LABEL.fullmatch, domain.split("."))):
+        yield place.issue(
+            "bad_domain",
+            f"{shown} is no domain name: correct it, or write mx_rollup = false if it names"
+            " a queue that is not looked up by MX",
+            value=draft.name,
+        )
+
+
+def _parse_options(
+    draft: BlockDraft, place: _Place, issues: list[Issue]
+) -> Mapping[str, OptionValue | None]:
+    options = build_catalogue().options
+    parsed: dict[str, OptionValue | None] = {}
+    for name, raw in draft.options.items():
+        option = options.get(name)
+        if option is None:
+            message = f"unknown option {quote_value(name)}{_hint(name, raw, options)}"
+            issues.append(place.issue("unknown_option", message, option=name, value=raw))
+        elif raw is None:
+            parsed[name] = None
+        elif not _may_set(draft, option):
+            issues.append(_misplaced(place, draft, option, raw))
+        else:
+            try:
+                parsed[name] = option.parse(raw)
+            except InvalidValueError as error:
+                issues.append(_bad_value(place, option, raw, error))
+    return MappingProxyType(parsed)
+
+
+def _hint(name: str, raw: Any, known: Mapping[str, Option]) -> str:
+    hint = suggest(name, known)
+    if hint or not isinstance(raw, Mapping):
+        return hint or "; see the list of options"
+    return '; a name with dots needs quotes, as in ["foo.com"]'
+
+
+def _may_set(draft: BlockDraft, option: Option) -> bool:
+    if not option.provider_only:
+        return True
+    if draft.scope is not Scope.PROVIDER:
+        return False
+    return not draft.source or option.name in _PROVIDER_SOURCE_OPTIONS
+
+
+def _misplaced(place: _Place, draft: BlockDraft, option: Option, raw: Any) -> Issue:
+    where = "a provider block, not in its sources" if draft.source else "a provider block"
+    other = option.name.removeprefix("provider_")
+    message = f"{option.name} {quote_value(raw)} belongs in {where}; here, set {other}"
+    return place.issue("misplaced_option", message, option=option.name, value=raw)
+
+
+def _bad_value(place: _Place, option: Option, raw: Any, error: InvalidValueError) -> Issue:
+    shown = "" if option.is_secret else f" {quote_value(raw)}"
+    value = None if option.is_secret else raw
+    message = f"{option.name}{shown}: {error}"
+    return place.issue("bad_value", message, option=option.name, value=value)
+
+
+def _parse_matches(
+    draft: BlockDraft, place: _Place, issues: list[Issue]
+) -> tuple[ProviderMatch, ...]:
+    if draft.matches and (draft.scope is not Scope.PROVIDER or draft.source):
+        message = "match belongs in a provider block"
+        issues.append(place.issue("misplaced_match", message, option="match"))
+        return ()
+    parsed = []
+    for kind, text in draft.matches:
+        try:
+            parsed.append(_parse_match(kind, text))
+        except ValueError as error:
+            message = f"match {quote_value(text)}: {error}"
+            issues.append(place.issue("bad_match", message, option="match", value=text))
+    return tuple(dict.fromkeys(parsed))
+
+
+def _parse_match(kind: str, text: Any) -> ProviderMatch:
+    if kind not in list(MatchKind):
+        raise InvalidValueError(f"unknown kind {quote_value(kind)}, known are {list(MatchKind)}")
+    if not isinstance(text, str) or not text.strip().strip("."):
+        raise InvalidValueError("a pattern is a text with at least one label")
+    return ProviderMatch(kind=MatchKind(kind), value=normalise_domain(text.strip().rstrip(".")))
+
+
+def _parse_automation(
+    draft: BlockDraft, *, layer: str, place: _Place, issues: list[Issue]
+) -> tuple[AutomationRule, ...]:
+    rules: list[AutomationRule] = []
+    seen: Counter[str] = Counter()
+    for position, rule_draft in enumerate(draft.automation):
+        text = rule_text(rule_draft)
+        rule, findings = parse_rule(
+            rule_draft, block=draft, layer=layer, position=position, ordinal=seen[text]
+        )
+        seen[text] += 1
+        for found in findings:
+            shown = "" if found.value is None else f" {quote_value(found.value)}"
+            issues.append(
+                place.issue(
+                    found.code,
+                    f"automation {found.field}{shown}: {found.message}",
+                    option=found.field,
+                    value=found.value,
+                    line=rule_draft.field_lines.get(found.field) or rule_draft.line,
+                    severity=Severity.WARNING if found.is_warning else Severity.ERROR,
+                )
+            )
+        if rule is not None and rule_draft.enabled:
+            rules.append(rule)
+    return tuple(rules)

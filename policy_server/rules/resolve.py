@@ -1,0 +1,162 @@
+"""
+The answer to a question: every option resolved, with who set it.
+
+The order of merging (later wins; `replace_base` has been applied by `snapshot`):
+1. `default`, then `default` for this source.
+2. Every matching provider, in the order of the rules.
+3. Those providers for this source, after all of step 2.
+4. The site: domains with `mx_rollup`.
+5. The domain: without `mx_rollup`.
+6. The site for this source.
+7. The domain for this source.
+8. Actions in force.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from policy_server.rules.catalogue import build_catalogue
+from policy_server.rules.layers import Block
+from policy_server.rules.merge import Merge, Origin, ResolvedOption
+from policy_server.rules.scopes import (
+    Question,
+    Scopes,
+    blocks_for,
+    consulted_rules,
+    find_scopes,
+    is_singled_out,
+)
+from policy_server.rules.site import normalise_domain
+from policy_server.rules.snapshot import Snapshot
+from policy_server.rules.values import OptionValue
+
+__all__ = [
+    "Question",
+    "Override",
+    "Origin",
+    "ResolvedOption",
+    "Resolution",
+    "resolve",
+    "consulted_rules",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An option set by an action in force."""
+
+    action_id: int
+    #: Empty for the whole site.
+    routing_domain: str
+    site_name: str
+    egress_source: str
+    option: str
+    value: OptionValue
+    expire_time: datetime
+    #: Who acted: automation, or an operator.
+    layer: str = "automation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The answer; options without a value are left out."""
+
+    site_name: str
+    path_name: str
+    #: That matched, in the order of the rules.
+    provider_names: tuple[str, ...]
+    options: Mapping[str, ResolvedOption]
+
+
+def resolve(
+    snapshot: Snapshot, question: Question, overrides: Iterable[Override] = ()
+) -> Resolution:
+    """Answer *question* from *snapshot*, with the *overrides* that concern it applied."""
+    scopes = find_scopes(snapshot, question)
+    domain, source = normalise_domain(question.routing_domain), question.egress_source
+    merge = Merge(source)
+    for block, provider in _order_blocks(scopes, source):
+        merge.apply_block(block, provider)
+    for override in _order_overrides(overrides, question, domain):
+        merge.apply_value(override.option, override.value, _origin_of_override(override))
+    return Resolution(
+        site_name=question.site_name,
+        path_name=_name_path(question, domain, is_alone=is_singled_out(scopes, source)),
+        provider_names=tuple(matched.provider.name for matched in scopes.providers),
+        options=MappingProxyType(_fill_in(merge)),
+    )
+
+
+def _order_blocks(scopes: Scopes, source: str) -> Iterator[tuple[Block, str]]:
+    """Yield the blocks of steps 1 to 7, each with the provider it belongs to or ''."""
+    for block in (*scopes.default.base, *blocks_for(scopes.default, source)):
+        yield block, ""
+    for matched in scopes.providers:
+        yield from _order_provider(matched.provider.name, matched.provider.blocks.base)
+    for matched in scopes.providers:
+        own = blocks_for(matched.provider.blocks, source)
+        yield from _order_provider(matched.provider.name, own)
+    own_scopes = (*scopes.site, scopes.domain)
+    for blocks in own_scopes:
+        yield from ((block, "") for block in blocks.base)
+    for blocks in own_scopes:
+        yield from ((block, "") for block in blocks_for(blocks, source))
+
+
+def _order_provider(name: str, blocks: Sequence[Block]) -> Iterator[tuple[Block, str]]:
+    return ((block, name) for block in blocks)
+
+
+def _order_overrides(
+    overrides: Iterable[Override], question: Question, domain: str
+) -> list[Override]:
+    """Return the overrides for the question: the site's first, and the longest-lived last."""
+    concerned = [
+        override
+        for override in overrides
+        if override.egress_source == question.egress_source
+        and (
+            override.routing_domain == domain
+            if override.routing_domain
+            else override.site_name == question.site_name
+        )
+    ]
+    return sorted(
+        concerned,
+        key=lambda entry: (entry.routing_domain != "", entry.expire_time, entry.action_id),
+    )
+
+
+def _origin_of_override(override: Override) -> Origin:
+    return Origin(
+        layer=override.layer,
+        scope="domain" if override.routing_domain else "site",
+        name=override.routing_domain or override.site_name,
+        source=override.egress_source,
+        automation_action_id=override.action_id,
+    )
+
+
+def _name_path(question: Question, domain: str, *, is_alone: bool) -> str:
+    path = f"{question.egress_source}->{question.site_name}"
+    return f"{path}#{domain}" if is_alone or not question.site_name else path
+
+
+@functools.cache
+def _built_in_options() -> Mapping[str, ResolvedOption]:
+    defaults = build_catalogue().defaults
+    return MappingProxyType({name: ResolvedOption(value) for name, value in defaults.items()})
+
+
+def _fill_in(merge: Merge) -> dict[str, ResolvedOption]:
+    options = dict(_built_in_options())
+    merge.finish(options)
+    for option in build_catalogue().derived:
+        if option.name not in options:
+            terms = (options[name].value for name in option.derived_from)
+            total = sum((term for term in terms if isinstance(term, timedelta)), timedelta())
+            options[option.name] = ResolvedOption(total)
+    return options

@@ -1,0 +1,115 @@
+"""
+Sites: the label made from a domain's whole MX host set.
+
+A site name is a label for people and for comparing, not a pattern, and two different host sets
+can make the same one; who must not confuse them compares `host_set` as well.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import idna
+
+from policy_server.rules.values import InvalidValueError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MxHost:
+    """One entry of a domain's MX answer."""
+
+    #: "." for a null MX (RFC 7505).
+    host: str
+    preference: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What is known of a domain's site."""
+
+    domain: str
+    #: Empty for a null MX.
+    site_name: str
+    #: Empty where the domain exists without MX records.
+    mx_hosts: tuple[MxHost, ...]
+
+
+def normalise_domain(text: str) -> str:
+    """
+    Return a domain as it is compared: lower case, A-labels, no trailing dot.
+
+    Raise `InvalidValueError` for one that has no A-label form.
+
+    >>> normalise_domain("Bücher.Example.")
+    'xn--bcher-kva.example'
+    """
+    lowered = text.strip().lower().removesuffix(".")
+    if lowered.isascii():
+        return lowered
+    # A leading dot is no label: suffix patterns begin with one.
+    dot, name = ("." if lowered.startswith(".") else ""), lowered.removeprefix(".")
+    try:
+        return dot + idna.encode(name, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise InvalidValueError(f"no domain name: {error}") from None
+
+
+def normalise_host(host: str) -> str:
+    """Return an MX host as it is compared: lower case, no trailing dots; '' for a null MX."""
+    return host.strip().lower().rstrip(".")
+
+
+def is_null_mx(mx_hosts: Sequence[MxHost]) -> bool:
+    """Whether the MX answer says that the domain takes no mail (RFC 7505)."""
+    return bool(mx_hosts) and not host_set(mx_hosts)
+
+
+def host_set(mx_hosts: Sequence[MxHost]) -> frozenset[str]:
+    """Return the hosts without their preferences, normalised."""
+    return frozenset(host for entry in mx_hosts if (host := normalise_host(entry.host)))
+
+
+def read_address_literal(domain: str) -> str | None:
+    """
+    Return the bare address of an address literal (RFC 5321 4.1.3), None for a name.
+
+    >>> read_address_literal("[IPv6:2001:db8::1]")
+    '2001:db8::1'
+    """
+    if not (domain.startswith("[") and domain.endswith("]")):
+        return None
+    text = domain[1:-1]
+    bare = text[5:] if text.lower().startswith("ipv6:") else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return None
+
+
+def site_name(domain: str, mx_hosts: Sequence[MxHost]) -> str:
+    """
+    Make the site name of *domain* from its MX answer.
+
+    >>> site_name("y.example", [MxHost("mta6.y.example."), MxHost("MTA5.y.example")])
+    '(mta5|mta6).y.example'
+    """
+    address = read_address_literal(domain)
+    if address is not None:
+        return address
+    if not mx_hosts:
+        return normalise_domain(domain)
+    ordered = sorted((entry.preference, normalise_host(entry.host)) for entry in mx_hosts)
+    hosts = list(dict.fromkeys(host for _, host in ordered if host))
+    return _factor(hosts)
+
+
+def _factor(hosts: Sequence[str]) -> str:
+    rows = [host.split(".")[::-1] for host in hosts]
+    depth = max(map(len, rows), default=0)
+    return ".".join(_join_labels(rows, position) for position in reversed(range(depth)))
+
+
+def _join_labels(rows: Sequence[Sequence[str]], position: int) -> str:
+    labels = list(dict.fromkeys(row[position] for row in rows if len(row) > position))
+    joined = labels[0] if len(labels) == 1 else f"({'|'.join(labels)})"
+    return joined + ("?" if any(len(row) <= position for row in rows) else "")

@@ -1,0 +1,174 @@
+"""
+The policy server: builds the object graph, once, and runs it until told to stop.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health.aio import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from penstock.v1 import (
+    automation_service_pb2,
+    automation_service_pb2_grpc,
+    feedback_service_pb2,
+    feedback_service_pb2_grpc,
+)
+from policy_server.dns import MxResolver
+from policy_server.errors import CannotListen
+from policy_server.http import HttpServer
+from policy_server.metrics import ServerMetrics
+from policy_server.policy import Policy
+from policy_server.services import policy_service
+from policy_server.services.automation_service import AutomationService
+from policy_server.services.feedback_service import FeedbackService
+from policy_server.services.interceptors import CallInterceptor
+from policy_server.services.policy_service import PolicyService, add_policy_service
+from policy_server.services.watch import WatchHub
+from policy_server.settings import Settings, split_address
+from policy_server.store.actions import ActionStore
+from policy_server.store.database import Database
+from policy_server.store.datastore import read_datastore_id
+from policy_server.store.schema import upgrade
+
+logger = logging.getLogger(__name__)
+
+_GRACE = timedelta(seconds=5)
+_SERVICES = (
+    policy_service.SERVICE_NAME,
+    feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name,
+    automation_service_pb2.DESCRIPTOR.services_by_name["AutomationService"].full_name,
+)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_CHANNEL_OPTIONS = (
+    # One process serves an address; a second one must fail to start, not share it unseen.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # The default of five minutes answers an agent's keepalive with GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_connection_age_ms", 1_800_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
+_MAX_CALLS = 5000
+
+
+class Server:
+    """One policy server; `start` it, then `stop` it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.metrics = ServerMetrics()
+        self.database = Database(settings.database.url)
+        self.actions = ActionStore(self.database)
+        self.policy = Policy(
+            self.database,
+            actions=self.actions,
+            resolver=MxResolver(nameservers=settings.dns.nameservers, timeout=settings.dns.timeout),
+            metrics=self.metrics,
+        )
+        self._health = HealthServicer()
+        self._http = HttpServer(self.metrics, self._why_not_ready)
+        self._grpc: grpc.aio.Server | None = None
+        self._hub: WatchHub | None = None
+        self._is_stopping = False
+        #: The ports listened on, once started.
+        self.grpc_port = 0
+        self.http_port = 0
+
+    async def start(self) -> None:
+        """Listen, migrate the database, load the rules; then be ready."""
+        await asyncio.to_thread(upgrade, self.database)
+        self._grpc = self._build_grpc(await read_datastore_id(self.database))
+        await self._set_health(_NOT_SERVING)
+        await self._grpc.start()
+        self.http_port = await self._http.start(self._settings.server.http_listen)
+        await self.policy.start()
+        await self._set_health(_SERVING)
+        logger.info(
+            "server ready",
+            extra={"grpc_port": self.grpc_port, "http_port": self.http_port},
+        )
+
+    async def stop(self, grace: timedelta = _GRACE) -> None:
+        """Refuse new work, tell the streams, let calls end within *grace*, close everything."""
+        self._is_stopping = True
+        await self._set_health(_NOT_SERVING)
+        if self._hub is not None:
+            self._hub.drain()
+        if self._grpc is not None:
+            await self._grpc.stop(grace.total_seconds())
+        await self._http.stop()
+        await self.policy.close()
+        await self.database.aclose()
+        logger.info("server stopped")
+
+    def _build_grpc(self, datastore_id: str) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=[CallInterceptor(self.metrics)],
+            options=_CHANNEL_OPTIONS,
+            maximum_concurrent_rpcs=_MAX_CALLS,
+        )
+        self._hub = WatchHub(self.policy)
+        add_policy_service(server, PolicyService(self.policy), self._hub)
+        feedback = FeedbackService(self.policy, self.actions)
+        feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
+        automation = AutomationService(self.policy, self.actions)
+        automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        self.grpc_port = _listen(server, self._settings.server.grpc_listen)
+        return server
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+    def _why_not_ready(self) -> str:
+        if self._is_stopping:
+            return "the server is stopping"
+        return "" if self.policy.is_loaded else "the rules are not loaded"
+
+
+def _listen(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise CannotListen(f"server.grpc_listen: {address} can't be listened on") from error
+
+
+async def run_server(settings: Settings, *, announce: Callable[[str, str], None]) -> None:
+    """Run a server until SIGTERM or SIGINT; a second signal ends the process at once."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(1)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    server = Server(settings)
+    try:
+        await server.start()
+        grpc_host, _ = split_address(settings.server.grpc_listen)
+        http_host, _ = split_address(settings.server.http_listen)
+        announce(f"{grpc_host}:{server.grpc_port}", f"{http_host}:{server.http_port}")
+        await stopping.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,96 @@
+"""
+PolicyService: how may each egress path be used, and what changes.
+
+Answers are handed to gRPC as the bytes they were serialised to once, so the handlers are
+registered here and not through the generated code.
+"""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from penstock.v1 import policy_service_pb2
+from policy_server.errors import InvalidRequest, PolicyServerError
+from policy_server.policy import Policy
+from policy_server.rules.resolve import Question
+from policy_server.rules.site import MxHost
+from policy_server.services.interceptors import status_message, status_number
+from policy_server.services.watch import WatchHub
+
+SERVICE_NAME = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+_MAX_BATCH = 500
+
+
+class PolicyService:
+    """Answers questions about egress paths."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    async def get_egress_path_config(
+        self, request: policy_service_pb2.GetEgressPathConfigRequest, _context: Any
+    ) -> bytes:
+        """Answer for one egress path, in wire form."""
+        answer = self._policy.answer(await self._question(request))
+        return answer.not_modified if request.if_none_match == answer.etag else answer.payload
+
+    async def batch_get_egress_path_configs(
+        self, request: policy_service_pb2.BatchGetEgressPathConfigsRequest, _context: Any
+    ) -> policy_service_pb2.BatchGetEgressPathConfigsResponse:
+        """Answer up to 500 questions in their order."""
+        if len(request.requests) > _MAX_BATCH:
+            message = f"{len(request.requests)} requests in a batch; at most {_MAX_BATCH} are taken"
+            raise InvalidRequest(message, field="requests")
+        results = await asyncio.gather(*map(self._result, request.requests))
+        return policy_service_pb2.BatchGetEgressPathConfigsResponse(results=results)
+
+    async def _result(
+        self, request: policy_service_pb2.GetEgressPathConfigRequest
+    ) -> policy_service_pb2.EgressPathResult:
+        try:
+            question = await self._question(request)
+        except PolicyServerError as error:
+            failure = policy_service_pb2.EgressPathError(
+                code=status_number(error), message=status_message(error)
+            )
+            return policy_service_pb2.EgressPathResult(error=failure)
+        answer = self._policy.answer(question)
+        if request.if_none_match != answer.etag:
+            return policy_service_pb2.EgressPathResult(response=answer.response)
+        result = policy_service_pb2.EgressPathResult()
+        result.response.ParseFromString(answer.not_modified)
+        return result
+
+    async def _question(self, request: policy_service_pb2.GetEgressPathConfigRequest) -> Question:
+        hosts = tuple(MxHost(entry.host, entry.preference) for entry in request.mx_hosts)
+        return await self._policy.question(
+            request.routing_domain, request.egress_source, request.site_name, hosts
+        )
+
+
+def add_policy_service(server: grpc.aio.Server, service: PolicyService, hub: WatchHub) -> None:
+    """Register the service; a handler may return a message or the bytes of one."""
+    pb = policy_service_pb2
+    handlers = {
+        "GetEgressPathConfig": grpc.unary_unary_rpc_method_handler(
+            service.get_egress_path_config,
+            request_deserializer=pb.GetEgressPathConfigRequest.FromString,
+            response_serializer=_serialise,
+        ),
+        "BatchGetEgressPathConfigs": grpc.unary_unary_rpc_method_handler(
+            service.batch_get_egress_path_configs,
+            request_deserializer=pb.BatchGetEgressPathConfigsRequest.FromString,
+            response_serializer=_serialise,
+        ),
+        "WatchPolicy": grpc.stream_stream_rpc_method_handler(
+            hub.watch,
+            request_deserializer=pb.WatchPolicyRequest.FromString,
+            response_serializer=_serialise,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+
+
+def _serialise(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())

@@ -1,0 +1,481 @@
+"""
+One client's watch: what it is sent, and when.
+
+1. Nothing queues. What has to be looked at is kept as sets of names (a coalescing map); the
+   content is read from the policy when a response is made. A slow client gets fewer and newer
+   states, and costs no more memory than its names.
+2. Two lanes: suspensions and overrides go out after a short gather; rule changes are debounced,
+   and only answers whose etag differs are sent. When many differ the client is told to ask again.
+3. At most `window` responses are unacknowledged. A client that acknowledges nothing is cut off
+   and goes on from its token.
+4. A token says up to which revision the *suspensions* are known; answers are compared by etag.
+5. After an invalidation the client fetches answers by itself. Each is then taken to be held
+   (`is_assumed`) as it was under the same rules; if an action touches one, it is sent in any case.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from penstock.v1 import policy_service_pb2 as pb
+from policy_server.automation.actions import ActionInForce, ActionScope
+from policy_server.convert import read_hosts, to_suspension
+from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
+from policy_server.policy import Policy
+from policy_server.services.watched_paths import WatchedPath, WatchedPaths
+
+logger = logging.getLogger(__name__)
+
+#: Most names one stream may subscribe to.
+MAX_SUBSCRIPTIONS = 100_000
+#: Longest name of a subscription, in bytes.
+MAX_NAME_BYTES = 512
+_MAX_RESOURCES = 500
+_MAX_BYTES = 256 * 1024
+#: More changed answers than this are not sent but named in an invalidation.
+_MAX_CHANGED = 50
+#: Answers compared before others get a turn on the event loop.
+_STRIDE = 25
+_QUESTIONS_AT_ONCE = 32
+_LOGGED_LENGTH = 200
+
+_NO_TIME = timedelta()
+
+_Response = pb.WatchPolicyResponse
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchTiming:
+    """How long a stream waits for what, in seconds."""
+
+    gather: float = 0.005
+    debounce: float = 0.1
+    debounce_most: float = 1.0
+    bookmark: float = 5.0
+    ack: float = 30.0
+    #: For the sites of the paths named at the start; others follow when they are known.
+    opening: float = 1.0
+    #: Responses that may be unacknowledged.
+    window: int = 4
+
+
+class WatchStream:
+    """What one client is sent."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        suspensions: Callable[[], dict[int, ActionInForce]],
+        write_token: Callable[[int], bytes],
+        clock: Callable[[], datetime],
+        timing: WatchTiming,
+    ) -> None:
+        self._policy = policy
+        self._suspensions = suspensions
+        self._write_token = write_token
+        self._clock = clock
+        self._timing = timing
+        self._now = asyncio.get_running_loop().time
+        self._paths = WatchedPaths()
+        #: To be looked at: actions by id, names by what is known of them.
+        self._dirty_actions: dict[int, None] = {}
+        self._dirty_names: dict[str, None] = {}
+        self._touched_names: dict[str, None] = {}
+        self._open_names: dict[str, None] = {}
+        self._gone_names: dict[str, None] = {}
+        self._rules_changed: tuple[float, float] | None = None
+        self._token = b""
+        self._nonce = 0
+        self._unacked: deque[tuple[int, float]] = deque()
+        self._last_ack = self._now()
+        self._last_sent = self._now()
+        self._wake = asyncio.Event()
+        self._open_changed = asyncio.Event()
+        self._all_known = asyncio.Event()
+        self._all_known.set()
+        self._failure: Exception | None = None
+        self._is_closed = False
+        self._reconnect_after: float | None = None
+        self.agent = ""
+
+    # What the hub and the client tell the stream; none of it waits.
+
+    def touch_actions(self, ids: Iterable[int], scopes: Iterable[ActionScope]) -> None:
+        """Note that suspensions began, changed or ended, and where overrides did."""
+        self._dirty_actions.update(dict.fromkeys(ids))
+        self._touched_names.update(dict.fromkeys(self._paths.names_in(scopes)))
+        self._wake.set()
+
+    def touch_rules(self) -> None:
+        """Note that rules or sites changed."""
+        now = self._now()
+        first = self._rules_changed[0] if self._rules_changed else now
+        self._rules_changed = (first, now)
+        self._wake.set()
+
+    def end(self, reconnect_after: float) -> None:
+        """Ask the client to come back later, and end."""
+        self._reconnect_after = reconnect_after
+        self._wake.set()
+
+    def close(self, failure: Exception | None = None) -> None:
+        """End: the client has nothing more to say, or said something wrong."""
+        self._failure = failure
+        self._is_closed = True
+        self._wake.set()
+
+    def start(self, start: pb.WatchStart) -> None:
+        """Take in the first request."""
+        self.agent = start.agent_info.name[:_LOGGED_LENGTH]
+        self._subscribe(start.subscribe, start.known)
+
+    def hear(self, request: pb.WatchPolicyRequest) -> None:
+        """Take in a later request. Errors: `InvalidRequest`."""
+        match request.WhichOneof("request"):
+            case "subscribe":
+                self._subscribe(request.subscribe.add, {})
+                for name in request.subscribe.remove:
+                    self._paths.remove(name)
+                    self._gone_names[name] = None
+                self._wake.set()
+            case "ack":
+                self._hear_ack(request.ack)
+            case "start":
+                raise InvalidRequest("start is only the first request of a stream", field="start")
+            case _:
+                raise InvalidRequest("a request has start, subscribe or ack", field="request")
+
+    def _subscribe(
+        self, subscriptions: Iterable[pb.PathSubscription], known: Mapping[str, str]
+    ) -> None:
+        for subscription in subscriptions:
+            _check_subscription(subscription)
+            self._paths.put(
+                WatchedPath(
+                    name=subscription.name,
+                    routing_domain=subscription.routing_domain,
+                    egress_source=subscription.egress_source,
+                    site_name=subscription.site_name,
+                    mx_hosts=read_hosts(subscription.mx_hosts),
+                    etag=known.get(subscription.name, ""),
+                )
+            )
+            self._gone_names.pop(subscription.name, None)
+            self._ask_site(subscription.name)
+        if len(self._paths) > MAX_SUBSCRIPTIONS:
+            raise InvalidRequest(
+                f"a stream may subscribe to at most {MAX_SUBSCRIPTIONS} paths", field="subscribe"
+            )
+
+    def _ask_site(self, name: str) -> None:
+        self._open_names[name] = None
+        self._all_known.clear()
+        self._open_changed.set()
+
+    def _hear_ack(self, ack: pb.WatchAck) -> None:
+        if ack.HasField("error") or ack.rejected:
+            facts = {
+                "agent": self.agent,
+                "why": ack.error[:_LOGGED_LENGTH],
+                "rejected": len(ack.rejected),
+            }
+            logger.warning("client refused part of a response", extra=facts)
+        if not ack.nonce.isdecimal() or len(ack.nonce) > 18:
+            return
+        while self._unacked and self._unacked[0][0] <= int(ack.nonce):
+            self._unacked.popleft()
+            self._last_ack = self._now()
+        self._wake.set()
+
+    # Finding out which question each name stands for; the DNS may be slow.
+
+    async def find_sites(self) -> None:
+        """Make out the questions of subscriptions, for ever."""
+        while True:
+            while self._open_names:
+                names = list(self._open_names)[:_QUESTIONS_AT_ONCE]
+                await asyncio.gather(*map(self._find_site, names))
+                self._wake.set()
+            self._all_known.set()
+            self._open_changed.clear()
+            await self._open_changed.wait()
+
+    async def _find_site(self, name: str) -> None:
+        self._open_names.pop(name, None)
+        path = self._paths.get(name)
+        if path is None:
+            return
+        try:
+            question = await self._policy.question(
+                path.routing_domain, path.egress_source, path.site_name, path.mx_hosts
+            )
+        except PolicyServerError as error:
+            # Asked again when rules or sites change; a question that had an answer keeps it.
+            if path.question is None:
+                facts = {"agent": self.agent, "why": str(error)[:_LOGGED_LENGTH]}
+                logger.info("subscribed path has no answer", extra=facts)
+                self._gone_names[name] = None
+            return
+        if self._paths.get(name) is path:
+            self._paths.settle(path, question)
+            self._dirty_names[name] = None
+
+    # What the client is sent.
+
+    async def responses(
+        self, *, kind: pb.WatchPolicyResponse.Kind, actions: Iterable[int]
+    ) -> AsyncIterator[_Response]:
+        """Send what the client lacks of *actions* and its paths, then whatever changes."""
+        self._dirty_actions.update(dict.fromkeys(actions))
+        async for response in self._open(kind):
+            yield response
+        while not self._is_ending():
+            if self._is_urgent():
+                await asyncio.sleep(self._timing.gather)
+                lane = self._flush()
+            elif self._now() >= self._rules_due():
+                lane = self._compare()
+            elif self._now() >= self._last_sent + self._timing.bookmark:
+                lane = self._bookmark()
+            else:
+                await self._sleep(
+                    min(self._rules_due(), self._last_sent + self._timing.bookmark)
+                )
+                continue
+            async with contextlib.aclosing(lane):
+                async for response in lane:
+                    yield response
+        if self._failure is not None:
+            raise self._failure
+        if self._reconnect_after is not None:
+            farewell = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
+            farewell.token = self._token
+            farewell.reconnect_after.FromMilliseconds(int(self._reconnect_after * 1000))
+            yield farewell
+
+    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncIterator[_Response]:
+        """Send the full state, or for a client that goes on from a token what it lacks."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.opening):
+                await self._all_known.wait()
+        is_snapshot = kind == pb.WatchPolicyResponse.KIND_SNAPSHOT
+        while await self._may_send():
+            response = self._pack(kind)
+            is_last = not self._has_packable()
+            response.snapshot_end = is_snapshot and is_last
+            if is_snapshot and not is_last:
+                response.ClearField("token")
+            # The first answer to a resumed stream is sent even if nothing changed: it says that
+            # the token still held.
+            yield self._number(response)
+            if is_last:
+                return
+
+    async def _flush(self) -> AsyncIterator[_Response]:
+        """Send suspensions, overrides and what the client asked for."""
+        if len(self._touched_names) > _MAX_CHANGED:
+            # Too many to send one by one: compare all, now.
+            self._rules_changed = (0.0, 0.0)
+        else:
+            self._dirty_names.update(self._touched_names)
+            self._touched_names.clear()
+        while self._has_packable() and await self._may_send():
+            response = self._pack(pb.WatchPolicyResponse.KIND_DELTA)
+            if response.resources or response.removed:
+                yield self._number(response)
+
+    async def _compare(self) -> AsyncIterator[_Response]:
+        """Send the answers that differ after a change of rules, or say that many do."""
+        snapshot = self._policy.snapshot
+        self._rules_changed = None
+        touched, self._touched_names = self._touched_names, {}
+        for name in self._paths.open_names():
+            self._ask_site(name)
+        changed: list[WatchedPath] = []
+        is_invalidated = False
+        names = self._paths.names()
+        for start in range(0, len(names), _STRIDE):
+            if self._policy.snapshot is not snapshot:
+                self._begin_again(names[start:], touched, is_invalidated=is_invalidated)
+                return
+            for name in names[start : start + _STRIDE]:
+                path = self._paths.get(name)
+                if path is None or path.question is None or name in self._dirty_names:
+                    continue
+                etag = self._policy.answer(path.question).etag
+                if is_invalidated:
+                    path.etag, path.is_assumed = etag, True
+                elif etag != path.etag or (path.is_assumed and name in touched):
+                    changed.append(path)
+            if not is_invalidated and len(changed) > _MAX_CHANGED:
+                if not await self._may_send():
+                    return
+                is_invalidated = True
+                # The wait may have been long: what was compared before it is compared again.
+                snapshot = self._policy.snapshot
+                yield self._number(self._invalidation())
+                self._assume(names[: start + _STRIDE])
+            await asyncio.sleep(0)
+            if self._dirty_actions:
+                async for response in self._flush():
+                    yield response
+        if not is_invalidated:
+            self._dirty_names.update(dict.fromkeys(path.name for path in changed))
+
+    def _begin_again(
+        self, unseen: list[str], touched: dict[str, None], *, is_invalidated: bool
+    ) -> None:
+        """Compare anew, as the rules changed on the way."""
+        for name in unseen if is_invalidated else ():
+            path = self._paths.get(name)
+            if path is not None:
+                # The client may hold any of the answers since the invalidation.
+                path.etag = ""
+        self._touched_names.update(touched)
+        self.touch_rules()
+
+    def _assume(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self._paths.get(name)
+            if path is not None and path.question is not None:
+                path.etag, path.is_assumed = self._policy.answer(path.question).etag, True
+
+    async def _bookmark(self) -> AsyncIterator[_Response]:
+        # Nothing is due, so the client knows all suspensions up to the policy's revision.
+        self._token = self._write_token(self._policy.revision)
+        response = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
+        response.token = self._token
+        self._last_sent = self._now()
+        yield response
+
+    def _pack(self, kind: pb.WatchPolicyResponse.Kind) -> _Response:
+        """Make one response of as much as fits of what is to be looked at."""
+        response = self._new(kind)
+        size = 0
+        live = self._suspensions()
+        while self._dirty_actions and len(response.resources) < _MAX_RESOURCES:
+            action_id = _take(self._dirty_actions)
+            action = live.get(action_id)
+            if action is None:
+                response.removed.add(
+                    name=str(action_id), type=pb.ResourceType.RESOURCE_TYPE_SUSPENSION
+                )
+            else:
+                self._add_suspension(response, action)
+        if not self._dirty_actions:
+            self._token = self._write_token(self._policy.revision)
+        while self._gone_names and len(response.removed) < _MAX_RESOURCES:
+            response.removed.add(
+                name=_take(self._gone_names), type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH
+            )
+        while self._dirty_names and len(response.resources) < _MAX_RESOURCES and size < _MAX_BYTES:
+            size += self._add_path(response, _take(self._dirty_names))
+        response.token = self._token
+        return response
+
+    def _add_path(self, response: _Response, name: str) -> int:
+        path = self._paths.get(name)
+        if path is None or path.question is None:
+            return 0
+        answer = self._policy.answer(path.question)
+        if answer.etag == path.etag and not path.is_assumed:
+            return 0
+        path.etag, path.is_assumed = answer.etag, False
+        response.resources.add(
+            name=name,
+            type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH,
+            etag=answer.etag,
+            revision=answer.response.revision,
+            egress_path=answer.response,
+        )
+        return len(answer.payload)
+
+    def _add_suspension(self, response: _Response, action: ActionInForce) -> None:
+        resource = response.resources.add(
+            name=str(action.id),
+            type=pb.ResourceType.RESOURCE_TYPE_SUSPENSION,
+            etag=f"{action.id}-{action.expire_time.timestamp():.6f}",
+            revision=self._policy.revision,
+            suspension=to_suspension(action),
+        )
+        resource.ttl.FromTimedelta(max(action.expire_time - self._clock(), _NO_TIME))
+
+    def _invalidation(self) -> _Response:
+        response = self._new(pb.WatchPolicyResponse.KIND_DELTA)
+        response.token = self._token
+        response.invalidate.add(selector="", revision=self._policy.revision)
+        return response
+
+    def _new(self, kind: pb.WatchPolicyResponse.Kind) -> _Response:
+        response = _Response(kind=kind)
+        response.server_time.FromDatetime(self._clock())
+        return response
+
+    def _number(self, response: _Response) -> _Response:
+        self._nonce += 1
+        self._last_sent = self._now()
+        self._unacked.append((self._nonce, self._last_sent))
+        response.nonce = str(self._nonce)
+        return response
+
+    # Waiting.
+
+    def _is_urgent(self) -> bool:
+        return self._has_packable() or bool(self._touched_names)
+
+    def _has_packable(self) -> bool:
+        return bool(self._dirty_actions or self._dirty_names or self._gone_names)
+
+    def _is_ending(self) -> bool:
+        return self._is_closed or self._reconnect_after is not None
+
+    def _rules_due(self) -> float:
+        if self._rules_changed is None:
+            return float("inf")
+        first, last = self._rules_changed
+        return min(last + self._timing.debounce, first + self._timing.debounce_most)
+
+    async def _may_send(self) -> bool:
+        """Wait for room in the window; False if the stream ends instead."""
+        while len(self._unacked) >= self._timing.window and not self._is_ending():
+            await self._sleep(float("inf"))
+        return not self._is_ending()
+
+    async def _sleep(self, until: float) -> None:
+        """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""
+        stalled = float("inf")
+        if self._unacked:
+            stalled = max(self._last_ack, self._unacked[0][1]) + self._timing.ack
+            if self._now() >= stalled:
+                raise Aborted(
+                    f"nothing acknowledged for {self._timing.ack:g} s; connect again with the "
+                    "last token"
+                )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(until, stalled)):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+def _take(keys: dict[_Key, None]) -> _Key:
+    """Take the oldest of *keys*."""
+    key = next(iter(keys))
+    del keys[key]
+    return key
+
+
+def _check_subscription(subscription: pb.PathSubscription) -> None:
+    if not 0 < len(subscription.name.encode()) <= MAX_NAME_BYTES:
+        raise InvalidRequest(
+            f"the name of a subscription has 1 to {MAX_NAME_BYTES} bytes", field="name"
+        )
+    for field in ("routing_domain", "egress_source"):
+        if not getattr(subscription, field):
+            raise InvalidRequest(f"{field} is required", field=field)

@@ -1,0 +1,95 @@
+"""
+The egress paths that one stream watches: what the client holds of each, and where to find them.
+
+Memory is proportional to the subscribed names. What is sent when is decided in `watch_stream`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from policy_server.automation.actions import ActionScope
+from policy_server.rules.resolve import Question
+from policy_server.rules.site import MxHost
+
+
+@dataclass(slots=True, kw_only=True)
+class WatchedPath:
+    """One subscription."""
+
+    name: str
+    routing_domain: str
+    egress_source: str
+    site_name: str
+    mx_hosts: tuple[MxHost, ...]
+    #: None while the site is not known.
+    question: Question | None = None
+    #: Of the answer that the client holds; empty: none.
+    etag: str = ""
+    #: The client was only told to ask again, so what it holds is not certain.
+    is_assumed: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server finds the hosts, so that the question may change by itself."""
+        return not self.mx_hosts
+
+
+class WatchedPaths:
+    """The subscriptions of one stream, by name and by (source, site)."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, WatchedPath] = {}
+        self._by_site: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def get(self, name: str) -> WatchedPath | None:
+        """Find a subscription by its name."""
+        return self._paths.get(name)
+
+    def names(self) -> list[str]:
+        """List the names subscribed."""
+        return list(self._paths)
+
+    def open_names(self) -> list[str]:
+        """List the names whose questions the server makes out itself."""
+        return [path.name for path in self._paths.values() if path.is_open]
+
+    def put(self, path: WatchedPath) -> None:
+        """Add a subscription, in the place of one of the same name."""
+        self.remove(path.name)
+        self._paths[path.name] = path
+
+    def remove(self, name: str) -> bool:
+        """Remove a subscription; say whether there was one."""
+        path = self._paths.pop(name, None)
+        if path is None:
+            return False
+        self._leave_site(path)
+        return True
+
+    def settle(self, path: WatchedPath, question: Question) -> None:
+        """Set the question of a subscription."""
+        self._leave_site(path)
+        path.question = question
+        self._by_site[question.egress_source, question.site_name].add(path.name)
+
+    def names_in(self, scopes: Iterable[ActionScope]) -> set[str]:
+        """List the names whose answers actions of these scopes are part of."""
+        found = set()
+        for scope in scopes:
+            for name in self._by_site.get((scope.egress_source, scope.site_name), ()):
+                question = self._paths[name].question
+                if question and scope.routing_domain in ("", question.routing_domain):
+                    found.add(name)
+        return found
+
+    def _leave_site(self, path: WatchedPath) -> None:
+        if path.question is None:
+            return
+        key = (path.question.egress_source, path.question.site_name)
+        self._by_site[key].discard(path.name)
+        if not self._by_site[key]:
+            del self._by_site[key]

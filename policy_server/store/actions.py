@@ -1,0 +1,468 @@
+"""
+The ledger of actions, and the matches that thresholds count.
+
+Everything that one report leads to is one transaction: matches, actions and evidence are there
+together or not at all, and `count_and_act` returns after the commit. What follows from matches is
+decided in `policy_server.automation.decide`; here it is put in force.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from policy_server.automation.actions import (
+    EVIDENCE_KEPT,
+    LIVE_STATES,
+    ActionInForce,
+    ActionKind,
+    ActionState,
+    Evidence,
+    block_title,
+)
+from policy_server.automation.decide import (
+    Match,
+    PlannedAction,
+    decide,
+    group_matches,
+    is_settled,
+)
+from policy_server.automation.threshold import history_spans
+from policy_server.errors import NotFound
+from policy_server.rules.layers import Threshold
+from policy_server.store.database import Database
+from policy_server.store.revisions import one_revision
+from policy_server.store.tables import (
+    automation_actions,
+    automation_evidence,
+    automation_matches,
+    change_log,
+)
+
+#: More rows than are added are swept with each report, so that the table can't outgrow its use.
+_SWEPT_BESIDE = 100
+#: SQLite allows 32,766 values in one statement.
+_ROWS_PER_STATEMENT = 2000
+_AUTHOR = "automation"
+
+_actions = automation_actions.c
+_matches = automation_matches.c
+_evidence = automation_evidence.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What one report led to."""
+
+    #: Matches that were not known before.
+    new_matches: int
+    #: Actions put in force or extended, ascending.
+    action_ids: tuple[int, ...]
+    #: Whether what is in force may have changed.
+    has_changed: bool
+
+
+class ActionStore:
+    """The ledger in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def in_force(self, now: datetime) -> tuple[ActionInForce, ...]:
+        """List the actions that have an effect at *now*, oldest first."""
+        return await self._database.read(partial(read_in_force, now=now))
+
+    async def expire(self, now: datetime) -> bool:
+        """Mark the actions whose time is over; say whether there were any."""
+        # Asked without the writer first: most calls find nothing to do.
+        if not await self._database.read(partial(_due_ids, now=now)):
+            return False
+        return await self._database.write(partial(_expire, now=now))
+
+    async def list(
+        self,
+        states: Collection[ActionState],
+        limit: int,
+        before_id: int | None = None,
+    ) -> tuple[ActionInForce, ...]:
+        """List up to *limit* actions in these states, newest first, older than *before_id*."""
+        return await self._database.read(
+            partial(read_actions, states=states, limit=limit, before_id=before_id)
+        )
+
+    async def get(self, action_id: int) -> ActionInForce:
+        """Find one action. Errors: `NotFound`."""
+        return await self._database.read(partial(read_action, action_id=action_id))
+
+    async def evidence(self, action_id: int) -> tuple[Evidence, ...]:
+        """List the newest replies that led to an action, newest first."""
+        return await self._database.read(partial(read_evidence, action_id=action_id))
+
+    async def cancel(self, action_id: int, by: str, now: datetime) -> ActionInForce:
+        """End an action now; one that has ended stays as it is. Errors: `NotFound`."""
+        return await self._database.write(
+            partial(cancel_action, action_id=action_id, by=by, now=now)
+        )
+
+    async def count_and_act(self, matches: Sequence[Match], now: datetime) -> Counted:
+        """Count each event once per rule and put in force what follows, durably."""
+        return await self._database.write(partial(count_and_act, matches=matches, now=now))
+
+    async def touched_since(self, revision: int, limit: int) -> tuple[int, ...] | None:
+        """List the actions changed after *revision*; None if there are more than *limit*."""
+        return await self._database.read(partial(_touched_since, revision=revision, limit=limit))
+
+
+def read_in_force(connection: Connection, *, now: datetime) -> tuple[ActionInForce, ...]:
+    """Read the actions that have an effect at *now*, oldest first."""
+    statement = (
+        select(automation_actions)
+        .where(
+            or_(
+                and_(_actions.state == ActionState.IN_FORCE, _actions.expire_time > now),
+                _actions.state == ActionState.PINNED,
+            )
+        )
+        .order_by(_actions.id)
+    )
+    return tuple(map(_to_action, connection.execute(statement)))
+
+
+def read_actions(
+    connection: Connection,
+    *,
+    states: Collection[ActionState],
+    limit: int,
+    before_id: int | None = None,
+) -> tuple[ActionInForce, ...]:
+    """Read up to *limit* actions in these states, newest first, older than *before_id*."""
+    statement = select(automation_actions).where(_actions.state.in_(sorted(states)))
+    if before_id is not None:
+        statement = statement.where(_actions.id < before_id)
+    rows = connection.execute(statement.order_by(_actions.id.desc()).limit(limit))
+    return tuple(map(_to_action, rows))
+
+
+def read_action(connection: Connection, *, action_id: int) -> ActionInForce:
+    """Read one action. Errors: `NotFound`."""
+    row = connection.execute(select(automation_actions).where(_actions.id == action_id)).first()
+    if row is None:
+        raise NotFound(f"there is no action {action_id}")
+    return _to_action(row)
+
+
+def read_evidence(connection: Connection, *, action_id: int) -> tuple[Evidence, ...]:
+    """Read the newest replies that led to an action, newest first."""
+    rows = connection.execute(
+        select(automation_evidence)
+        .where(_evidence.action_id == action_id)
+        .order_by(_evidence.event_time.desc(), _evidence.event_id.desc())
+    )
+    return tuple(
+        Evidence(event_id=row.event_id, event_time=_utc(row.event_time), reply=row.reply)
+        for row in rows
+    )
+
+
+def cancel_action(
+    connection: Connection, *, action_id: int, by: str, now: datetime
+) -> ActionInForce:
+    """End an action now; one that has ended stays as it is. Errors: `NotFound`."""
+    action = read_action(connection, action_id=action_id)
+    if action.state not in LIVE_STATES:
+        return action
+    with one_revision(connection, author=by, summary=f"cancel action {action_id}"):
+        connection.execute(
+            update(automation_actions)
+            .where(_actions.id == action_id)
+            .values(
+                state=ActionState.CANCELLED,
+                changed_by=by,
+                # Matches up to this time can't bring it back (see `_is_cancelled`).
+                expire_time=min(action.expire_time, now),
+            )
+        )
+    return read_action(connection, action_id=action_id)
+
+
+def count_and_act(connection: Connection, *, matches: Iterable[Match], now: datetime) -> Counted:
+    """Count each event once per rule and put in force what follows."""
+    new = _count(connection, [match for match in matches if not is_settled(match, now)])
+    due = bool(_due_ids(connection, now=now))
+    plans = [
+        plan
+        for group in group_matches(new)
+        for plan in decide(group, _known_times(connection, group), now)
+    ]
+    changed: set[int] = set()
+    if plans or due:
+        with one_revision(connection, author=_AUTHOR, summary=_summary(plans)):
+            # What has ended must not be extended.
+            _mark_expired(connection, now=now)
+            changed = {
+                action_id
+                for plan in plans
+                if (action_id := _put_in_force(connection, plan, now=now)) is not None
+            }
+    if new:
+        _sweep(connection, now=now, limit=2 * len(new) + _SWEPT_BESIDE)
+    return Counted(
+        new_matches=len(new), action_ids=tuple(sorted(changed)), has_changed=bool(changed) or due
+    )
+
+
+def _summary(plans: Sequence[PlannedAction]) -> str:
+    if not plans:
+        return "actions end"
+    first = plans[0]
+    more = f" and {len(plans) - 1} more" if len(plans) > 1 else ""
+    return f"{first.kind} {first.path_name} by {first.rule.layer}{more}"
+
+
+def _count(connection: Connection, matches: Sequence[Match]) -> list[Match]:
+    """Keep *matches* and return those that were not known."""
+    by_key = {(match.rule.key, match.outcome.event_id): match for match in matches}
+    rows = [
+        {
+            "rule_key": rule_key,
+            "event_id": event_id,
+            "path_name": match.outcome.counted_path,
+            "event_time": match.outcome.event_time,
+            "keep_until": match.keep_until,
+        }
+        for (rule_key, event_id), match in by_key.items()
+    ]
+    new: list[Match] = []
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        # One statement decides what is new, so that two reports of an event can't both count.
+        statement = _insert_unless_known(connection).returning(_matches.rule_key, _matches.event_id)
+        added = connection.execute(statement, rows[start : start + _ROWS_PER_STATEMENT])
+        new.extend(by_key[rule_key, event_id] for rule_key, event_id in added)
+    return new
+
+
+def _insert_unless_known(connection: Connection) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(automation_matches).on_conflict_do_nothing()
+
+
+def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetime]:
+    """Read the times of the matches known before, as far as *group* is judged with them."""
+    rule = group[0].rule
+    if not isinstance(rule.trigger, Threshold):
+        return []
+    times = [match.outcome.event_time for match in group]
+    new_ids = {match.outcome.event_id for match in group}
+    known: list[datetime] = []
+    for span in history_spans(times, rule.trigger):
+        rows = connection.execute(
+            select(_matches.event_id, _matches.event_time)
+            .where(
+                _matches.rule_key == rule.key,
+                _matches.path_name == group[0].outcome.counted_path,
+                _matches.event_time > span.after,
+                _matches.event_time <= span.until,
+            )
+            .order_by(_matches.event_time.desc())
+            .limit(span.limit + len(group))
+        )
+        known.extend(_utc(row.event_time) for row in rows if row.event_id not in new_ids)
+    return sorted(known)
+
+
+def _put_in_force(connection: Connection, plan: PlannedAction, *, now: datetime) -> int | None:
+    live = connection.execute(select(automation_actions).where(*_live(plan, now=now))).first()
+    if live is not None:
+        _extend(connection, _to_action(live), plan)
+        action_id = int(live.id)
+    elif _is_cancelled(connection, plan):
+        return None
+    else:
+        action_id = _begin(connection, plan)
+    _keep_evidence(connection, action_id, plan.evidence)
+    return action_id
+
+
+def _extend(connection: Connection, action: ActionInForce, plan: PlannedAction) -> None:
+    connection.execute(
+        update(automation_actions)
+        .where(_actions.id == action.id)
+        .values(
+            match_count=action.match_count + plan.added,
+            first_match_time=min(action.first_match_time, plan.first_match_time),
+            last_match_time=max(action.last_match_time, plan.last_match_time),
+            expire_time=max(action.expire_time, plan.expire_time),
+        )
+    )
+
+
+def _begin(connection: Connection, plan: PlannedAction) -> int:
+    rule = plan.rule
+    made = connection.execute(
+        insert(automation_actions).values(
+            kind=plan.kind,
+            state=ActionState.OBSERVED if rule.observe else ActionState.IN_FORCE,
+            path_name=plan.path_name,
+            routing_domain=plan.scope.routing_domain,
+            site_name=plan.scope.site_name,
+            egress_source=plan.scope.egress_source,
+            tenant=plan.scope.tenant,
+            campaign=plan.scope.campaign,
+            option=plan.option,
+            old_value=plan.old_value,
+            new_value=plan.new_value,
+            rule_key=rule.key,
+            rule_layer=rule.layer,
+            rule_block=block_title(rule),
+            rule_position=rule.position,
+            rule_regexes=list(rule.regexes),
+            match_count=plan.count,
+            first_match_time=plan.first_match_time,
+            last_match_time=plan.last_match_time,
+            expire_time=plan.expire_time,
+        )
+    )
+    return int(made.inserted_primary_key[0])
+
+
+def _same_action(plan: PlannedAction) -> list[ColumnElement[bool]]:
+    return [
+        _actions.rule_key == plan.rule.key,
+        _actions.kind == plan.kind,
+        _actions.egress_source == plan.scope.egress_source,
+        _actions.site_name == plan.scope.site_name,
+        _actions.routing_domain == plan.scope.routing_domain,
+        _actions.tenant == plan.scope.tenant,
+        _actions.campaign == plan.scope.campaign,
+        _actions.option == plan.option,
+    ]
+
+
+def _live(plan: PlannedAction, *, now: datetime) -> list[ColumnElement[bool]]:
+    if plan.rule.observe:
+        # No index holds these to one; the writer is alone.
+        return [
+            *_same_action(plan),
+            _actions.state == ActionState.OBSERVED,
+            _actions.expire_time > now,
+        ]
+    return [*_same_action(plan), _actions.state.in_(sorted(LIVE_STATES))]
+
+
+def _is_cancelled(connection: Connection, plan: PlannedAction) -> bool:
+    """Whether somebody took the action back after the newest match that asks for it."""
+    found = connection.execute(
+        select(_actions.id)
+        .where(
+            *_same_action(plan),
+            _actions.state == ActionState.CANCELLED,
+            _actions.expire_time >= plan.fired_time,
+        )
+        .limit(1)
+    ).first()
+    return found is not None
+
+
+def _keep_evidence(connection: Connection, action_id: int, evidence: Sequence[Evidence]) -> None:
+    connection.execute(
+        insert(automation_evidence),
+        [
+            {
+                "action_id": action_id,
+                "event_id": item.event_id,
+                "event_time": item.event_time,
+                "reply": item.reply,
+            }
+            for item in evidence
+        ],
+    )
+    newest = (
+        select(_evidence.id)
+        .where(_evidence.action_id == action_id)
+        .order_by(_evidence.event_time.desc(), _evidence.event_id.desc())
+        .limit(EVIDENCE_KEPT)
+    )
+    connection.execute(
+        delete(automation_evidence).where(
+            _evidence.action_id == action_id, _evidence.id.not_in(newest)
+        )
+    )
+
+
+def _due_ids(connection: Connection, *, now: datetime) -> list[int]:
+    statement = select(_actions.id).where(*_is_due(now)).limit(1)
+    return list(connection.execute(statement).scalars())
+
+
+def _is_due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (_actions.state == ActionState.IN_FORCE, _actions.expire_time <= now)
+
+
+def _expire(connection: Connection, *, now: datetime) -> bool:
+    with one_revision(connection, author=_AUTHOR, summary=_summary(())):
+        return _mark_expired(connection, now=now)
+
+
+def _mark_expired(connection: Connection, *, now: datetime) -> bool:
+    done = connection.execute(
+        update(automation_actions).where(*_is_due(now)).values(state=ActionState.EXPIRED)
+    )
+    return done.rowcount > 0
+
+
+def _sweep(connection: Connection, *, now: datetime, limit: int) -> None:
+    key = tuple_(_matches.rule_key, _matches.event_id)
+    old = (
+        select(_matches.rule_key, _matches.event_id).where(_matches.keep_until <= now).limit(limit)
+    )
+    connection.execute(delete(automation_matches).where(key.in_(old)))
+
+
+def _touched_since(connection: Connection, *, revision: int, limit: int) -> tuple[int, ...] | None:
+    rows = connection.execute(
+        select(change_log.c.row_id)
+        .where(
+            change_log.c.revision > revision,
+            change_log.c.table_name == automation_actions.name,
+        )
+        .distinct()
+        .limit(limit + 1)
+    )
+    touched = tuple(int(row_id) for row_id in rows.scalars())
+    return touched if len(touched) <= limit else None
+
+
+def _to_action(row: Any) -> ActionInForce:
+    return ActionInForce(
+        id=row.id,
+        kind=ActionKind(row.kind),
+        state=ActionState(row.state),
+        path_name=row.path_name,
+        routing_domain=row.routing_domain,
+        site_name=row.site_name,
+        egress_source=row.egress_source,
+        tenant=row.tenant,
+        campaign=row.campaign,
+        option=row.option,
+        old_value=row.old_value,
+        new_value=row.new_value,
+        rule_key=row.rule_key,
+        rule_layer=row.rule_layer,
+        rule_block=row.rule_block,
+        rule_position=row.rule_position,
+        rule_regexes=tuple(row.rule_regexes),
+        match_count=row.match_count,
+        first_match_time=_utc(row.first_match_time),
+        last_match_time=_utc(row.last_match_time),
+        expire_time=_utc(row.expire_time),
+        changed_by=row.changed_by,
+    )
+
+
+def _utc(time: datetime) -> datetime:
+    # SQLite forgets the zone; all our times are UTC.
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,0 +1,40 @@
+"""
+The revision: one number that grows with every committed change of rules, actions and sites.
+
+Triggers give a change made by hand a revision of its own; our own tools gather what they do in
+one transaction under one revision, with author and summary.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from policy_server.store.rows import insert_row
+from policy_server.store.tables import change_log, policy_revisions
+
+
+def read_revision(connection: Connection) -> int:
+    """Read the newest revision; 0 before the first change."""
+    newest = connection.execute(select(func.max(policy_revisions.c.id))).scalar()
+    return int(newest or 0)
+
+
+@contextmanager
+def one_revision(connection: Connection, *, author: str, summary: str) -> Iterator[int]:
+    """Gather the changes made within under one new revision, whose number is yielded."""
+    statement = insert(policy_revisions).values(
+        committed_at=datetime.now(UTC), author=author, summary=summary, is_open=True
+    )
+    revision = insert_row(connection, statement)
+    yield revision
+    connection.execute(
+        update(policy_revisions).where(policy_revisions.c.id == revision).values(is_open=False)
+    )
+
+
+def changed_tables(connection: Connection, since: int) -> frozenset[str]:
+    """Name the tables that changed after revision *since*."""
+    names = select(change_log.c.table_name).where(change_log.c.revision > since).distinct()
+    return frozenset(connection.execute(names).scalars())

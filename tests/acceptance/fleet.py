@@ -1,0 +1,193 @@
+"""Real programs on loopback for acceptance tests: a policy server and agents as processes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_BIN = Path(sys.executable).parent
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(url: str) -> str | None:
+    """The body at *url*, or None if it does not answer 200 now."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return str(answer.read().decode())
+    except (OSError, urllib.error.URLError):
+        return None
+
+
+async def until(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "") -> Any:
+    """Wait until *condition* gives something true, and return it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = await asyncio.to_thread(condition)
+        if found:
+            return found
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"not within {seconds} s: {what or condition}")
+
+
+@dataclass
+class Program:
+    """One process, with its ports and its output in a file."""
+
+    name: str
+    config: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int]
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """Ask it to end, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=seconds)
+
+    def status(self) -> dict[str, Any]:
+        """The agent's status page."""
+        body = fetch(f"http://127.0.0.1:{self.ports['http']}/status")
+        return dict(json.loads(body)) if body else {}
+
+
+@dataclass
+class Fleet:
+    """A policy server and agents that share a directory and a DNS server."""
+
+    directory: Path
+    dns_port: int
+    server: Program | None = None
+    agents: dict[str, Program] = field(default_factory=dict)
+    _ports: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of our commands to its end."""
+        program = [str(_BIN / arguments[0]), *arguments[1:]]
+        return subprocess.run(
+            program, cwd=self.directory, text=True, capture_output=True, timeout=60, check=False
+        )
+
+    async def start_server(self) -> Program:
+        """Start the policy server, on the ports it had before if it ran before."""
+        ports = self._ports_of("server", "grpc", "http")
+        config = self.directory / "penstock-server.toml"
+        config.write_text(
+            f"""
+[server]
+grpc_listen = "127.0.0.1:{ports["grpc"]}"
+http_listen = "127.0.0.1:{ports["http"]}"
+[database]
+url = "sqlite:///{self.directory}/penstock.db"
+[dns]
+nameservers = ["127.0.0.1:{self.dns_port}"]
+timeout = "2s"
+"""
+        )
+        self.server = await self._start("server", "penstock-server", "serve", config, ports)
+        return self.server
+
+    async def import_rules(self, text: str, name: str = "rules") -> None:
+        """Import *text* as the layer *name*."""
+        path = self.directory / f"{name}.toml"
+        path.write_text(text)
+        tomllib.loads(text)
+        done = await asyncio.to_thread(
+            self.command,
+            "penstock-server",
+            "rules",
+            "import",
+            "--config",
+            str(self.directory / "penstock-server.toml"),
+            str(path),
+        )
+        assert done.returncode == 0, done.stderr
+
+    async def start_agent(
+        self, name: str, *, source: str, address: str, queue: str = 'retry_interval = "2s"'
+    ) -> Program:
+        """Start an agent with one source, on the ports and the spool it had before, if any."""
+        ports = self._ports_of(name, "smtp", "grpc", "http")
+        server_port = self._ports_of("server", "grpc", "http")["grpc"]
+        config = self.directory / f"{name}.toml"
+        config.write_text(
+            f"""
+[agent]
+name = "{name}"
+data_dir = "{self.directory}/{name}"
+[policy]
+server = "127.0.0.1:{server_port}"
+[listen]
+smtp = "127.0.0.1:{ports["smtp"]}"
+grpc = "127.0.0.1:{ports["grpc"]}"
+http = "127.0.0.1:{ports["http"]}"
+[dns]
+nameservers = ["127.0.0.1:{self.dns_port}"]
+[[source]]
+name = "{source}"
+source_address = "{address}"
+ehlo_domain = "{name}.sender.example"
+[[pool]]
+name = "default"
+sources = [{{ name = "{source}", weight = 1 }}]
+[queue]
+egress_pool = "default"
+{queue}
+"""
+        )
+        self.agents[name] = await self._start(name, "penstock-agent", "run", config, ports)
+        return self.agents[name]
+
+    def stop(self) -> None:
+        """End every program that still runs."""
+        for program in [*self.agents.values(), *([self.server] if self.server else [])]:
+            with contextlib.suppress(ProcessLookupError):
+                program.kill()
+
+    def _ports_of(self, name: str, *kinds: str) -> dict[str, int]:
+        return self._ports.setdefault(name, {kind: free_port() for kind in kinds})
+
+    async def _start(
+        self, name: str, script: str, verb: str, config: Path, ports: dict[str, int]
+    ) -> Program:
+        log = self.directory / f"{name}.out"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [str(_BIN / script), verb, "--config", str(config)],
+                cwd=self.directory,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        program = Program(name, config, log, process, ports)
+        url = f"http://127.0.0.1:{ports['http']}/readyz"
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return fetch(url) is not None
+
+        await until(ready, what=f"{name} ready")
+        return program

@@ -1,0 +1,122 @@
+"""A policy server small enough to be told what to say, over real gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from penstock.v1 import policy_service_pb2 as pb
+from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit
+from penstock.v1.feedback_service_pb2 import ReportOutcomesResponse
+from penstock.v1.feedback_service_pb2_grpc import (
+    FeedbackServiceServicer,
+    add_FeedbackServiceServicer_to_server,
+)
+from penstock.v1.policy_service_pb2_grpc import (
+    PolicyServiceServicer,
+    add_PolicyServiceServicer_to_server,
+)
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for *condition*."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def answer(limit: int = 5, revision: int = 1, **fields) -> pb.GetEgressPathConfigResponse:
+    """An answer whose connection limit tells it apart."""
+    response = pb.GetEgressPathConfigResponse(
+        config=EgressPathConfig(connection_limit=Limit(value=limit)),
+        site_name="mx.foo.example",
+        path_name="ip-1->mx.foo.example",
+        etag=f"e{limit}",
+        revision=revision,
+        **fields,
+    )
+    if not response.HasField("max_age"):
+        response.max_age.FromSeconds(600)
+    return response
+
+
+class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
+    """Answers what it is told to, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, pb.GetEgressPathConfigResponse] = {}
+        self.batches: list[list[pb.GetEgressPathConfigRequest]] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        #: Requests of every watch stream so far, a list a stream.
+        self.streams: list[list[pb.WatchPolicyRequest]] = []
+        #: Outgoing responses of the newest stream; None ends it.
+        self.outgoing: asyncio.Queue[pb.WatchPolicyResponse | None] = asyncio.Queue()
+        self.reports: list[list[str]] = []
+        #: Event ids that this server refuses.
+        self.refused: set[str] = set()
+        #: Calls of ReportOutcomes that are counted but whose answer is lost.
+        self.lose_answers = 0
+        self.port = 0
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen, on the port of the last time if there was one."""
+        self._server = grpc.aio.server()
+        add_PolicyServiceServicer_to_server(self, self._server)
+        add_FeedbackServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def BatchGetEgressPathConfigs(self, request, context):
+        self.batches.append(list(request.requests))
+        self.metadata.append({key: value for key, value in context.invocation_metadata()})
+        await self.gate.wait()
+        return pb.BatchGetEgressPathConfigsResponse(
+            results=[self._result(question) for question in request.requests]
+        )
+
+    def _result(self, question: pb.GetEgressPathConfigRequest) -> pb.EgressPathResult:
+        response = self.answers.get(question.routing_domain)
+        if response is None:
+            return pb.EgressPathResult(error=pb.EgressPathError(code=14, message="MX not known"))
+        if question.if_none_match == response.etag:
+            return pb.EgressPathResult(
+                response=pb.GetEgressPathConfigResponse(etag=response.etag, not_modified=True)
+            )
+        return pb.EgressPathResult(response=response)
+
+    async def WatchPolicy(self, request_iterator, context) -> AsyncIterator[pb.WatchPolicyResponse]:
+        requests: list[pb.WatchPolicyRequest] = []
+        outgoing = self.outgoing = asyncio.Queue()
+        self.streams.append(requests)
+        reader = asyncio.create_task(_keep(request_iterator, requests))
+        try:
+            while (response := await outgoing.get()) is not None:
+                yield response
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def ReportOutcomes(self, request, context):
+        event_ids = [outcome.event_id for outcome in request.outcomes]
+        if self.refused.intersection(event_ids):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "outcomes: one is refused")
+        self.reports.append(event_ids)
+        await self.gate.wait()
+        if self.lose_answers:
+            self.lose_answers -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
+        return ReportOutcomesResponse()
+
+
+async def _keep(incoming, requests: list[pb.WatchPolicyRequest]) -> None:
+    async for request in incoming:
+        requests.append(request)

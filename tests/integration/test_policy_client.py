@@ -1,0 +1,518 @@
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+
+from agent.errors import PolicyUnavailable
+from agent.policy.access import PolicyAccess, open_policy
+from agent.policy.answer import MxHost
+from agent.policy.channel import open_channel
+from agent.policy.staleness import Staleness
+from agent.settings import Settings
+from penstock.v1 import policy_service_pb2 as pb
+from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit
+from tests.integration.policy_peer import PolicyPeer, answer, until
+
+MX = (MxHost(host="mx.foo.example", preference=10),)
+Kind = pb.WatchPolicyResponse
+
+
+class Clock:
+    """The time, which may be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[PolicyPeer]:
+    peer = PolicyPeer()
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@asynccontextmanager
+async def running(peer: PolicyPeer, directory, clock=time.time) -> AsyncIterator[PolicyAccess]:
+    """The agent's policy part, against *peer*, with its data in *directory*."""
+    settings = Settings.model_validate(
+        {
+            "agent": {"name": "mta-1", "data_dir": str(directory)},
+            "policy": {"server": f"127.0.0.1:{peer.port}"},
+            "source": [{"name": "ip-1"}],
+        }
+    )
+    channel = open_channel(settings.policy.server)
+    policy = await open_policy(settings, channel, clock=clock, random=Random(1))
+    try:
+        yield policy
+    finally:
+        await policy.close()
+        await channel.close()
+
+
+def limit_of(policy: PolicyAccess, domain: str = "foo.example") -> int:
+    found = policy.client.lookup(domain, "ip-1")
+    return found.config.connection_limit.value if found else 0
+
+
+def suspension(action_id: int = 1, seconds: float = 60, **fields) -> pb.PolicyResource:
+    body = pb.Suspension(
+        action_id=action_id,
+        egress_source="ip-1",
+        site_name="mx.foo.example",
+        reason="421 slow down",
+        **fields,
+    )
+    body.expire_time.FromNanoseconds(int((time.time() + seconds) * 1e9))
+    return pb.PolicyResource(
+        name=str(action_id), type=pb.RESOURCE_TYPE_SUSPENSION, etag="s1", suspension=body
+    )
+
+
+def path_resource(response: pb.GetEgressPathConfigResponse) -> pb.PolicyResource:
+    return pb.PolicyResource(
+        name="foo.example ip-1",
+        type=pb.RESOURCE_TYPE_EGRESS_PATH,
+        etag=response.etag,
+        egress_path=response,
+    )
+
+
+def snapshot(*resources: pb.PolicyResource, token: bytes = b"t1", nonce: str = "n1") -> Kind:
+    return Kind(
+        kind=Kind.KIND_SNAPSHOT, resources=resources, snapshot_end=True, token=token, nonce=nonce
+    )
+
+
+async def test_a_path_is_asked_for_once_and_then_answered_from_memory(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        assert policy.client.lookup("foo.example", "ip-1") is None
+
+        fetched = await policy.client.fetch("foo.example", "ip-1", MX)
+        again = await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert fetched == again == policy.client.lookup("foo.example", "ip-1")
+        assert fetched.config.connection_limit.value == 5
+        assert len(peer.batches) == 1
+        assert peer.batches[0][0].mx_hosts[0].host == "mx.foo.example"
+        assert peer.metadata[0]["penstock-agent"] == "mta-1"
+
+
+async def test_questions_of_one_moment_share_calls_of_at_most_500(peer, tmp_path):
+    domains = [f"d{number}.example" for number in range(1200)]
+    peer.answers = {domain: answer(5) for domain in domains}
+    async with running(peer, tmp_path) as policy:
+        asked = [policy.client.fetch(domain, "ip-1", MX) for domain in domains]
+
+        await asyncio.gather(*asked, *(policy.client.fetch(d, "ip-1", MX) for d in domains))
+
+        assert sorted(len(batch) for batch in peer.batches) == [200, 500, 500]
+
+
+async def test_other_mx_hosts_are_a_new_question(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        peer.answers["foo.example"] = answer(6)
+
+        moved = (MxHost(host="mx2.foo.example", preference=10),)
+        fetched = await policy.client.fetch("foo.example", "ip-1", moved)
+
+        assert fetched.config.connection_limit.value == 6
+        assert peer.batches[1][0].if_none_match == ""
+
+
+async def test_one_question_without_an_answer_does_not_harm_the_others(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        good, bad = await asyncio.gather(
+            policy.client.fetch("foo.example", "ip-1", MX),
+            policy.client.fetch("bar.example", "ip-1", MX),
+            return_exceptions=True,
+        )
+
+        assert not isinstance(good, BaseException)
+        assert isinstance(bad, PolicyUnavailable)
+        assert "MX not known" in str(bad)
+
+
+async def test_an_old_answer_serves_while_it_is_asked_for_again(peer, tmp_path):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path, clock) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        peer.answers["foo.example"] = answer(6)
+        clock.ahead = 601
+
+        assert limit_of(policy) == 5
+        await until(lambda: limit_of(policy) == 6)
+
+        assert len(peer.batches) == 2
+        assert peer.batches[1][0].if_none_match == "e5"
+
+
+async def test_an_unchanged_answer_is_confirmed(peer, tmp_path):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path, clock) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        clock.ahead = 601
+
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert len(peer.batches) == 2
+
+
+async def test_the_last_known_answer_serves_while_the_server_is_away_and_after_a_restart(
+    peer, tmp_path
+):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+    await peer.stop()
+
+    clock.ahead = 3600.0
+    async with running(peer, tmp_path, clock) as policy:
+        fetched = await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert fetched.config.connection_limit.value == 5
+        assert limit_of(policy) == 5
+        with pytest.raises(PolicyUnavailable, match="UNAVAILABLE"):
+            await policy.client.fetch("bar.example", "ip-1", MX)
+
+
+async def test_a_path_too_stale_is_used_with_conservative_limits_under_its_name(peer, tmp_path):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+    await peer.stop()
+
+    clock.ahead = 86_500.0
+    async with running(peer, tmp_path, clock) as policy:
+        fetched = await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert fetched.path_name == "ip-1->mx.foo.example"
+        assert fetched.config.connection_limit.value == 1
+        assert fetched.config.HasField("max_message_rate")
+        assert limit_of(policy) == 1
+
+
+async def test_a_silent_server_is_given_up_on_after_the_deadline(peer, tmp_path):
+    peer.gate.clear()
+    async with running(peer, tmp_path) as policy:
+        begun = time.monotonic()
+        with pytest.raises(PolicyUnavailable):
+            await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert time.monotonic() - begun < 4
+        peer.gate.set()
+
+
+async def test_an_unusable_answer_does_not_replace_a_good_one(peer, tmp_path):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path, clock) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        peer.answers["foo.example"] = answer(0)
+        clock.ahead = 601
+
+        fetched = await policy.client.fetch("foo.example", "ip-1", MX)
+
+        assert fetched.config.connection_limit.value == 5
+
+
+async def test_answers_and_suspensions_survive_a_killed_agent(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    code = (
+        "import asyncio, sys, tests.integration.test_policy_client as t\n"
+        "asyncio.run(t.hold_policy(int(sys.argv[1]), sys.argv[2]))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(peer.port), str(tmp_path)
+    )
+    await until(lambda: peer.batches and peer.streams, 30)
+    peer.outgoing.put_nowait(snapshot(suspension(7)))
+    await until(lambda: _rows(tmp_path) == (1, 1), 30)
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+    await peer.stop()
+
+    async with running(peer, tmp_path) as policy:
+        found = policy.client.lookup("foo.example", "ip-1")
+
+        assert found is not None
+        held = policy.client.suspension_of(found)
+        assert held is not None
+        assert held.action_id == 7
+
+
+async def hold_policy(port: int, directory: str) -> None:
+    """Be an agent until killed; the test above runs this in a process of its own."""
+    peer = PolicyPeer()
+    peer.port = port
+    async with running(peer, directory) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await asyncio.Event().wait()
+
+
+def _rows(directory) -> tuple[int, int]:
+    connection = sqlite3.connect(directory / "policy.db")
+    try:
+        answers = connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+        return answers, connection.execute("SELECT count(*) FROM suspensions").fetchone()[0]
+    finally:
+        connection.close()
+
+
+async def test_a_broken_last_known_policy_does_not_keep_the_agent_down(peer, tmp_path):
+    (tmp_path / "policy.db").write_bytes(b"not a database" * 500)
+    peer.answers["foo.example"] = answer(5)
+
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+
+    assert (tmp_path / "policy.db.broken").exists()
+    assert _rows(tmp_path) == (1, 0)
+
+
+async def test_an_override_ends_by_itself_and_is_told(peer, tmp_path):
+    response = answer(1)
+    response.ruled_config.CopyFrom(EgressPathConfig(connection_limit=Limit(value=9)))
+    override = response.overrides.add(action_id=3, option="connection_limit")
+    override.expire_time.FromNanoseconds(int((time.time() + 0.5) * 1e9))
+    peer.answers["foo.example"] = response
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await peer.stop()
+        told: list[int] = []
+        policy.client.subscribe(lambda: told.append(limit_of(policy)))
+
+        assert limit_of(policy) == 1
+        await until(lambda: told)
+
+        assert told == [9]
+
+
+async def test_a_pushed_suspension_holds_and_ends_by_itself_without_a_server(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        path = await policy.client.fetch("foo.example", "ip-1", MX)
+        told: list[bool] = []
+        policy.client.subscribe(
+            lambda: told.append(policy.client.suspension_of(path) is not None)
+        )
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(seconds=0.6)))
+        await until(lambda: told == [True])
+        await peer.stop()
+
+        await until(lambda: told == [True, False])
+
+        assert policy.suspensions() == []
+
+
+async def test_the_relative_end_of_a_suspension_beats_a_clock_that_is_wrong(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        resource = suspension(seconds=-3600)
+        resource.ttl.FromSeconds(100)
+        peer.outgoing.put_nowait(snapshot(resource))
+
+        await until(lambda: policy.suspensions())
+
+        assert 90 < policy.suspensions()[0]["expire_time"] - time.time() <= 100
+
+
+async def test_responses_are_applied_and_acknowledged_in_order(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(path_resource(answer(6, 2))))
+        for number in (7, 8):
+            resource = path_resource(answer(number, number))
+            token, nonce = f"t{number}".encode(), f"n{number}"
+            peer.outgoing.put_nowait(
+                Kind(kind=Kind.KIND_DELTA, resources=[resource], token=token, nonce=nonce)
+            )
+
+        await until(lambda: limit_of(policy) == 8)
+        acks = [request.ack for request in peer.streams[0] if request.HasField("ack")]
+        await until(lambda: len(_acks(peer)) == 3)
+
+        acks = _acks(peer)
+        assert [(ack.nonce, ack.token) for ack in acks] == [
+            ("n1", b"t1"),
+            ("n7", b"t7"),
+            ("n8", b"t8"),
+        ]
+        assert not any(ack.HasField("error") for ack in acks)
+        assert len(peer.batches) == 1
+
+
+def _acks(peer: PolicyPeer) -> list[pb.WatchAck]:
+    return [request.ack for request in peer.streams[-1] if request.HasField("ack")]
+
+
+async def test_what_can_not_be_applied_is_refused_and_the_rest_applied(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        bad = path_resource(answer(0, 2))
+        tenant = suspension(2, tenant="t")
+        peer.outgoing.put_nowait(snapshot(bad, tenant, suspension(3)))
+
+        await until(lambda: _acks(peer))
+
+        ack = _acks(peer)[0]
+        assert ack.HasField("error")
+        assert [(one.name, one.code) for one in ack.rejected] == [("foo.example ip-1", 3), ("2", 12)]
+        assert limit_of(policy) == 5
+        assert [held["action_id"] for held in policy.suspensions()] == [3]
+        assert policy.watch.rejections == 2
+
+
+async def test_paths_are_subscribed_to_as_they_come_into_use(peer, tmp_path):
+    peer.answers["foo.example"] = peer.answers["bar.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams and peer.streams[0])
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: len(peer.streams[0]) == 2)
+
+        added = peer.streams[0][1].subscribe.add
+        assert [(one.name, one.mx_hosts[0].host) for one in added] == [
+            ("foo.example ip-1", "mx.foo.example")
+        ]
+        start = peer.streams[0][0].start
+        assert start.agent_info.name == "mta-1"
+        assert list(start.agent_info.egress_sources) == ["ip-1"]
+
+
+async def test_a_stream_is_resumed_with_its_token_and_what_is_held(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1), token=b"resume-here"))
+        await until(lambda: policy.suspensions())
+        await peer.stop()
+        await peer.start()
+
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1], 20)
+
+        start = peer.streams[1][0].start
+        assert start.resume_token == b"resume-here"
+        assert dict(start.known) == {"foo.example ip-1": "e5"}
+        assert [one.name for one in start.subscribe] == ["foo.example ip-1"]
+        assert policy.suspensions(), "held until the server says otherwise"
+
+
+async def test_a_snapshot_ends_the_suspensions_that_it_lacks_and_not_before_its_end(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1), suspension(2)))
+        await until(lambda: len(policy.suspensions()) == 2)
+        peer.outgoing.put_nowait(Kind(kind=Kind.KIND_RESET, nonce="n2"))
+        peer.outgoing.put_nowait(
+            Kind(kind=Kind.KIND_SNAPSHOT, resources=[suspension(3)], nonce="n3")
+        )
+        await until(lambda: len(_acks(peer)) == 3)
+        assert len(policy.suspensions()) == 3
+
+        peer.outgoing.put_nowait(snapshot(suspension(2), nonce="n4"))
+        await until(lambda: len(_acks(peer)) == 4)
+
+        assert [held["action_id"] for held in policy.suspensions()] == [2, 3]
+
+
+async def test_a_removed_suspension_ends_at_once(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1)))
+        await until(lambda: policy.suspensions())
+        gone = pb.ResourceRef(name="1", type=pb.RESOURCE_TYPE_SUSPENSION)
+        peer.outgoing.put_nowait(Kind(kind=Kind.KIND_DELTA, removed=[gone], token=b"t", nonce="n"))
+
+        await until(lambda: not policy.suspensions())
+
+
+async def test_invalidated_answers_serve_on_and_are_asked_for_again(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.answers["foo.example"] = answer(6, 2)
+        peer.outgoing.put_nowait(
+            Kind(kind=Kind.KIND_DELTA, invalidate=[pb.Invalidation(revision=2)], nonce="n")
+        )
+        assert limit_of(policy) == 5
+
+        await until(lambda: limit_of(policy) == 6)
+
+
+async def test_an_answer_that_was_overtaken_by_a_newer_one_is_not_taken(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5, 1)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.gate.clear()
+        moved = (MxHost(host="mx2.foo.example", preference=10),)
+        overtaken = asyncio.create_task(policy.client.fetch("foo.example", "ip-1", moved))
+        await until(lambda: len(peer.batches) == 2)
+        peer.outgoing.put_nowait(snapshot(path_resource(answer(7, 2))))
+        await until(lambda: limit_of(policy) == 7)
+        peer.gate.set()
+
+        assert (await overtaken).config.connection_limit.value == 7
+
+
+async def test_a_silent_stream_is_left_for_a_new_one(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        await policy.watch.close()
+        policy.watch._deadman = 0.1
+
+        policy.watch.start()
+        await until(lambda: len(peer.streams) >= 3)
+
+
+async def test_the_stream_moves_when_the_server_asks_for_it(peer, tmp_path):
+    async with running(peer, tmp_path):
+        await until(lambda: peer.streams)
+        leave = Kind(kind=Kind.KIND_BOOKMARK, token=b"t9")
+        leave.reconnect_after.FromMilliseconds(20)
+        peer.outgoing.put_nowait(leave)
+
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert peer.streams[1][0].start.resume_token == b"t9"
+
+
+async def test_staleness_follows_the_last_word_of_the_server(peer, tmp_path):
+    clock = Clock()
+    async with running(peer, tmp_path, clock) as policy:
+        assert policy.staleness is Staleness.EXPIRED
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot())
+        await until(lambda: policy.staleness is Staleness.FRESH)
+
+        clock.ahead = 60
+        assert policy.staleness is Staleness.STALE
+        peer.outgoing.put_nowait(Kind(kind=Kind.KIND_BOOKMARK, token=b"t2"))
+        await until(lambda: policy.staleness is Staleness.FRESH)

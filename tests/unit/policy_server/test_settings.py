@@ -1,0 +1,122 @@
+"""Settings: defaults, overrides, and mistakes reported together."""
+
+from datetime import timedelta
+
+import pytest
+
+from policy_server.errors import InvalidSettings
+from policy_server.settings import Settings, environment_names, load_settings, split_address
+
+
+def _problems(tmp_path, text="", environ=None):
+    path = tmp_path / "penstock-server.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(str(path), environ or {})
+    return caught.value.problems
+
+
+def test_without_a_file_the_defaults_of_the_contract_hold():
+    settings = load_settings(None, {})
+
+    assert settings == Settings()
+    assert settings.server.grpc_listen == "127.0.0.1:7350"
+    assert settings.server.http_listen == "127.0.0.1:7351"
+    assert settings.database.url == "sqlite:///var/server/penstock.db"
+    assert settings.dns.nameservers == ()
+    assert settings.dns.timeout == timedelta(seconds=5)
+
+
+def test_the_environment_overrides_the_file(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text('[server]\ngrpc_listen = "127.0.0.1:1"\n[dns]\ntimeout = "2s"\n')
+
+    settings = load_settings(
+        str(path),
+        {
+            "PENSTOCK_SERVER_GRPC_LISTEN": "127.0.0.1:2",
+            "PENSTOCK_DNS_NAMESERVERS": "127.0.0.1:5353, [::1]:53",
+            "PENSTOCK_AGENT_NAME": "the agent's, not ours",
+        },
+    )
+
+    assert settings.server.grpc_listen == "127.0.0.1:2"
+    assert settings.dns.nameservers == ("127.0.0.1:5353", "[::1]:53")
+    assert settings.dns.timeout == timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        pytest.param(
+            '[server]\ngrpc_lisen = "127.0.0.1:1"\n',
+            [":2:", 'unknown key "server.grpc_lisen"', '"grpc_listen"'],
+            id="misspelt key",
+        ),
+        pytest.param(
+            "[databse]\n", [":1:", 'unknown section "databse"', '"database"'], id="misspelt section"
+        ),
+        pytest.param("[server\n", ["not TOML", "line 1"], id="broken TOML"),
+        pytest.param('[dns]\ntimeout = "5x"\n', [":2:", "dns.timeout", "5"], id="bad duration"),
+        pytest.param('[dns]\ntimeout = "2 days"\n', ["at most a day"], id="too long"),
+        pytest.param(
+            '[server]\nhttp_listen = "7351"\n', ["server.http_listen", "host:port"], id="no host"
+        ),
+        pytest.param(
+            '[server]\ngrpc_listen = "0.0.0.0:7350"\n', ["loopback"], id="beyond loopback"
+        ),
+        pytest.param(
+            '[database]\nurl = "postgresql://h/d"\n', ["later version", "sqlite"], id="postgresql"
+        ),
+        pytest.param('[database]\nurl = "mysql://h/d"\n', ["mysql"], id="unknown database"),
+        pytest.param('[database]\nurl = "sqlite://"\n', ["a file is needed"], id="memory"),
+        pytest.param('[dns]\nnameservers = ["::1"]\n', ["host:port"], id="bare address"),
+        pytest.param("server = 1\n", ["must be a table"], id="no table"),
+    ],
+)
+def test_a_mistake_names_place_and_remedy(tmp_path, text, parts):
+    (problem,) = _problems(tmp_path, text)
+
+    for part in parts:
+        assert part in problem
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path):
+    text = '[server]\ngrpc_listen = "x"\nspeed = 1\n[dns]\ntimeout = "-1"\n[nothing]\n'
+
+    problems = _problems(tmp_path, text, {"PENSTOCK_DATABASE_ULR": "x"})
+
+    assert len(problems) == 5
+    assert any("PENSTOCK_DATABASE_URL" in problem for problem in problems)
+
+
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path):
+    (problem,) = _problems(tmp_path, "", {"PENSTOCK_DNS_TIMEOUT": "soon"})
+
+    assert problem.startswith("environment: PENSTOCK_DNS_TIMEOUT: ")
+
+
+def test_a_missing_file_is_one_clear_problem(tmp_path):
+    with pytest.raises(InvalidSettings, match="can't be read: No such file"):
+        load_settings(str(tmp_path / "none.toml"), {})
+
+
+def test_settings_can_not_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().dns.timeout = timedelta(1)
+
+
+def test_every_key_has_an_environment_name():
+    assert environment_names() == (
+        "PENSTOCK_SERVER_GRPC_LISTEN",
+        "PENSTOCK_SERVER_HTTP_LISTEN",
+        "PENSTOCK_DATABASE_URL",
+        "PENSTOCK_DNS_NAMESERVERS",
+        "PENSTOCK_DNS_TIMEOUT",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:b", "a:65536", "::1:53", "[::1]"])
+def test_a_bad_address_is_refused(text):
+    with pytest.raises(ValueError, match="host:port"):
+        split_address(text)
