@@ -98,7 +98,9 @@ class Resolver:
         return await self._ask("MX", domain)  # type: ignore[return-value]  # MX gives hosts
 
     async def addresses(
-        self, host: str, strategy: IpLookupStrategy = IpLookupStrategy.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6
+        self,
+        host: str,
+        strategy: IpLookupStrategy = IpLookupStrategy.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6,
     ) -> tuple[str, ...]:
         """
         The addresses of *host*; of the second family of the strategy only where the first has

@@ -100,6 +100,8 @@ class ListenSection(_Section):
     max_recipients: int = Field(default=1024, ge=1)
     #: Most SMTP connections at one time.
     max_connections: int = Field(default=1024, ge=1)
+    #: Most bytes of messages that are on their way in at one time, over all SMTP connections.
+    max_buffered_size: Size = 256 * 1024 * 1024
     #: How long an SMTP client may be silent (RFC 5321 4.5.3.2.7: at least 5 minutes).
     client_timeout: Span = timedelta(minutes=5)
     #: Most Received headers before a message is taken for a loop (RFC 5321 6.3).
@@ -147,7 +149,7 @@ class Pool(_Section):
     """`[[pool]]`: sources that mail is spread over."""
 
     name: Name
-    sources: tuple[PoolMember, ...] = Field(min_length=1)
+    sources: tuple[PoolMember, ...]
 
     @property
     def weights(self) -> dict[str, int]:

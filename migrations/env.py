@@ -17,6 +17,8 @@ def _run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        # SQLite can; a migration that fails leaves nothing behind.
+        transactional_ddl=True,
         # SQLite alters tables by copying them.
         render_as_batch=connection.dialect.name == "sqlite",
     )

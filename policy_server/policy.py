@@ -21,12 +21,11 @@ from policy_server.automation.actions import ActionInForce
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, PolicyServerError, RulesNotLoaded
 from policy_server.metrics import ServerMetrics
-from policy_server.questions import check_domain, check_hosts, check_source
+from policy_server.questions import check_domain, check_source, make_question
 from policy_server.rule_loader import LoadedRules, RuleLoader, read_everything
 from policy_server.rules.layers import AutomationRule, Severity
 from policy_server.rules.resolve import Question, consulted_rules
 from policy_server.rules.site import MxHost
-from policy_server.rules.site import site_name as make_site_name
 from policy_server.rules.snapshot import Snapshot
 from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
 from policy_server.state import State, build_state, find_collisions
@@ -40,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _MAX_ANSWERS = 20_000
+_MAX_SITES = 20_000
 #: No timer sleeps longer, so that a clock set by hand is noticed.
 _LONGEST_SLEEP = timedelta(minutes=1)
 _RULE_TABLES = frozenset(
@@ -67,6 +67,8 @@ class Policy:
         self._loader = RuleLoader()
         self._state: State | None = None
         self._answers: OrderedDict[Question, Answer] = OrderedDict()
+        #: Host sets of sites that clients asked about, for outcomes, which name the site alone.
+        self._seen_hosts: OrderedDict[str, tuple[MxHost, ...]] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
         self._rules_changed = asyncio.Event()
@@ -169,20 +171,28 @@ class Policy:
 
         Raises `InvalidRequest`, `DnsUnavailable` or `DomainNotFound`.
         """
-        domain = check_domain(routing_domain)
-        source = check_source(egress_source)
-        hosts = check_hosts(mx_hosts)
-        if site_name and not hosts:
+        if mx_hosts:
+            question = make_question(routing_domain, egress_source, site_name, tuple(mx_hosts))
+            self._remember_hosts(question)
+            return question
+        domain, source = check_domain(routing_domain), check_source(egress_source)
+        if site_name:
             hosts = await self._hosts_of_site(site_name, domain)
-        elif not hosts:
+        else:
             found = await self._site_of_domain(domain)
             site_name, hosts = found.site.site_name, found.site.mx_hosts
-        return Question(
-            routing_domain=domain,
-            egress_source=source,
-            site_name=site_name or make_site_name(domain, hosts),
-            mx_hosts=hosts,
+        question = Question(
+            routing_domain=domain, egress_source=source, site_name=site_name, mx_hosts=hosts
         )
+        self._remember_hosts(question)
+        return question
+
+    def _remember_hosts(self, question: Question) -> None:
+        if question.mx_hosts:
+            self._seen_hosts[question.site_name] = question.mx_hosts
+            self._seen_hosts.move_to_end(question.site_name)
+            if len(self._seen_hosts) > _MAX_SITES:
+                self._seen_hosts.popitem(last=False)
 
     async def reload(self) -> None:
         """Read what is newer in SQL, at once."""
@@ -312,7 +322,7 @@ class Policy:
             await self.reload()
 
     async def _hosts_of_site(self, site: str, domain: str) -> tuple[MxHost, ...]:
-        known = self._loaded().site_hosts.get(site)
+        known = self._loaded().site_hosts.get(site) or self._seen_hosts.get(site)
         if known is not None:
             return known
         # Without hosts the MX patterns match nothing; that is no reason not to answer.

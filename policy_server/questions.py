@@ -2,14 +2,32 @@
 Questions: which egress path is asked about, checked and in the form that rules compare.
 """
 
+import functools
 from collections.abc import Sequence
 
 from policy_server.errors import InvalidRequest
+from policy_server.rules.resolve import Question
 from policy_server.rules.site import MxHost, normalise_domain, normalise_host
+from policy_server.rules.site import site_name as make_site_name
 from policy_server.rules.values import InvalidValueError
 
 _LONGEST_NAME = 255
 _MAX_HOSTS = 200
+_KEPT = 20_000
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def make_question(
+    routing_domain: str, egress_source: str, site_name: str, mx_hosts: tuple[MxHost, ...]
+) -> Question:
+    """Make the question of a request that brings its MX hosts; the same one is asked often."""
+    domain, hosts = check_domain(routing_domain), check_hosts(mx_hosts)
+    return Question(
+        routing_domain=domain,
+        egress_source=check_source(egress_source),
+        site_name=site_name or make_site_name(domain, hosts),
+        mx_hosts=hosts,
+    )
 
 
 def check_domain(text: str, *, field: str = "routing_domain") -> str:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health.aio import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from penstock.v1 import (
@@ -80,7 +79,7 @@ class Server:
             resolver=MxResolver(nameservers=settings.dns.nameservers, timeout=settings.dns.timeout),
             metrics=self.metrics,
         )
-        self._health = HealthServicer()
+        self._health = health.aio.HealthServicer()
         self._http = HttpServer(self.metrics, self._why_not_ready)
         self._grpc: grpc.aio.Server | None = None
         self._hub: WatchHub | None = None
@@ -122,7 +121,7 @@ class Server:
             options=_CHANNEL_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
-        self._hub = WatchHub(self.policy)
+        self._hub = WatchHub(self.policy, self.actions, datastore_id=datastore_id)
         add_policy_service(server, PolicyService(self.policy), self._hub)
         feedback = FeedbackService(self.policy, self.actions)
         feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)

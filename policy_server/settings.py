@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from policy_server.errors import InvalidSettings
-from policy_server.rules.values import parse_duration
+from policy_server.rules.values import InvalidValueError, parse_duration
 from policy_server.store.database import database_problem
 
 _PREFIX = "PENSTOCK_"
@@ -71,7 +71,10 @@ def _check_url(url: str) -> str:
 
 
 def _read_duration(value: Any) -> timedelta:
-    duration = value if isinstance(value, timedelta) else parse_duration(value)
+    try:
+        duration = value if isinstance(value, timedelta) else parse_duration(value)
+    except InvalidValueError as error:
+        raise ValueError(f'"{value}": {error}') from error
     if not timedelta() < duration <= _LONGEST:
         raise ValueError(f'"{value}" is out of range; more than 0 and at most a day is allowed')
     return duration

@@ -6,7 +6,7 @@ A domain whose MX can't be found keeps its last known site and is tried again la
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -64,7 +64,7 @@ class SiteSchedule:
 
 async def find_sites(
     resolver: MxResolver, domains: Iterable[str]
-) -> AsyncIterator[list[StoredSite | SiteFailure]]:
+) -> AsyncGenerator[list[StoredSite | SiteFailure], None]:
     """Look up *domains*, yielding what is found in small batches as it comes."""
     slots = asyncio.Semaphore(_AT_ONCE)
     pending = {asyncio.create_task(_find(resolver, domain, slots)) for domain in domains}

@@ -1,6 +1,8 @@
 """`penstock-agent run`: run the agent until SIGTERM or SIGINT."""
 
 import asyncio
+import json
+from dataclasses import asdict
 
 import click
 
@@ -18,7 +20,8 @@ from agent.cli.log_format import start_log
     show_default=True,
     help="What is logged to stderr.",
 )
-def run(config_path: str | None, log_level: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the ports as JSON once it is ready.")
+def run(config_path: str | None, log_level: str, as_json: bool) -> None:
     """
     Run the agent until SIGTERM or SIGINT.
 
@@ -27,4 +30,8 @@ def run(config_path: str | None, log_level: str) -> None:
     """
     settings = settings_for(config_path)
     start_log(log_level)
-    asyncio.run(worker.run(settings))
+    asyncio.run(worker.run(settings, on_ready=_print_ports if as_json else None))
+
+
+def _print_ports(ports: worker.Ports) -> None:
+    click.echo(json.dumps(asdict(ports)))

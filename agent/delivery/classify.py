@@ -126,9 +126,7 @@ def classify(replies: Replies, *, suspected: frozenset[str] = frozenset()) -> li
     ]
 
 
-def _classify_recipient(
-    place: int, replies: Replies, suspected: frozenset[str]
-) -> RecipientResult:
+def _classify_recipient(place: int, replies: Replies, suspected: frozenset[str]) -> RecipientResult:
     recipient = replies.recipients[place]
     rcpt = _at(replies.rcpt, place)
     if rcpt is None:

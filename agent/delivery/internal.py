@@ -29,13 +29,9 @@ NOT_ASKED = _made(451, (4, 4, 2), "the transaction ended before this recipient w
 #: A reply of a kind that does not fit its command.
 UNEXPECTED_REPLY = _made(451, (4, 5, 0), "unexpected reply")
 #: RFC 6152: 8-bit content needs the peer's word.
-NEEDS_8BITMIME = _made(
-    554, (5, 6, 3), "content is 8bit, destination does not support 8BITMIME"
-)
+NEEDS_8BITMIME = _made(554, (5, 6, 3), "content is 8bit, destination does not support 8BITMIME")
 #: RFC 6531: an envelope with other than ASCII needs the peer's word.
-NEEDS_SMTPUTF8 = _made(
-    554, (5, 6, 7), "envelope is 8bit, destination does not support SMTPUTF8"
-)
+NEEDS_SMTPUTF8 = _made(554, (5, 6, 7), "envelope is 8bit, destination does not support SMTPUTF8")
 #: The address can't be written into a command.
 UNSENDABLE_ADDRESS = _made(553, (5, 1, 3), "the address can't be sent in an SMTP command")
 

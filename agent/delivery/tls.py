@@ -88,9 +88,7 @@ _STEPS: dict[tuple[TlsMode, bool, Handshake], TlsStep] = {
 }
 
 
-def next_tls_step(
-    mode: TlsMode, *, offered: bool, handshake: Handshake, memory: Memory
-) -> TlsStep:
+def next_tls_step(mode: TlsMode, *, offered: bool, handshake: Handshake, memory: Memory) -> TlsStep:
     """Say what the session does about TLS."""
     if mode in _OPPORTUNISTIC and memory.is_broken and handshake is Handshake.NOT_TRIED:
         return TlsStep.CLEAR

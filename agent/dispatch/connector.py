@@ -3,6 +3,7 @@ Connector: from a candidate address to a session that mail can be sent over: con
 STARTTLS and AUTH as the path's options ask for.
 """
 
+from asyncio import to_thread
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +13,6 @@ from agent.dispatch.options import PathOptions
 from agent.dispatch.peer import Broken, CandidateFailed, Peer, connect
 from agent.dispatch.secrets import SecretMissing, read_secret
 from agent.dispatch.tls_contexts import TlsContexts
-from asyncio import to_thread
 
 _MOST_BROKEN = 10_000
 #: How long broken TLS is remembered where the path goes on in the clear but names no time.

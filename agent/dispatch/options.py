@@ -6,11 +6,12 @@ answer.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from google.protobuf.duration_pb2 import Duration
+
 from agent.delivery.plan import Networks, parse_networks
 from agent.delivery.tls import TlsMode
 from agent.policy.answer import PathPolicy
 from agent.throttle.rate import Rate
-from google.protobuf.duration_pb2 import Duration
 from penstock.v1 import egress_path_pb2 as pb
 
 _TLS_MODES = {
@@ -136,7 +137,7 @@ def _rates(
 ) -> dict[str, Rate]:
     """The path's own rate, if it has one, and the shared ones by their names."""
     rates = {f"{kind} shared {name}": _rate(rate) for name, rate in additional.items()}
-    if policy.config.HasField(option):  # type: ignore[arg-type]  # the callers name rate fields
+    if policy.config.HasField(option):
         rates[f"{kind} {policy.path_name}"] = _rate(getattr(policy.config, option))
     return rates
 
@@ -152,7 +153,7 @@ def _rate(rate: pb.Rate) -> Rate:
 
 def _timeouts(config: pb.EgressPathConfig) -> Timeouts:
     def span(option: str, default: float) -> float:
-        if not config.HasField(option):  # type: ignore[arg-type]  # the callers name durations
+        if not config.HasField(option):
             return default
         return _seconds(getattr(config, option))
 

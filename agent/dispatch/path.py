@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 #: A connection is opened this long before a rate would let it do something, in seconds.
 _OPEN_AHEAD = 0.5
 _LONGEST_TIMER = 60.0
+#: How long a session that was cut off may take to close.
+_LAST_SECONDS = 3.0
 _NS = 1_000_000_000
 
 
@@ -146,6 +148,8 @@ class Path:
         self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._leaving: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: When it goes off, by the loop's clock; not every loop's handles can tell.
+        self._timer_at = 0.0
         self._is_stopping = False
 
     @property
@@ -187,7 +191,10 @@ class Path:
         """Work by *policy* from now on."""
         if policy is self._policy or policy.path_name != self.name:
             return
+        is_same = policy.config == self._policy.config
         self._policy = policy
+        if is_same:
+            return
         self._options = options_of(policy)
         self._ready.max_ready = self._options.max_ready
 
@@ -217,8 +224,10 @@ class Path:
         """An entry in hand was not sent; it keeps its place, or goes where it can be sent."""
         self.in_hand -= 1
         name = self.services.holding.parse(entry.queue_name)
-        if self._is_stopping or not self._still_serves(name) or not self._ready.put(
-            entry, name.tenant
+        if (
+            self._is_stopping
+            or not self._still_serves(name)
+            or not self._ready.put(entry, name.tenant)
         ):
             self.services.holding.take_back(entry)
 
@@ -259,6 +268,8 @@ class Path:
     def maintain(self) -> None:
         """Open the connections that the mail asks for and the limits allow."""
         self.starved = False
+        for _ in range(min(len(self._idle), len(self._ready))):
+            self._wake_one()
         while not self._is_stopping and self._wants_more():
             if (wait := self._opening_wait()) > _OPEN_AHEAD:
                 self._maintain_in(wait - _OPEN_AHEAD / 2)
@@ -326,9 +337,12 @@ class Path:
         longest = self._options.timeouts.shutdown
         patience = longest if most_seconds is None else min(longest, most_seconds)
         _, pending = await asyncio.wait(tasks, timeout=patience)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(2):
+            # The first cancel ends the transaction, the second the wait for a spool that is stuck.
+            for task in pending:
+                task.cancel()
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=_LAST_SECONDS)
 
     def state(self, waiting: int) -> PathState:
         """The path as it is now; *waiting* entries wait for room in its ready queue."""
@@ -390,10 +404,10 @@ class Path:
         loop = asyncio.get_running_loop()
         when = loop.time() + min(seconds, _LONGEST_TIMER)
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._on_timer)
+        self._timer, self._timer_at = loop.call_at(when, self._on_timer), when
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -403,7 +417,7 @@ class Path:
         if self._idle:
             session, _ = self._idle.popitem()
             session.wake()
-        elif self._timer is None or self._timer.when() > asyncio.get_running_loop().time() + 0.01:
+        else:
             self._maintain_in(0.0)
 
     def _take_young(self) -> Entry | None:

@@ -41,6 +41,8 @@ class Broken(AgentError):
         self.response = response
         #: The peer closed without a word, or had done so before.
         self.is_silent = is_silent
+        #: The message had been sent: the peer may have it although no reply came.
+        self.is_after_content = False
 
 
 class Peer:
@@ -56,8 +58,7 @@ class Peer:
         self.is_verified = False
         #: What cut the last transaction short.
         self.failure: Broken | None = None
-        #: The message of the last transaction was sent, so the peer may have it even if no reply came.
-        self.has_sent_content = False
+        self._has_sent_content = False
 
     @property
     def is_open(self) -> bool:
@@ -141,7 +142,7 @@ class Peer:
         rcpt: list[Response] = []
         mail: Response | None = None
         data: Response | None = None
-        self.failure, self.has_sent_content = None, False
+        self.failure, self._has_sent_content = None, False
         try:
             mail = await self._command(
                 "MAIL FROM",
@@ -157,10 +158,11 @@ class Peer:
             if data is None or data.code != 354:
                 return Replies(recipients=recipients, mail=mail, rcpt=tuple(rcpt), data=data)
             await before_content()
-            self.has_sent_content = True
+            self._has_sent_content = True
             end = await self._send_content(content)
         except Broken as error:
             self.failure = error
+            error.is_after_content = self._has_sent_content
             return _cut_short(recipients, mail, rcpt, error)
         return Replies(recipients=recipients, mail=mail, rcpt=tuple(rcpt), data=data, end=end)
 
@@ -195,8 +197,8 @@ class Peer:
         that a message given up for lost could yet be taken.
         """
         transport = self._smtp.transport
-        if isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "abort"):
-            transport.abort()
+        if transport is not None:
+            transport.abort()  # type: ignore[attr-defined]  # it is one that writes
         self._smtp.close()
 
     async def _name_recipients(self, recipients: tuple[str, ...], rcpt: list[Response]) -> None:
@@ -240,9 +242,7 @@ class Peer:
     async def _command(self, name: str, *parts: bytes, timeout: float) -> Response:
         return _reply(await self._raw(*parts, timeout=timeout, name=name), name)
 
-    async def _raw(
-        self, *parts: bytes, timeout: float, name: str = ""
-    ) -> aiosmtplib.SMTPResponse:
+    async def _raw(self, *parts: bytes, timeout: float, name: str = "") -> aiosmtplib.SMTPResponse:
         try:
             return await self._smtp.execute_command(*parts, timeout=timeout)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:

@@ -95,9 +95,7 @@ class Results:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_RETRY)
 
-    async def finish(
-        self, entries: Sequence[Entry], way: Way, response: Response
-    ) -> list[Entry]:
+    async def finish(self, entries: Sequence[Entry], way: Way, response: Response) -> list[Entry]:
         """Give every recipient of *entries* one response; return the entries that wait again."""
         return await self._in_bulk(entries, way, lambda attempt: self._answered(attempt, response))
 
@@ -186,6 +184,4 @@ class Results:
                 self._failing -= 1
 
     def _chance(self) -> Chance:
-        return Chance(
-            now=self._clock(), jitter=self._random.random(), event_id=lambda: uuid4().hex
-        )
+        return Chance(now=self._clock(), jitter=self._random.random(), event_id=lambda: uuid4().hex)

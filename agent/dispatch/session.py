@@ -8,7 +8,7 @@ each transaction it asks the path anew, so that a change of policy holds from th
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from agent.delivery import internal
@@ -58,6 +58,8 @@ class _Work:
     is_8bit: bool
     #: What no further transaction of this attempt will change.
     results: list[RecipientResult]
+    #: Over which connection.
+    way: Way
 
 
 class Session:
@@ -79,6 +81,7 @@ class Session:
         self._is_leaving = False
         self._changed = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
+        self._hosts: frozenset[str] = frozenset()
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
@@ -94,12 +97,17 @@ class Session:
         try:
             while (entry := await self._next_entry()) is not None:
                 await self._handle(entry)
+        except asyncio.CancelledError:
+            if self._peer is not None:
+                self._peer.abort()
+            raise
         finally:
             await self._close()
 
     async def _handle(self, entry: Entry) -> None:
         is_ours = True
         try:
+            await self._leave_other_hosts(entry)
             if self._peer is None and not await self._connect(entry):
                 is_ours = False
                 return
@@ -173,6 +181,30 @@ class Session:
 
     # Connecting
 
+    async def _leave_other_hosts(self, entry: Entry) -> None:
+        """
+        Two host sets can bear one site name, and a domain's hosts can change: never send mail to
+        hosts that are not its own.
+        """
+        if self._candidates is None:
+            return
+        hosts = await self._hosts_of(entry)
+        if hosts == self._hosts or not hosts:
+            return
+        self._candidates, self._has_sent = None, False
+        if self._peer is not None:
+            peer, self._peer = self._peer, None
+            await peer.quit()
+
+    async def _hosts_of(self, entry: Entry) -> frozenset[str]:
+        domain = self._services.holding.parse(entry.queue_name).next_domain
+        try:
+            found = self._services.resolver.known_mx(domain)
+            found = found if found is not None else await self._services.resolver.mx(domain)
+        except (DnsUnavailable, DomainNotFound):
+            return frozenset()
+        return frozenset(host.host for host in found)
+
     async def _connect(self, entry: Entry) -> bool:
         """Open a connection for *entry*; if none is to be had, settle it or put it back."""
         if self._candidates is None and not await self._make_plan(entry):
@@ -225,7 +257,9 @@ class Session:
         domain = self._services.holding.parse(entry.queue_name).next_domain
         try:
             hosts = []
-            for host in await resolver.mx(domain):
+            found = await resolver.mx(domain)
+            self._hosts = frozenset(host.host for host in found)
+            for host in found:
                 hosts.append(
                     Host(
                         name=host.host,
@@ -234,10 +268,10 @@ class Session:
                     )
                 )
         except DomainNotFound:
-            await self._finish_one(entry, internal.no_such_domain(domain))
+            await self._finish([entry], internal.no_such_domain(domain))
             return False
         except DnsUnavailable as error:
-            await self._finish_one(entry, internal.lookup_failed(domain, str(error)))
+            await self._finish([entry], internal.lookup_failed(domain, str(error)))
             return False
         source_address = self._path.source.source_address or ""
         host_filter = HostFilter(
@@ -245,8 +279,7 @@ class Session:
         )
         plan = make_plan(hosts, host_filter, self._services.random.shuffle)
         if isinstance(plan, NoWay):
-            self._is_leaving = True
-            await self._finish_one(entry, plan.response)
+            await self._finish([entry], plan.response)
             return False
         self._candidates = list(plan)
         return True
@@ -275,12 +308,10 @@ class Session:
             entries += path.drain()
         await self._finish(entries, response)
 
-    async def _finish_one(self, entry: Entry, response: Response) -> None:
-        await self._finish([entry], response)
-
     async def _finish(self, entries: list[Entry], response: Response) -> None:
         """Settle *entries*, the first of them in hand, with one response of our own."""
-        waiting = await self._services.results.finish(entries, self._way(), response)
+        way = self._way(self._services.holding.parse(entries[0].queue_name))
+        waiting = await self._services.results.finish(entries, way, response)
         self._count(result_of(response), len(entries))
         self._path.let_go()
         for entry in waiting:
@@ -294,7 +325,8 @@ class Session:
         if message is None:
             self._path.let_go()
             return
-        work = _new_work(entry, self._services.holding.parse(entry.queue_name), message)
+        queue = self._services.holding.parse(entry.queue_name)
+        work = _new_work(entry, queue, message, self._way(queue))
         while work.batches.waiting:
             if self._peer is None or not await self._may_send(entry):
                 break
@@ -307,7 +339,11 @@ class Session:
             work.batches = RecipientBatches(_put_off(work))
             work.results = []
             if not await self._connect_again():
+                left = work.batches.waiting
+                work.batches = RecipientBatches(())
+                work.results = _alike(left, internal.unreachable(()))
                 break
+            work.way = self._way(queue)
         await self._end_work(work)
 
     async def _end_work(self, work: _Work) -> None:
@@ -347,7 +383,7 @@ class Session:
                 entry=work.entry,
                 queue=work.queue,
                 message=work.message,
-                way=self._way(),
+                way=work.way,
                 results=work.results,
                 unsent=work.batches.waiting,
                 goes_on=goes_on,
@@ -397,15 +433,15 @@ class Session:
             replies = await peer.send(command, recipients, work.content, self._settle_before)
             failure = peer.failure or _closing(replies)
         else:
-            replies = Replies(recipients=recipients, mail=failure.response, failure=failure.response)
-        if failure and failure.is_silent and not is_first and not peer.has_sent_content:
+            replies = Replies(
+                recipients=recipients, mail=failure.response, failure=failure.response
+            )
+        if failure and failure.is_silent and not is_first and not failure.is_after_content:
             # The peer had closed an idle connection; that says nothing about the message.
             self._drop_peer()
             return failure
         self._has_sent = True
-        work.results += work.batches.settle(
-            classify(replies, suspected=work.batches.suspected)
-        )
+        work.results += work.batches.settle(classify(replies, suspected=work.batches.suspected))
         self._needs_reset = options.enable_rset or not _was_taken(replies)
         if failure or not peer.is_open:
             failure = failure or Broken(internal.broken("", "connection lost"), is_silent=True)
@@ -463,12 +499,15 @@ class Session:
                 pass
 
     async def _close(self) -> None:
+        settling = self._settling
         try:
-            await self._settle_before()
-        finally:
             if self._peer is not None:
                 peer, self._peer = self._peer, None
                 await peer.quit()
+            await self._settle_before()
+        finally:
+            if settling is not None:
+                settling.cancel()
 
     def _count(self, result: Result, recipients: int) -> None:
         counters = self._path.counters
@@ -480,26 +519,26 @@ class Session:
             case _:
                 counters.transient += recipients
 
-    def _way(self) -> Way:
+    def _way(self, queue: QueueName) -> Way:
         peer, policy = self._peer, self._path.policy
-        queue_pool = self._services.settings.queue_for(policy.routing_domain).egress_pool
-        if peer is None:
-            return Way(
-                pool=queue_pool, source=policy.egress_source, policy=policy, session_id=self._id
-            )
-        return Way(
-            pool=queue_pool,
+        way = Way(
+            pool=self._services.settings.queue_for(queue.domain).egress_pool,
             source=policy.egress_source,
             policy=policy,
+            session_id=self._id,
+        )
+        if peer is None:
+            return way
+        return replace(
+            way,
             source_address=peer.source_address,
             peer=PeerName(name=peer.candidate.host, addr=peer.candidate.address),
-            session_id=self._id,
             tls_version=peer.tls_version,
             tls_cipher=peer.tls_cipher,
         )
 
 
-def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage) -> _Work:
+def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way) -> _Work:
     sendable = [each for each in message.recipients if is_sendable(each)]
     refused = [each for each in message.recipients if not is_sendable(each)]
     return _Work(
@@ -510,6 +549,7 @@ def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage) -> _Work:
         content=wire_form(message.body),
         is_8bit=not message.body.isascii(),
         results=_alike(refused, internal.UNSENDABLE_ADDRESS),
+        way=way,
     )
 
 
@@ -522,9 +562,10 @@ def _alike(recipients: list[str] | tuple[str, ...], response: Response) -> list[
 
 def _put_off(work: _Work) -> tuple[str, ...]:
     """Recipients that this attempt leaves for another."""
-    return tuple(
-        each.recipient for each in work.results if each.result is Result.TRANSIENT
-    ) + work.batches.waiting
+    return (
+        tuple(each.recipient for each in work.results if each.result is Result.TRANSIENT)
+        + work.batches.waiting
+    )
 
 
 def _closing(replies: Replies) -> Broken | None:

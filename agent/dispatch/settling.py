@@ -110,9 +110,7 @@ def expire(attempt: Attempt, settings: QueueSettings, chance: Chance) -> Settlem
 
 def delayed_record(attempt: Attempt, response: Response, chance: Chance) -> Record:
     """Say that mail waits without an attempt being used."""
-    return _record(
-        attempt, RecordType.DELAYED, response, attempt.message.recipients, chance
-    )
+    return _record(attempt, RecordType.DELAYED, response, attempt.message.recipients, chance)
 
 
 def same_for_all(message: SpooledMessage, response: Response) -> list[RecipientResult]:
@@ -142,9 +140,7 @@ def _expiration(
     settings: QueueSettings,
     chance: Chance,
 ) -> Record:
-    response = internal.expired(
-        due - attempt.entry.created, settings.max_age.total_seconds()
-    )
+    response = internal.expired(due - attempt.entry.created, settings.max_age.total_seconds())
     return _record(attempt, RecordType.EXPIRATION, response, recipients, chance)
 
 

@@ -65,9 +65,10 @@ class LogFile:
     def _rotate(self, file: BinaryIO, now: float) -> None:
         self.close()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-        number = 0
-        while (full := self._directory / f"delivery-{stamp}-{number:03}.jsonl").exists():
-            number += 1
+        # Above the highest of this second, not the first that is free: older ones may be gone.
+        taken = sorted(self._directory.glob(f"delivery-{stamp}-*.jsonl"))
+        number = int(taken[-1].stem.rpartition("-")[2]) + 1 if taken else 0
+        full = self._directory / f"delivery-{stamp}-{number:06}.jsonl"
         (self._directory / CURRENT).rename(full)
         for old in rotated_files(self._directory)[: -self._kept_files]:
             old.unlink(missing_ok=True)

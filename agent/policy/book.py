@@ -65,6 +65,8 @@ class PolicyBook:
         self._listeners: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        #: Revisions of answers heard since then can be compared.
+        self._order_since = clock()
         #: When the watch last confirmed everything in memory, seconds since the epoch.
         self.confirmed = 0.0
         #: The revision of the answer that was stored last.
@@ -139,7 +141,7 @@ class PolicyBook:
             return None
         if reason := why_unusable(response):
             return Rejection(code=3, message=reason)
-        if held is not None and _crossed(held.answer, response, now):
+        if held is not None and self._has_crossed(held.answer, response, now):
             return None
         answer = StoredAnswer(key=key, mx_hosts=mx_hosts, response=response, heard=now)
         self._put(answer, refresh_at=now + self._lifetime(response))
@@ -149,6 +151,10 @@ class PolicyBook:
         if held is None or held.answer.response.etag != response.etag:
             self._notify()
         return None
+
+    def forget_order(self) -> None:
+        """Take answers of any revision from now on: the server's database may be another."""
+        self._order_since = self._clock()
 
     def apply_suspension(self, suspension: Suspension) -> Rejection | None:
         """Take a suspension; say why if it can't be applied."""
@@ -192,6 +198,16 @@ class PolicyBook:
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def _has_crossed(
+        self, held: StoredAnswer, response: GetEgressPathConfigResponse, now: float
+    ) -> bool:
+        """Say whether *response* was on its way while the newer *held* came."""
+        return (
+            response.revision < held.response.revision
+            and held.heard > self._order_since
+            and now - held.heard < CROSSING_SECONDS
+        )
 
     def _confirm(self, held: CachedAnswer, now: float) -> None:
         held.answer = replace(held.answer, heard=now)
@@ -240,10 +256,6 @@ class PolicyBook:
         if now >= due:
             self._notify()
         self._arm()
-
-
-def _crossed(held: StoredAnswer, response: GetEgressPathConfigResponse, now: float) -> bool:
-    return response.revision < held.response.revision and now - held.heard < CROSSING_SECONDS
 
 
 def _ignore(key: PathKey) -> None:

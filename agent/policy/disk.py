@@ -170,10 +170,11 @@ class PolicyDisk:
     def _write_until_stopped(self) -> None:
         while True:
             self._wake.wait()
-            stopping = self._stopping
-            if not stopping:
+            if not self._stopping:
                 time.sleep(GATHER_SECONDS)
             self._wake.clear()
+            # Read after the flag is cleared: a stop that came in between must not be slept over.
+            stopping = self._stopping
             with self._lock:
                 changes, self._changes = self._changes, _Changes()
             if changes:
@@ -186,8 +187,12 @@ class PolicyDisk:
             with _connection(self._path) as connection, connection:
                 _apply(connection, changes)
         except sqlite3.Error as error:
-            # Memory still has it all; the next change of each key is tried again.
+            # Memory still has it all. Suspensions, which come once, are tried again with the next
+            # change; answers come again as they age.
             self.failures += 1
+            with self._lock:
+                newer = self._changes.suspensions
+                self._changes.suspensions = {**changes.suspensions, **newer}
             logger.warning("last-known policy not written", extra={"error": str(error)})
 
 

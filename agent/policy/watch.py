@@ -216,6 +216,7 @@ class PolicyWatch:
             kind == pb.WatchPolicyResponse.KIND_SNAPSHOT and self._snapshot is None
         ):
             self._snapshot = set()
+            self._book.forget_order()
         rejected = [
             pb.RejectedResource(
                 name=resource.name, etag=resource.etag, code=why.code, message=why.message

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 #: Jitter spreads a delay by this part of it to either side.
 _SPREAD = 0.025
-#: Doubling further would overflow; 2**32 times any interval is beyond every max_age.
-_MOST_DOUBLINGS = 32
+#: Doubling further changes nothing, for any interval is then beyond the longest delay.
+_MOST_DOUBLINGS = 64
+_LONGEST_DELAY = timedelta(days=3650)
 
 
 def retry_delay(
@@ -24,8 +25,7 @@ def retry_delay(
     160.0
     """
     seconds = retry_interval.total_seconds() * 2.0 ** min(attempts, _MOST_DOUBLINGS)
-    if max_retry_interval is not None:
-        seconds = min(seconds, max_retry_interval.total_seconds())
+    seconds = min(seconds, (max_retry_interval or _LONGEST_DELAY).total_seconds())
     return timedelta(seconds=seconds * (1 + (2 * jitter - 1) * _SPREAD))
 
 

@@ -9,53 +9,49 @@ Entries leave the heap lazily: what was removed, or got another due time, stays 
 pair until it comes up or until dead pairs are the larger half.
 """
 
-from collections.abc import Iterator
+from collections import Counter
 from heapq import heapify, heappop, heappush
-from itertools import count
 
 from agent.queue.entry import Entry
 
 #: A heap of up to this many pairs is left as it is, dead ones and all.
 _SMALL_HEAP = 1024
 
-#: Due time, order of adding (so that entries are never compared), entry.
-_Item = tuple[float, int, Entry]
+#: Due time and id of an entry: of those due at one time the oldest comes first.
+_Item = tuple[float, int]
 
 
 class ScheduledQueues:
     """Waiting entries of every scheduled queue of the agent."""
 
-    __slots__ = ("_aside", "_heap", "_held", "_queues", "_serial", "_size")
+    __slots__ = ("_aside", "_by_id", "_counts", "_heap", "_held")
 
     def __init__(self) -> None:
         self._heap: list[_Item] = []
-        self._queues: dict[str, dict[int, Entry]] = {}
+        self._by_id: dict[int, Entry] = {}
+        self._counts: Counter[str] = Counter()
         self._held: set[str] = set()
         #: Held entries whose time has come, by queue.
         self._aside: dict[str, list[_Item]] = {}
-        self._size = 0
-        self._serial = count()
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._by_id)
 
     def add(self, entry: Entry) -> None:
         """Let *entry* wait for `entry.due`; an entry that waits already gets its new due time."""
-        queue = self._queues.setdefault(entry.queue_name, {})
-        if entry.id not in queue:
-            self._size += 1
-        queue[entry.id] = entry
-        heappush(self._heap, (entry.due, next(self._serial), entry))
+        if entry.id not in self._by_id:
+            self._counts[entry.queue_name] += 1
+        self._by_id[entry.id] = entry
+        heappush(self._heap, (entry.due, entry.id))
         self._tidy()
 
     def remove(self, entry: Entry) -> bool:
         """Forget *entry*; False if it was not waiting."""
-        queue = self._queues.get(entry.queue_name, {})
-        if queue.pop(entry.id, None) is None:
+        if self._by_id.pop(entry.id, None) is None:
             return False
-        self._size -= 1
-        if not queue:
-            del self._queues[entry.queue_name]
+        self._counts[entry.queue_name] -= 1
+        if not self._counts[entry.queue_name]:
+            del self._counts[entry.queue_name]
         self._tidy()
         return True
 
@@ -64,11 +60,11 @@ class ScheduledQueues:
         due: list[Entry] = []
         while self._heap and self._heap[0][0] <= now and len(due) < limit:
             item = heappop(self._heap)
-            entry = item[2]
-            if not self._is_live(item):
+            entry = self._live(item)
+            if entry is None:
                 continue
             if entry.queue_name in self._held:
-                self._set_aside(item)
+                self._set_aside(item, entry.queue_name)
                 continue
             self.remove(entry)
             due.append(entry)
@@ -78,12 +74,12 @@ class ScheduledQueues:
         """When the next entry that is not held comes due, in seconds since the epoch."""
         while self._heap:
             item = self._heap[0]
-            is_live = self._is_live(item)
-            if is_live and item[2].queue_name not in self._held:
+            entry = self._live(item)
+            if entry is not None and entry.queue_name not in self._held:
                 return item[0]
             heappop(self._heap)
-            if is_live:
-                self._set_aside(item)
+            if entry is not None:
+                self._set_aside(item, entry.queue_name)
         return None
 
     def hold(self, queue_name: str) -> None:
@@ -102,25 +98,24 @@ class ScheduledQueues:
 
     def counts(self) -> dict[str, int]:
         """How many entries wait in each queue."""
-        return {name: len(entries) for name, entries in self._queues.items()}
+        return dict(self._counts)
 
-    def entries_of(self, queue_name: str) -> Iterator[Entry]:
-        """The entries that wait in one queue, in no special order."""
-        yield from self._queues.get(queue_name, {}).values()
+    def entries_of(self, queue_name: str) -> list[Entry]:
+        """The entries that wait in one queue, in no special order; looks at every entry."""
+        return [entry for entry in self._by_id.values() if entry.queue_name == queue_name]
 
-    def _is_live(self, item: _Item) -> bool:
-        due, _, entry = item
-        queue = self._queues.get(entry.queue_name)
-        return queue is not None and queue.get(entry.id) is entry and entry.due == due
+    def _live(self, item: _Item) -> Entry | None:
+        due, entry_id = item
+        entry = self._by_id.get(entry_id)
+        return entry if entry is not None and entry.due == due else None
 
-    def _set_aside(self, item: _Item) -> None:
-        name = item[2].queue_name
-        aside = self._aside.setdefault(name, [])
+    def _set_aside(self, item: _Item, queue_name: str) -> None:
+        aside = self._aside.setdefault(queue_name, [])
         aside.append(item)
-        if len(aside) > max(_SMALL_HEAP, 2 * len(self._queues[name])):
-            aside[:] = [item for item in aside if self._is_live(item)]
+        if len(aside) > max(_SMALL_HEAP, 2 * self._counts[queue_name]):
+            aside[:] = [item for item in dict.fromkeys(aside) if self._live(item)]
 
     def _tidy(self) -> None:
-        if len(self._heap) > max(_SMALL_HEAP, 2 * self._size):
-            self._heap = [item for item in self._heap if self._is_live(item)]
+        if len(self._heap) > max(_SMALL_HEAP, 2 * len(self._by_id)):
+            self._heap = [item for item in dict.fromkeys(self._heap) if self._live(item)]
             heapify(self._heap)

@@ -68,7 +68,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -312,7 +312,7 @@ def parse_sink_settings(table: Mapping[str, Any], *, file: str = "") -> SinkSett
     try:
         settings = SinkSettings.model_validate(content)
     except ValidationError as error:
-        mistakes += [where + _sentence(dict(detail)) for detail in error.errors()]
+        mistakes += [where + _sentence(detail) for detail in _root_causes(error)]
     if mistakes:
         raise SettingsError(mistakes)
     return settings
@@ -333,6 +333,17 @@ _MODELS = (
 _KNOWN_KEYS = sorted({name for model in _MODELS for name in model.model_fields})
 
 
+def _root_causes(error: ValidationError) -> list[dict[str, Any]]:
+    """Leave out that a list is too short where that is only because its entries are wrong."""
+    details: list[dict[str, Any]] = [dict(detail) for detail in error.errors()]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(other["loc"][:-1] == detail["loc"] for other in details)
+    ]
+
+
 def _sentence(detail: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
@@ -344,6 +355,3 @@ def _sentence(detail: dict[str, Any]) -> str:
         return f"{place}: missing"
     shown = "" if isinstance(detail["input"], dict) else f" {detail['input']!r}"
     return f"{place}{shown}: {message}"
-
-
-STAGES: tuple[str, ...] = get_args(Stage)

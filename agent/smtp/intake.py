@@ -78,7 +78,7 @@ class Intake:
         log: Callable[[Sequence[Record]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.hostname = socket.getfqdn()
+        self.hostname = socket.gethostname()
         self._limits = settings.listen
         self._most_queued = settings.spool.max_messages
         self._space = FreeSpace(settings.spool_dir, settings.spool.min_free_space)

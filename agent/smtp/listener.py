@@ -8,6 +8,7 @@ into the spool, or the client does not read its replies, nothing more is read fr
 import asyncio
 import logging
 from ipaddress import ip_address
+from typing import cast
 
 from agent.errors import Refusal
 from agent.settings import Settings
@@ -19,8 +20,13 @@ logger = logging.getLogger(__name__)
 _NOT_RELAYED = Reply("554 5.7.1 this host may not send mail here", closes=True)
 _TOO_MANY = Reply("421 4.3.2 too many connections; try again later", closes=True)
 _TIMED_OUT = Reply("421 4.4.2 no command for too long; goodbye", closes=True)
+_TOO_MUCH = Reply("421 4.3.1 too much mail at one time; try again later", closes=True)
 _STOPPING = Reply("421 4.3.2 going down; try again later", closes=True)
 _BROKEN = "451 4.3.0 something went wrong here; try again later"
+
+
+#: A client with fewer bytes in memory is never the one to be sent away.
+_SMALL = 64 * 1024
 
 
 class SmtpListener:
@@ -37,6 +43,10 @@ class SmtpListener:
             max_message_size=settings.listen.max_message_size,
             max_recipients=settings.listen.max_recipients,
         )
+        #: Bytes of all clients in memory, and how many there may be; one message always fits.
+        self.buffered = 0
+        one_message = settings.listen.max_message_size * 5 // 4 + _SMALL
+        self.most_buffered = max(settings.listen.max_buffered_size, one_message)
         self.client_timeout = settings.listen.client_timeout.total_seconds()
 
     @property
@@ -93,14 +103,15 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._last_heard = 0.0
         self._peer = ""
+        self._held = 0
         self._is_blocked = False
         self._is_stopping = False
         #: Done when the connection is.
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, for uvloop's transports do not inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._peer = transport.get_extra_info("peername")[0].partition("%")[0]
         refusal = self._listener.refusal_of(self._peer)
         if refusal is not None:
@@ -116,6 +127,8 @@ class _Connection(asyncio.Protocol):
         self._last_heard = self._loop.time()
         self._session.feed(data)
         self._go_on()
+        if self._listener.buffered > self._listener.most_buffered and self._held > _SMALL:
+            self._send(_TOO_MUCH)
 
     def eof_received(self) -> bool:
         # A message on its way in is still answered; everything else ends here.
@@ -124,6 +137,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._count_bytes(0)
         self._listener.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -162,6 +176,12 @@ class _Connection(asyncio.Protocol):
                 self._task = self._loop.create_task(self._store(action))
         self._send(*replies)
         self._set_reading()
+        if self._transport is not None:
+            self._count_bytes(self._session.buffered)
+
+    def _count_bytes(self, held: int) -> None:
+        self._listener.buffered += held - self._held
+        self._held = held
 
     async def _store(self, submission: Submission) -> None:
         reply = self._session.answer(await self._receive(submission))

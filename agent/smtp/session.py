@@ -71,11 +71,17 @@ class Session:
         self._data: bytearray | None = None
         self._is_too_big = False
         self._is_waiting = False
+        self._waiting_size = 0
         self._is_closed = False
         self._mistakes = 0
         self._helo = ""
         self._is_extended = False
         self._forget_envelope()
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of this client are in memory."""
+        return len(self._buffer) + len(self._data or b"") + self._waiting_size
 
     def greeting(self) -> Reply:
         """What is sent first."""
@@ -97,6 +103,7 @@ class Session:
     def answer(self, text: str) -> Reply:
         """The reply to the message that was handed out; the session goes on."""
         self._is_waiting = False
+        self._waiting_size = 0
         self._forget_envelope()
         return Reply(text)
 
@@ -257,6 +264,7 @@ class Session:
             self._forget_envelope()
             return self._too_big()
         self._is_waiting = True
+        self._waiting_size = len(content)
         plain = "ESMTP" if self._is_extended else "SMTP"
         return Submission(
             sender=self._sender or "",

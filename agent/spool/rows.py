@@ -100,7 +100,7 @@ def make_message(entry_id: int, row: tuple[Any, ...], body: bytes) -> SpooledMes
 
 
 def read_entries(connection: sqlite3.Connection) -> list[Entry]:
-    """Every entry, oldest first; equal names share one text, for there may be a million."""
+    """Every entry, oldest first; equal values share one object, for there may be a million."""
     names: dict[str, str] = {}
     return [
         Entry(
@@ -108,7 +108,7 @@ def read_entries(connection: sqlite3.Connection) -> list[Entry]:
             message_id=message_id,
             queue_name=names.setdefault(queue_name, queue_name),
             created=created,
-            due=due,
+            due=created if due == created else due,
             attempts=attempts,
         )
         for entry_id, message_id, queue_name, created, due, attempts in connection.execute(_ENTRIES)

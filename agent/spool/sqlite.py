@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -58,12 +59,12 @@ class SqliteSpool:
         self._writer = Writer(directory / "spool.db", connection)
 
     @classmethod
-    async def open(cls, directory: str | Path, *, large_body: int = LARGE_BODY) -> Self:
+    async def open(cls, data_dir: str | Path, *, large_body: int = LARGE_BODY) -> Self:
         """
-        Open, or make, the spool in *directory*. Errors: `SpoolRefused` if another process has it
-        or its version is another; `SpoolUnavailable`.
+        Open, or make, the spool in `spool/` under *data_dir*. Errors: `SpoolRefused` if another
+        process has it or its version is another; `SpoolUnavailable`.
         """
-        place = Path(directory)
+        place = Path(data_dir) / "spool"
         try:
             lock = take_lock(place)
             try:
@@ -167,7 +168,7 @@ class SqliteSpool:
         written: list[str] = []
         try:
             for message in large:
-                await self._in_files(lambda m=message: self._bodies.write(m.id, m.body))  # type: ignore[misc]
+                await self._in_files(partial(self._bodies.write, message.id, message.body))
                 written.append(message.id)
             return await self._add(messages)
         except BaseException:

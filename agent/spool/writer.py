@@ -26,6 +26,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+#: What SQLite raises where one call is wrong and the database is well.
+_MISTAKES = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
 #: Calls that may wait or run at one time; further callers wait for a place.
 MOST_WAITING = 2048
 #: Calls in one transaction; more would make the first of them wait for long.
@@ -163,13 +170,13 @@ def _run_alone(connection: sqlite3.Connection, call: _Call) -> None:
     connection.execute("SAVEPOINT call")
     try:
         call.result = call.work(connection)
-    except (sqlite3.OperationalError, sqlite3.InternalError, OSError):
-        # The database fails, not the call.
-        raise
-    except sqlite3.Error as error:
+    except _MISTAKES as error:
         call.error = SpoolConflict(f"the spool refuses this change: {error}")
         call.error.__cause__ = error
         connection.execute("ROLLBACK TO call")
+    except (sqlite3.Error, OSError):
+        # The database fails, not the call.
+        raise
     # Supervisor of foreign work: whatever it raises belongs to its caller alone.
     except Exception as error:
         call.error = error

@@ -3,6 +3,7 @@ Run the demo: `python -m examples.demo`. Exit status 0 only if every promise was
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import signal
@@ -17,9 +18,10 @@ import grpc
 from rich.console import Console
 from rich.live import Live
 
-from examples.demo.layout import RULES, Layout, plan_layout
+from agent.spool.sqlite import SqliteSpool
+from examples.demo.layout import RULES, DemoError, Layout, plan_layout
 from examples.demo.load import Injected, inject, plan_messages
-from examples.demo.processes import DemoError, Processes, run_program
+from examples.demo.processes import Processes, run_program
 from examples.demo.reckoning import Facts, merge_accepted, reckon
 from examples.demo.view import build_counts, build_findings, build_line, build_table
 from examples.demo.watch import Watch
@@ -55,7 +57,7 @@ class Stage:
 
 async def run_demo(directory: Path, *, messages: int, seconds: float) -> int:
     """Run everything; the exit status."""
-    stage = Stage(Console())
+    stage = Stage(_console())
     layout = plan_layout(directory, seconds=seconds)
     async with Processes(layout.directory) as processes:
         layout = await _start_programs(layout, processes, stage)
@@ -74,12 +76,16 @@ async def run_demo(directory: Path, *, messages: int, seconds: float) -> int:
                 await _drain(watch, stage, injected, processes)
             finally:
                 showing.cancel()
-                await asyncio.gather(showing, return_exceptions=True)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await showing
             await watch.look()
         stage.say("ending the programs")
         for name in (*(agent.name for agent in layout.agents), "server", "sink"):
             await processes.stop(name)
-    return _summarise(layout, watch, injected, stage)
+    queued = set()
+    for agent in layout.agents:
+        queued |= await queued_recipients(layout.path(agent.name))
+    return _summarise(layout, watch, injected, stage, queued=queued)
 
 
 async def _start_programs(layout: Layout, processes: Processes, stage: Stage) -> Layout:
@@ -147,14 +153,20 @@ async def _drain(watch: Watch, stage: Stage, injected: Injected, processes: Proc
     expected = len(injected.messages)
     while stage.elapsed < _MOST_SECONDS - _CLOSING_SECONDS:
         processes.check()
-        settled = sum(view.delivered + view.bounced for view in watch.views)
-        if settled >= expected and not watch.queued and not watch.suspended_now:
+        if watch.settled >= expected and not watch.queued and not watch.suspended_now:
             return
         await asyncio.sleep(_LOOK_SECONDS)
     stage.say("time is up")
 
 
-def _summarise(layout: Layout, watch: Watch, injected: Injected, stage: Stage) -> int:
+def _console() -> Console:
+    # Where output goes to a file, lines are not folded at the 80 columns that rich then assumes.
+    return Console() if sys.stdout.isatty() else Console(width=110)
+
+
+def _summarise(
+    layout: Layout, watch: Watch, injected: Injected, stage: Stage, *, queued: set[str]
+) -> int:
     report = json.loads(layout.path("report.json").read_text())
     by_recipient = {m.recipient: key for key, m in injected.messages.items()}
     seen = watch.seen
@@ -167,7 +179,7 @@ def _summarise(layout: Layout, watch: Watch, injected: Injected, stage: Stage) -
             for agent in layout.agents
             for recipient in bounced_recipients(layout.path(agent.name) / "log")
         },
-        queued=watch.queued,
+        queued={by_recipient.get(recipient, recipient) for recipient in queued},
         report=report,
         sources={agent.source for agent in layout.agents},
         suspended=seen.suspended,
@@ -185,6 +197,16 @@ def _summarise(layout: Layout, watch: Watch, injected: Injected, stage: Stage) -
     stage.console.print(build_counts(report))
     stage.console.print(build_findings(findings))
     return 0 if all(finding.holds for finding in findings) else 1
+
+
+async def queued_recipients(directory: Path) -> set[str]:
+    """Recipients that the spool of a stopped agent still holds."""
+    spool = await SqliteSpool.open(directory)
+    try:
+        messages = [await spool.load(entry.id) for entry in await spool.entries()]
+    finally:
+        await spool.close()
+    return {recipient for message in messages if message for recipient in message.recipients}
 
 
 def bounced_recipients(log: Path) -> set[str]:
@@ -217,7 +239,7 @@ def main(messages: int, seconds: float, directory: Path) -> None:
         status = asyncio.run(
             _until_signalled(run_demo(directory, messages=messages, seconds=seconds))
         )
-    except DemoError as error:
+    except (DemoError, OSError) as error:
         click.echo(str(error), err=True)
         status = 1
     sys.exit(status)

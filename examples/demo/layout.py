@@ -9,6 +9,11 @@ from string import Template
 
 _HERE = Path(__file__).parent
 RULES = _HERE / "rules.toml"
+_MARK = ".penstock-demo"
+
+
+class DemoError(Exception):
+    """Something the demo needs did not happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +84,7 @@ class Layout:
 def plan_layout(directory: Path, *, seconds: float) -> Layout:
     """Make an empty *directory* and choose free ports; the push-back suits a run of *seconds*."""
     directory = directory.resolve()
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
+    _empty(directory)
     ports = iter(free_ports(8))
     server_grpc, server_http = next(ports), next(ports)
     agents = tuple(
@@ -103,6 +106,16 @@ def plan_layout(directory: Path, *, seconds: float) -> Layout:
         push_back_after=round(seconds * 0.2, 1),
         push_back_duration=4.0,
     )
+
+
+def _empty(directory: Path) -> None:
+    """Make an empty directory; what an earlier run left goes, anything else is not ours to take."""
+    if directory.is_dir() and any(directory.iterdir()):
+        if not (directory / _MARK).exists():
+            raise DemoError(f"{directory} holds files that are not the demo's; name another one")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _MARK).touch()
 
 
 def free_ports(count: int) -> list[int]:

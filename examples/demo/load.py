@@ -132,6 +132,7 @@ async def _inject_by_smtp(pace: _Pace, agent: AgentPlaces, injected: Injected) -
                         await client.connect()
                     await client.sendmail(SENDER, [message.recipient], message.content)
                 except aiosmtplib.SMTPException:
+                    _raise_if_cancelled()
                     await asyncio.sleep(0.5)
                     continue
                 injected.by_smtp += 1
@@ -141,6 +142,13 @@ async def _inject_by_smtp(pace: _Pace, agent: AgentPlaces, injected: Injected) -
                 injected.refused.append(message.message_id)
     finally:
         client.close()
+
+
+def _raise_if_cancelled() -> None:
+    # aiosmtplib may answer a cancellation with an error of its own.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _inject_by_rpc(pace: _Pace, agent: AgentPlaces, injected: Injected) -> None:

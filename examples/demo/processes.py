@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +13,9 @@ from typing import Any
 
 import aiohttp
 
-from examples.demo.layout import child_environment
+from examples.demo.layout import DemoError, child_environment
 
 _STOP_SECONDS = 10.0
-
-
-class DemoError(Exception):
-    """Something the demo needs did not happen."""
 
 
 class Processes:
@@ -100,14 +97,17 @@ class Processes:
         self, http: aiohttp.ClientSession, url: str, *, seconds: float = 20
     ) -> None:
         """Wait until *url* answers 200."""
-        async with _deadline(seconds, f"{url} is not ready"):
-            while True:
-                self.check()
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    async with http.get(url) as response:
-                        if response.status == 200:
-                            return
-                await asyncio.sleep(0.1)
+        said = "nothing"
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.check()
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async with http.get(url) as response:
+                    if response.status == 200:
+                        return
+                    said = (await response.text()).strip()
+            await asyncio.sleep(0.1)
+        raise DemoError(f"{url} is not ready within {seconds:g} s; it says: {said}")
 
 
 async def run_program(program: str, arguments: Sequence[str], *, seconds: float = 30) -> str:

@@ -22,8 +22,8 @@ class Facts:
     accepted: Mapping[str, int]
     #: Message ids that an agent reported as bounced, by its delivery log.
     bounced: Set[str]
-    #: Messages that the agents say they still hold.
-    queued: int
+    #: Message ids that the agents' spools still hold.
+    queued: Set[str]
     #: The sink's own report.
     report: Mapping[str, Any]
     sources: Set[str]
@@ -68,14 +68,14 @@ def _accounted(facts: Facts) -> Finding:
         details.append(f"{len(unknown)} delivered or bounced that were never injected")
     if both := accepted & facts.bounced:
         details.append(f"{len(both)} both delivered and bounced: {_some(both)}")
-    if len(rest) != facts.queued:
-        details.append(f"{len(rest)} neither delivered nor bounced, {facts.queued} queued")
+    if lost := rest - facts.queued:
+        details.append(f"{len(lost)} neither delivered nor bounced nor queued: {_some(lost)}")
     if facts.not_taken:
         details.append(f"{facts.not_taken} not taken over by any agent")
     duplicates = sum(facts.accepted.values()) - len(accepted)
     text = (
         f"{len(injected)} injected = {len(accepted)} delivered + {len(facts.bounced)} bounced"
-        f" + {facts.queued} still queued; {duplicates} duplicates"
+        f" + {len(rest)} still queued; {duplicates} duplicates"
     )
     holds = not details and bool(injected)
     return Finding(text=text, holds=holds, details=tuple(details))

@@ -5,6 +5,7 @@ View: the run as it looks, a table that lives on a terminal, plain lines elsewhe
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -14,26 +15,29 @@ from examples.demo.watch import ProviderView
 
 
 def build_table(views: Sequence[ProviderView], *, phase: str, elapsed: float) -> Group:
-    """Draw the live view."""
+    """Draw the live view; it fits 80 columns."""
     table = Table(title="Penstock on loopback: one server, two agents, three providers")
-    for heading in ("provider", "queued", "delivered", "bounced"):
-        table.add_column(heading, justify="left" if heading == "provider" else "right")
-    table.add_column("messages/s of limit", justify="right")
-    table.add_column("connections of limit", justify="right")
-    table.add_column("provider says", width=11)
-    table.add_column("actions in force", width=42)
+    table.add_column("provider", no_wrap=True)
+    for heading in ("queued", "delivered", "bounced", "msgs/s", "connections"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("says", width=7, no_wrap=True)
     for view in views:
         table.add_row(
             view.name,
             str(view.queued),
             str(view.delivered),
             str(view.bounced),
-            f"{view.rate:5.1f} of {_limit(view.rate_limit)}",
+            f"{view.rate:.0f} of {_limit(view.rate_limit)}",
             f"{view.connections} of {_limit(view.connection_limit)}",
-            Text("421 TS01", style="bold red") if view.is_pushing_back else Text("welcome"),
-            Text("\n".join(view.actions), style="yellow"),
+            Text("421", style="bold red") if view.is_pushing_back else Text("welcome"),
         )
-    return Group(table, Text(f"{elapsed:5.1f} s  {phase}"))
+    actions = [f"{view.name}: {action}" for view in views for action in view.actions]
+    return Group(
+        table,
+        Text("Actions in force", style="bold"),
+        Text("\n".join(actions) or "none", style="yellow"),
+        Text(f"\n{elapsed:5.1f} s  {phase}"),
+    )
 
 
 def build_line(views: Sequence[ProviderView], *, phase: str, elapsed: float) -> str:
@@ -55,26 +59,35 @@ def build_line(views: Sequence[ProviderView], *, phase: str, elapsed: float) -> 
 
 def build_counts(report: Mapping[str, Any]) -> Table:
     """Show what each provider counted of each client against what it bears."""
-    table = Table(title="What the providers counted, for each address that mail came from")
-    for heading in ("provider", "client", "accepted", "deferred", "refused", "connections"):
-        table.add_column(heading, justify="left" if heading in ("provider", "client") else "right")
-    table.add_column("messages on one", justify="right")
-    table.add_column("busiest second", justify="right")
-    table.add_column("rate", justify="right")
+    table = Table(
+        title="What the providers counted, for each address that mail came from",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("provider", "client"):
+        table.add_column(heading)
+    for heading in ("accepted", "4xx", "5xx", "conns", "on one", "peak/s", "spare"):
+        table.add_column(heading, justify="right")
     for name, provider in report["providers"].items():
         for client, counts in sorted(provider["clients"].items()):
             connections, each = counts["connections"], counts["messages_per_connection"]
+            rate = counts["message_rate"]
             table.add_row(
                 name,
                 client,
                 str(counts["recipients_accepted"]),
                 str(counts["deferred"]),
                 str(counts["refused"]),
-                f"{connections['peak']} of {_limit(connections['limit'])}",
-                f"{each['most']} of {_limit(each['limit'])}",
-                str(counts["messages"]["busiest_second"]),
-                _rate(counts["messages"]["rate"]),
+                f"{connections['peak']}/{_limit(connections['limit'])}",
+                f"{each['most']}/{_limit(each['limit'])}",
+                str(counts["busiest_second"]),
+                "" if rate is None else f"{-rate['excess']:.1f}",
             )
+    table.caption = (
+        "conns: most connections at once; on one: most messages on one connection;\n"
+        "spare: messages to spare of the rate and its burst, in the worst window"
+    )
     return table
 
 
@@ -92,12 +105,3 @@ def build_findings(findings: Sequence[Finding]) -> Text:
 
 def _limit(limit: float | None) -> str:
     return "any" if limit is None else f"{limit:g}"
-
-
-def _rate(rate: Mapping[str, Any] | None) -> str:
-    if rate is None:
-        return "any"
-    spare = -rate["excess"]
-    return f"{rate['limit']}: " + (
-        f"{spare:.1f} to spare" if spare >= 0 else f"over by {-spare:.1f}"
-    )

@@ -71,8 +71,9 @@ class Watch:
         """Use *http* for status pages and *channel* for the policy server."""
         self.seen = Seen()
         self.views: tuple[ProviderView, ...] = tuple(ProviderView(name=name) for name in SHARES)
-        #: Paths of each agent as of its status page, by source.
-        self.paths: dict[str, list[dict[str, Any]]] = {}
+        #: Status pages of the agents, by source.
+        self._status: dict[str, dict[str, Any]] = {}
+        self._counts: dict[str, Any] = {}
         self._layout = layout
         self._http = http
         self._policy = PolicyServiceStub(channel)
@@ -83,8 +84,14 @@ class Watch:
 
     @property
     def queued(self) -> int:
-        """Messages that the agents still hold."""
-        return sum(view.queued for view in self.views)
+        """Messages that the agents hold, waiting for a retry or for their turn."""
+        return sum(sum(status["queues"].values()) for status in self._status.values())
+
+    @property
+    def settled(self) -> int:
+        """Messages that the providers have accepted or refused for good."""
+        providers = self._counts.get("providers", {}).values()
+        return sum(counts["identities"] + counts["total"]["refused"] for counts in providers)
 
     @property
     def suspended_now(self) -> bool:
@@ -96,24 +103,24 @@ class Watch:
         with contextlib.suppress(aiohttp.ClientError, grpc.aio.AioRpcError, OSError, TimeoutError):
             async with asyncio.timeout(3):
                 counts, configs, actions, _ = await asyncio.gather(
-                    self._counts(), self._configs(), self._actions(), self._status()
+                    self._get_counts(), self._configs(), self._actions(), self._get_status()
                 )
+                self._counts = counts
                 self._note(actions)
                 self.views = tuple(
                     self._view(name, counts["providers"][name], configs[name], actions)
                     for name in SHARES
                 )
 
-    async def _counts(self) -> dict[str, Any]:
+    async def _get_counts(self) -> dict[str, Any]:
         async with self._http.get(f"http://{self._layout.sink_http}/counts") as response:
             found: dict[str, Any] = await response.json()
             return found
 
-    async def _status(self) -> None:
+    async def _get_status(self) -> None:
         for agent in self._layout.agents:
             async with self._http.get(f"http://127.0.0.1:{agent.http}/status") as response:
-                content = await response.json()
-                self.paths[agent.source] = content.get("paths", content)
+                self._status[agent.source] = await response.json()
 
     async def _actions(self) -> list[AutomationAction]:
         states = (ACTION_STATE_IN_FORCE, ACTION_STATE_EXPIRED, ACTION_STATE_CANCELLED)
@@ -134,15 +141,17 @@ class Watch:
             timeout=2,
         )
         configs: dict[str, dict[str, EgressPathConfig]] = {name: {} for name in SHARES}
-        for (name, _), response in zip(questions, answer.responses, strict=True):
-            configs[name][response.path_name] = response.config
+        for (name, _), result in zip(questions, answer.results, strict=True):
+            if result.HasField("response"):
+                configs[name][result.response.path_name] = result.response.config
         return {name: list(paths.values()) for name, paths in configs.items()}
 
     def _note(self, actions: list[AutomationAction]) -> None:
         seen = self.seen
         seen.actions |= {action.id: action for action in actions}
-        for source, paths in self.paths.items():
-            if any(path.get("suspended_until") for path in paths):
+        now = time.time()
+        for source, status in self._status.items():
+            if any(path["suspended_until"] > now for path in status["paths"]):
                 seen.suspended.add(source)
                 seen.lifted.discard(source)
             elif source in seen.suspended:
@@ -155,15 +164,16 @@ class Watch:
         configs: list[EgressPathConfig],
         actions: list[AutomationAction],
     ) -> ProviderView:
-        paths = [p for paths in self.paths.values() for p in paths if p.get("provider") == name]
+        pages = self._status.values()
+        paths = [path for page in pages for path in page["paths"] if path["provider"] == name]
         total = counts["total"]
         self.seen.pushed_back |= counts["pushing_back"]
         return ProviderView(
             name=name,
             queued=sum(path["queued"] for path in paths),
-            delivered=sum(path["delivered"] for path in paths),
-            bounced=sum(path["bounced"] for path in paths),
-            rate=self._rate(name, total["messages"]["offered"]),
+            delivered=counts["identities"],
+            bounced=total["refused"],
+            rate=self._rate(name, total["messages_offered"]),
             rate_limit=rate_limit(name, configs),
             connections=total["connections"]["open"],
             connection_limit=connection_limit(name, configs),

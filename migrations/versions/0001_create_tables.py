@@ -149,7 +149,7 @@ def _create_tables() -> None:
         sa.Column("changed_by", sa.Text(), server_default="automation", nullable=False),
         sa.CheckConstraint(
             "state IN ('in_force', 'expired', 'cancelled', 'pinned', 'observed')",
-            name="ck_automation_actions_state_known",
+            name=op.f("ck_automation_actions_state_known"),
         ),
         sa.PrimaryKeyConstraint("id", name="pk_automation_actions"),
         comment="The ledger of actions.",
@@ -209,7 +209,8 @@ def _create_tables() -> None:
         ),
         sa.Column("operation", sa.Text(), nullable=False),
         sa.CheckConstraint(
-            "operation IN ('insert', 'update', 'delete')", name="ck_change_log_operation_known"
+            "operation IN ('insert', 'update', 'delete')",
+            name=op.f("ck_change_log_operation_known"),
         ),
         sa.PrimaryKeyConstraint("id", name="pk_change_log"),
         comment="What each revision touched, kept by triggers.",
@@ -255,7 +256,7 @@ def _create_tables() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("since_revision", _ID, nullable=False),
         sa.CheckConstraint(
-            "severity IN ('warning', 'error')", name="ck_rule_errors_severity_known"
+            "severity IN ('warning', 'error')", name=op.f("ck_rule_errors_severity_known")
         ),
         sa.PrimaryKeyConstraint("id", name="pk_rule_errors"),
         comment="Written by the server: what it refused or found odd, until it is repaired.",
@@ -279,7 +280,7 @@ def _create_tables() -> None:
             nullable=True,
             comment="Not in force from then on; null: for ever.",
         ),
-        sa.CheckConstraint("name <> ''", name="ck_rule_layers_name_given"),
+        sa.CheckConstraint("name <> ''", name=op.f("ck_rule_layers_name_given")),
         sa.PrimaryKeyConstraint("id", name="pk_rule_layers"),
         sa.UniqueConstraint("name", name="uq_rule_layers_name"),
         comment="Named, ordered sets of rules; a rule file is one layer.",
@@ -334,10 +335,10 @@ def _create_tables() -> None:
         sa.Column("position", sa.Integer(), server_default="0", nullable=False),
         sa.Column("comment", sa.Text(), server_default="", nullable=False),
         sa.CheckConstraint(
-            "(scope = 'default') = (name = '')", name="ck_rule_blocks_name_fits_scope"
+            "(scope = 'default') = (name = '')", name=op.f("ck_rule_blocks_name_fits_scope")
         ),
         sa.CheckConstraint(
-            "scope IN ('default', 'provider', 'domain')", name="ck_rule_blocks_scope_known"
+            "scope IN ('default', 'provider', 'domain')", name=op.f("ck_rule_blocks_scope_known")
         ),
         sa.ForeignKeyConstraint(
             ["layer_id"], ["rule_layers.id"], name="fk_rule_blocks_layer_id", ondelete="CASCADE"
@@ -363,7 +364,9 @@ def _create_tables() -> None:
         sa.Column("mode", sa.Text(), server_default="enforce", nullable=False),
         sa.Column("enabled", sa.Boolean(), server_default="1", nullable=False),
         sa.Column("comment", sa.Text(), server_default="", nullable=False),
-        sa.CheckConstraint("mode IN ('enforce', 'observe')", name="ck_automation_rules_mode_known"),
+        sa.CheckConstraint(
+            "mode IN ('enforce', 'observe')", name=op.f("ck_automation_rules_mode_known")
+        ),
         sa.ForeignKeyConstraint(
             ["block_id"],
             ["rule_blocks.id"],
@@ -381,9 +384,9 @@ def _create_tables() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.CheckConstraint(
             "kind IN ('mx_suffix', 'domain_suffix', 'host_name')",
-            name="ck_provider_matches_kind_known",
+            name=op.f("ck_provider_matches_kind_known"),
         ),
-        sa.CheckConstraint("value <> ''", name="ck_provider_matches_value_given"),
+        sa.CheckConstraint("value <> ''", name=op.f("ck_provider_matches_value_given")),
         sa.ForeignKeyConstraint(
             ["block_id"],
             ["rule_blocks.id"],

@@ -19,16 +19,19 @@ import regex
 
 from policy_server.automation.outcomes import Outcome, reply_text
 from policy_server.rules.layers import AutomationRule
+from policy_server.rules.patterns import MAX_PATTERN
 
-#: Longest pattern, in characters.
-MAX_PATTERN_LENGTH = 2000
 #: Longest time that one try of a backtracking pattern may take, in seconds.
 TRY_SECONDS = 0.02
 #: A pattern that ran into its time limit so often is left out of the rest of a batch.
 TIMEOUTS_ALLOWED = 3
 #: Most sets of compiled patterns kept.
 SETS_KEPT = 1024
-_RE2_MEMORY = 16 << 20
+#: What RE2 may spend on one pattern and on a set, in bytes; it bounds the time of compiling too.
+_PATTERN_MEMORY = 1 << 20
+_SET_MEMORY = 16 << 20
+
+_SetKey = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class PatternError(ValueError):
@@ -76,27 +79,30 @@ class Effort:
         return self.timeouts.get(pattern, 0) >= TIMEOUTS_ALLOWED
 
 
-class RuleMatcher:
-    """Compiles the patterns of consulted rules once and keeps what was used last."""
+class CompiledSets:
+    """Keeps the compiled patterns that were used last, so that each is compiled once."""
 
     def __init__(self, *, sets_kept: int = SETS_KEPT) -> None:
         self._sets_kept = sets_kept
-        self._sets: OrderedDict[tuple[tuple[str, tuple[str, ...]], ...], CompiledRules] = (
-            OrderedDict()
-        )
+        self._sets: OrderedDict[_SetKey, CompiledRules] = OrderedDict()
 
-    def compile(self, rules: Sequence[AutomationRule]) -> CompiledRules:
-        """Compile the patterns of *rules*, or find them compiled."""
-        key = tuple((rule.key, rule.regexes) for rule in rules)
+    def find(self, rules: Sequence[AutomationRule]) -> CompiledRules | None:
+        """Find the patterns of *rules* compiled."""
+        key = _set_key(rules)
         found = self._sets.get(key)
-        # A rule's effect may have changed under the same patterns: then its text is new as well.
+        # Under the same patterns a rule may have got another effect.
         if found is None or found.rules != tuple(rules):
-            found = compile_rules(rules)
-            self._sets[key] = found
+            return None
         self._sets.move_to_end(key)
+        return found
+
+    def keep(self, compiled: CompiledRules) -> CompiledRules:
+        """Keep a compiled set, in the place of the one that was not used for longest."""
+        self._sets[_set_key(compiled.rules)] = compiled
+        self._sets.move_to_end(_set_key(compiled.rules))
         while len(self._sets) > self._sets_kept:
             self._sets.popitem(last=False)
-        return found
+        return compiled
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -104,9 +110,9 @@ class RuleMatcher:
 
 def compile_pattern(pattern: str) -> Any:
     """Compile one pattern; the result has `search`. Errors: `PatternError`, with the remedy."""
-    if len(pattern) > MAX_PATTERN_LENGTH:
+    if len(pattern) > MAX_PATTERN:
         raise PatternError(
-            f"pattern of {len(pattern)} characters: at most {MAX_PATTERN_LENGTH} are allowed"
+            f"pattern of {len(pattern)} characters: at most {MAX_PATTERN} are allowed"
         )
     try:
         return re2.compile(pattern, _re2_options())
@@ -151,7 +157,11 @@ def match_outcome(
     text = reply_text(outcome.reply)
     if not text:
         return ()
-    hits = {part.owners[number] for part in compiled.linear for number in part.patterns.Match(text)}
+    hits = {
+        part.owners[number]
+        for part in compiled.linear
+        for number in part.patterns.Match(text) or ()
+    }
     for candidate in compiled.backtracking:
         if candidate.rule_index not in hits and _search(candidate.pattern, text, effort):
             hits.add(candidate.rule_index)
@@ -160,6 +170,10 @@ def match_outcome(
         for index, rule in enumerate(compiled.rules)
         if index in hits and (rule.match_internal or not outcome.internal)
     )
+
+
+def _set_key(rules: Sequence[AutomationRule]) -> _SetKey:
+    return tuple((rule.key, rule.regexes) for rule in rules)
 
 
 def _search(pattern: Any, text: str, effort: Effort) -> bool:
@@ -177,7 +191,7 @@ def _re2_options() -> Any:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
-    options.max_mem = _RE2_MEMORY
+    options.max_mem = _PATTERN_MEMORY
     return options
 
 
@@ -186,7 +200,7 @@ def _compile_sets(patterns: Sequence[tuple[int, str]]) -> tuple[Linear, ...]:
         return ()
     options = _re2_options()
     # A set needs room for all of its patterns at once.
-    options.max_mem = _RE2_MEMORY * 4
+    options.max_mem = _SET_MEMORY
     made = re2.Set.SearchSet(options)
     for _, pattern in patterns:
         made.Add(pattern)

@@ -84,9 +84,7 @@ def firing_times(times: Sequence[datetime], trigger: Trigger) -> list[datetime]:
             raise TypeError(f"unknown trigger {trigger!r}")
 
 
-def assess(
-    times: Sequence[datetime], trigger: Trigger, *, alive_after: datetime
-) -> Firing | None:
+def assess(times: Sequence[datetime], trigger: Trigger, *, alive_after: datetime) -> Firing | None:
     """Find what *times* amount to, heeding only matches that fire after *alive_after*."""
     fired = [time for time in firing_times(times, trigger) if time > alive_after]
     if not fired:

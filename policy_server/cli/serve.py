@@ -59,6 +59,8 @@ def _start_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FactsFormatter(_LOG_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # It tells every step; what came of them is logged by us.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _loop_factory() -> Callable[[], Any] | None:

@@ -20,6 +20,7 @@ from policy_server.rules.layers import Issue, LayerDraft
 
 #: Larger files are refused: a rule file of 100,000 domains has some 20 MiB.
 MAX_FILE_SIZE = 64 * 1024 * 1024
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 
@@ -98,9 +99,24 @@ def _read_json(text: str, path: str) -> tuple[Any, Mapping[Path, int], tuple[Iss
         raise _UnreadableError("broken_json", message, error.lineno) from None
     except ValueError as error:
         raise _UnreadableError("broken_json", f"not JSON: {error}") from None
+    if (lone := _find_lone_surrogate(text, document)) is not None:
+        message = "not JSON: half a surrogate pair, which is no character"
+        raise _UnreadableError("broken_json", message, lone)
     places = locate_json(text)
     repeated = tuple(_describe_repeated(key, line, path) for key, line in places.repeated)
     return document, places.lines, repeated
+
+
+def _find_lone_surrogate(text: str, document: Any) -> int | None:
+    """Return the line of the first escaped surrogate if one of them has no partner."""
+    escaped = _SURROGATE.search(text)
+    if escaped is None:
+        return None
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return text.count("\n", 0, escaped.start()) + 1
+    return None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -186,6 +186,9 @@ def _unknown_action(name: str) -> str:
 def _parse_set_config(fields: Mapping[str, Any]) -> SetConfig:
     _require_fields("SetConfig", fields, _SET_FIELDS)
     option = _find_option("SetConfig", fields["name"])
+    if option.is_secret:
+        # The ledger of actions shows values, which a secret must never be.
+        raise InvalidValueError(f"SetConfig can't set the secret {option.name}; set it in a block")
     try:
         return SetConfig(name=option.name, value=option.parse(fields["value"]))
     except InvalidValueError as error:

@@ -12,7 +12,7 @@ The rules of merging:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -56,7 +56,7 @@ class ResolvedOption:
     #: What it replaced, in the order it was said.
     overrode: Overrode = ()
     #: For the three maps: who set each entry.
-    entries: Mapping[str, Origin] = MappingProxyType({})
+    entries: Mapping[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

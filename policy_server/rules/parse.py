@@ -64,7 +64,8 @@ def parse_block(
     """Parse a block; None when anything in it is an error."""
     place = _Place(draft, file)
     issues = list(_check_name(draft, place))
-    named = draft if issues else replace(draft, name=_normalise_name(draft))
+    name = draft.name if issues else _normalise_name(draft)
+    named = draft if name == draft.name else replace(draft, name=name)
     options = _parse_options(draft, place, issues)
     matches = _parse_matches(draft, place, issues)
     automation = _parse_automation(named, layer=layer, place=place, issues=issues)
@@ -135,11 +136,11 @@ def _check_name(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
 
 
 def _check_domain(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
-    shown = quote_value(draft.name)
     try:
         domain = normalise_domain(draft.name)
     except InvalidValueError as error:
-        yield place.issue("bad_domain", f"{shown}: {error}", value=draft.name)
+        message = f"{quote_value(draft.name)}: {error}"
+        yield place.issue("bad_domain", message, value=draft.name)
         return
     # Without roll-up any name may stand: queues of other programs have names of their own.
     if not draft.mx_rollup or read_address_literal(domain) is not None:
@@ -147,15 +148,15 @@ def _check_domain(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
     if "." not in domain and _LABEL.fullmatch(domain):
         yield place.issue(
             "single_label_domain",
-            f"{shown} is a single label, not a domain: write the whole name in quotes, as in"
-            ' ["foo.com"], or add mx_rollup = false if this name is meant',
+            f"{quote_value(draft.name)} is a single label, not a domain: write the whole name in"
+            ' quotes, as in ["foo.com"], or add mx_rollup = false if this name is meant',
             value=draft.name,
         )
     elif len(domain) > _MAX_DOMAIN or not all(map(_LABEL.fullmatch, domain.split("."))):
         yield place.issue(
             "bad_domain",
-            f"{shown} is no domain name: correct it, or write mx_rollup = false if it names"
-            " a queue that is not looked up by MX",
+            f"{quote_value(draft.name)} is no domain name: correct it, or write mx_rollup = false"
+            " if it names a queue that is not looked up by MX",
             value=draft.name,
         )
 

@@ -11,8 +11,7 @@ concern nothing but questions for that very domain.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.providers import ProviderIndex, build_index
@@ -25,7 +24,7 @@ class ScopeBlocks:
 
     #: For every source.
     base: tuple[Block, ...] = ()
-    by_source: Mapping[str, tuple[Block, ...]] = MappingProxyType({})
+    by_source: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

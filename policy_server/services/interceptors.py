@@ -92,13 +92,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # exist bound it.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
+    # Annotations are quoted where the class can be subscripted in its type stubs alone.
     async def intercept_service(
         self,
         continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Hand out the method's handler, wrapped."""
         method = handler_call_details.method
         known = self._wrapped.get(method)
@@ -106,12 +107,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return known
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return None
         wrapped = self._wrap(handler, method)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _wrap(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, handler: Any, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
         coders = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,

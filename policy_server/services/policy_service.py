@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 
 from penstock.v1 import policy_service_pb2
+from policy_server.convert import read_hosts
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
-from policy_server.rules.site import MxHost
 from policy_server.services.interceptors import status_message, status_number
 from policy_server.services.watch import WatchHub
 
@@ -63,7 +63,7 @@ class PolicyService:
         return result
 
     async def _question(self, request: policy_service_pb2.GetEgressPathConfigRequest) -> Question:
-        hosts = tuple(MxHost(entry.host, entry.preference) for entry in request.mx_hosts)
+        hosts = read_hosts(request.mx_hosts)
         return await self._policy.question(
             request.routing_domain, request.egress_source, request.site_name, hosts
         )
@@ -72,7 +72,7 @@ class PolicyService:
 def add_policy_service(server: grpc.aio.Server, service: PolicyService, hub: WatchHub) -> None:
     """Register the service; a handler may return a message or the bytes of one."""
     pb = policy_service_pb2
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "GetEgressPathConfig": grpc.unary_unary_rpc_method_handler(
             service.get_egress_path_config,
             request_deserializer=pb.GetEgressPathConfigRequest.FromString,

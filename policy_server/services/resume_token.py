@@ -46,6 +46,4 @@ def decode_token(raw: bytes) -> ResumeToken | None:
         return None
     if version != _VERSION or not isinstance(revision, int):
         return None
-    return ResumeToken(
-        datastore=str(datastore), revision=revision, filter_hash=str(filter_hash)
-    )
+    return ResumeToken(datastore=str(datastore), revision=revision, filter_hash=str(filter_hash))

@@ -7,7 +7,7 @@ How one client is kept current stands in `watch_stream`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,10 +56,9 @@ class WatchHub:
         self._clock = clock
         self._timing = timing or WatchTiming()
         self._streams: set[WatchStream] = set()
-        self._is_empty = asyncio.Event()
-        self._is_empty.set()
         self._is_draining = False
         self._known_actions: dict[int, ActionInForce] = {}
+        self._known_suspensions: dict[int, ActionInForce] = {}
         self._known_rules: Snapshot | None = None
         self._unsubscribe = policy.subscribe(self._hear_change)
         if policy.is_loaded:
@@ -72,7 +71,7 @@ class WatchHub:
 
     async def watch(
         self, request_iterator: AsyncIterator[pb.WatchPolicyRequest], context: Any
-    ) -> AsyncIterator[pb.WatchPolicyResponse]:
+    ) -> AsyncGenerator[pb.WatchPolicyResponse, None]:
         """
         Keep one client current, from its first request until either side ends.
 
@@ -88,14 +87,14 @@ class WatchHub:
             clock=self._clock,
             timing=self._timing,
         )
-        self._add(stream)
+        self._streams.add(stream)
         tasks: list[asyncio.Task[None]] = []
         try:
             start = await self._read_start(request_iterator)
             stream.start(start)
             tasks = [
-                asyncio.create_task(_listen(stream, request_iterator)),
-                asyncio.create_task(stream.find_sites()),
+                _run(stream, _listen(stream, request_iterator)),
+                _run(stream, stream.find_sites()),
             ]
             logger.info("watch began", extra={"agent": stream.agent})
             async with contextlib.aclosing(self._serve(stream, start.resume_token)) as responses:
@@ -103,24 +102,21 @@ class WatchHub:
                     yield response
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
-            self._remove(stream)
+            self._streams.discard(stream)
             for task in tasks:
                 task.cancel()
             logger.info("watch ended", extra={"agent": stream.agent})
 
-    async def drain(self, timeout: float = 5.0) -> None:
+    def drain(self) -> None:
         """Ask every client to come back later, end the streams and take no more."""
         self._is_draining = True
         self._unsubscribe()
         for number, stream in enumerate(tuple(self._streams)):
             stream.end(_SOONEST + number % 100 * (_SPREAD / 100))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._is_empty.wait()
 
     async def _serve(
         self, stream: WatchStream, raw_token: bytes
-    ) -> AsyncIterator[pb.WatchPolicyResponse]:
+    ) -> AsyncGenerator[pb.WatchPolicyResponse, None]:
         missed = await self._find_missed(raw_token)
         kind = pb.WatchPolicyResponse.KIND_DELTA
         if missed is None:
@@ -169,6 +165,11 @@ class WatchHub:
         ]
         has_new_rules = self._policy.snapshot is not self._known_rules
         self._known_actions, self._known_rules = actions, self._policy.snapshot
+        self._known_suspensions = {
+            action_id: action
+            for action_id, action in actions.items()
+            if action.kind is ActionKind.SUSPEND
+        }
         suspensions = [action.id for action in changed if action.kind is ActionKind.SUSPEND]
         scopes = {action.scope for action in changed if action.kind is ActionKind.SET_CONFIG}
         for stream in self._streams:
@@ -178,37 +179,31 @@ class WatchHub:
                 stream.touch_rules()
 
     def _suspensions(self) -> dict[int, ActionInForce]:
-        # Made anew only when actions changed would be better with thousands of them.
-        return {
-            action_id: action
-            for action_id, action in self._known_actions.items()
-            if action.kind is ActionKind.SUSPEND
-        }
+        return self._known_suspensions
 
     def _write_token(self, revision: int) -> bytes:
         return encode_token(
             ResumeToken(datastore=self._datastore_id, revision=revision, filter_hash=_FILTER)
         )
 
-    def _add(self, stream: WatchStream) -> None:
-        self._streams.add(stream)
-        self._is_empty.clear()
 
-    def _remove(self, stream: WatchStream) -> None:
-        self._streams.discard(stream)
-        if not self._streams:
-            self._is_empty.set()
+def _run(stream: WatchStream, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a part of a stream beside it; if it fails the stream ends with its error."""
+
+    def finish(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            stream.close(error)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(finish)
+    return task
 
 
 async def _listen(
     stream: WatchStream, request_iterator: AsyncIterator[pb.WatchPolicyRequest]
 ) -> None:
     """Hand the client's requests to its stream, until it has no more."""
-    failure: Exception | None = None
-    try:
-        async for request in request_iterator:
-            stream.hear(request)
-    except InvalidRequest as error:
-        failure = error
-    finally:
-        stream.close(failure)
+    async for request in request_iterator:
+        stream.hear(request)
+    stream.close()

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -45,6 +45,7 @@ _QUESTIONS_AT_ONCE = 32
 _LOGGED_LENGTH = 200
 
 _NO_TIME = timedelta()
+_AT_ONCE = (0.0, 0.0)
 
 _Response = pb.WatchPolicyResponse
 _Key = TypeVar("_Key")
@@ -111,6 +112,9 @@ class WatchStream:
         """Note that suspensions began, changed or ended, and where overrides did."""
         self._dirty_actions.update(dict.fromkeys(ids))
         self._touched_names.update(dict.fromkeys(self._paths.names_in(scopes)))
+        if len(self._touched_names) > _MAX_CHANGED:
+            # Too many to send one by one: compare all, at once.
+            self._rules_changed = _AT_ONCE
         self._wake.set()
 
     def touch_rules(self) -> None:
@@ -231,7 +235,7 @@ class WatchStream:
 
     async def responses(
         self, *, kind: pb.WatchPolicyResponse.Kind, actions: Iterable[int]
-    ) -> AsyncIterator[_Response]:
+    ) -> AsyncGenerator[_Response, None]:
         """Send what the client lacks of *actions* and its paths, then whatever changes."""
         self._dirty_actions.update(dict.fromkeys(actions))
         async for response in self._open(kind):
@@ -245,9 +249,7 @@ class WatchStream:
             elif self._now() >= self._last_sent + self._timing.bookmark:
                 lane = self._bookmark()
             else:
-                await self._sleep(
-                    min(self._rules_due(), self._last_sent + self._timing.bookmark)
-                )
+                await self._sleep(min(self._rules_due(), self._last_sent + self._timing.bookmark))
                 continue
             async with contextlib.aclosing(lane):
                 async for response in lane:
@@ -260,7 +262,7 @@ class WatchStream:
             farewell.reconnect_after.FromMilliseconds(int(self._reconnect_after * 1000))
             yield farewell
 
-    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncIterator[_Response]:
+    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncGenerator[_Response, None]:
         """Send the full state, or for a client that goes on from a token what it lacks."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.opening):
@@ -278,12 +280,9 @@ class WatchStream:
             if is_last:
                 return
 
-    async def _flush(self) -> AsyncIterator[_Response]:
+    async def _flush(self) -> AsyncGenerator[_Response, None]:
         """Send suspensions, overrides and what the client asked for."""
-        if len(self._touched_names) > _MAX_CHANGED:
-            # Too many to send one by one: compare all, now.
-            self._rules_changed = (0.0, 0.0)
-        else:
+        if len(self._touched_names) <= _MAX_CHANGED:
             self._dirty_names.update(self._touched_names)
             self._touched_names.clear()
         while self._has_packable() and await self._may_send():
@@ -291,43 +290,48 @@ class WatchStream:
             if response.resources or response.removed:
                 yield self._number(response)
 
-    async def _compare(self) -> AsyncIterator[_Response]:
-        """Send the answers that differ after a change of rules, or say that many do."""
+    async def _compare(self) -> AsyncGenerator[_Response, None]:
+        """Find the answers that differ after a change of rules; say so where many do."""
         snapshot = self._policy.snapshot
         self._rules_changed = None
         touched, self._touched_names = self._touched_names, {}
         for name in self._paths.open_names():
             self._ask_site(name)
-        changed: list[WatchedPath] = []
+        changed: list[str] = []
         is_invalidated = False
         names = self._paths.names()
         for start in range(0, len(names), _STRIDE):
-            if self._policy.snapshot is not snapshot:
-                self._begin_again(names[start:], touched, is_invalidated=is_invalidated)
-                return
-            for name in names[start : start + _STRIDE]:
-                path = self._paths.get(name)
-                if path is None or path.question is None or name in self._dirty_names:
-                    continue
-                etag = self._policy.answer(path.question).etag
+            part = names[start : start + _STRIDE]
+            if is_invalidated:
+                self._assume(part)
+            else:
+                changed += self._find_differing(part, touched)
+            if not is_invalidated and len(changed) > _MAX_CHANGED and await self._may_send():
+                is_invalidated = self._policy.snapshot is snapshot
                 if is_invalidated:
-                    path.etag, path.is_assumed = etag, True
-                elif etag != path.etag or (path.is_assumed and name in touched):
-                    changed.append(path)
-            if not is_invalidated and len(changed) > _MAX_CHANGED:
-                if not await self._may_send():
-                    return
-                is_invalidated = True
-                # The wait may have been long: what was compared before it is compared again.
-                snapshot = self._policy.snapshot
-                yield self._number(self._invalidation())
-                self._assume(names[: start + _STRIDE])
+                    self._assume(changed)
+                    yield self._number(self._invalidation())
             await asyncio.sleep(0)
             if self._dirty_actions:
                 async for response in self._flush():
                     yield response
+            if self._policy.snapshot is not snapshot:
+                self._begin_again(names[start + _STRIDE :], touched, is_invalidated=is_invalidated)
+                return
         if not is_invalidated:
-            self._dirty_names.update(dict.fromkeys(path.name for path in changed))
+            self._dirty_names.update(dict.fromkeys(changed))
+
+    def _find_differing(self, names: Iterable[str], touched: Mapping[str, None]) -> list[str]:
+        differing = []
+        for name in names:
+            path = self._paths.get(name)
+            # What is to be looked at anyway needs no second look.
+            if path is None or path.question is None or name in self._dirty_names:
+                continue
+            etag = self._policy.answer(path.question).etag
+            if etag != path.etag or (path.is_assumed and name in touched):
+                differing.append(name)
+        return differing
 
     def _begin_again(
         self, unseen: list[str], touched: dict[str, None], *, is_invalidated: bool
@@ -347,7 +351,7 @@ class WatchStream:
             if path is not None and path.question is not None:
                 path.etag, path.is_assumed = self._policy.answer(path.question).etag, True
 
-    async def _bookmark(self) -> AsyncIterator[_Response]:
+    async def _bookmark(self) -> AsyncGenerator[_Response, None]:
         # Nothing is due, so the client knows all suspensions up to the policy's revision.
         self._token = self._write_token(self._policy.revision)
         response = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
@@ -428,7 +432,7 @@ class WatchStream:
     # Waiting.
 
     def _is_urgent(self) -> bool:
-        return self._has_packable() or bool(self._touched_names)
+        return self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED
 
     def _has_packable(self) -> bool:
         return bool(self._dirty_actions or self._dirty_names or self._gone_names)

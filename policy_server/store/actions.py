@@ -326,7 +326,8 @@ def _begin(connection: Connection, plan: PlannedAction) -> int:
             expire_time=plan.expire_time,
         )
     )
-    return int(made.inserted_primary_key[0])
+    (action_id,) = made.inserted_primary_key or ()
+    return int(action_id)
 
 
 def _same_action(plan: PlannedAction) -> list[ColumnElement[bool]]:

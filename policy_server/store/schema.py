@@ -5,6 +5,7 @@ The migrations stand beside the packages in a checkout and inside `policy_server
 installed wheel; the configuration is made here, so that no alembic.ini is needed.
 """
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -16,6 +17,8 @@ from sqlalchemy import Connection
 
 from policy_server.errors import WrongSchema
 from policy_server.store.database import Database
+
+logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "migrations", _PACKAGE.parent / "migrations")
@@ -51,7 +54,11 @@ def check_schema(connection: Connection) -> None:
 
 def upgrade(database: Database, target: str = "head") -> str:
     """Migrate forward to *target* in one transaction; return the schema reached."""
-    return database.write_now(lambda connection: _move(connection, target, forward=True))
+    before = database.read_now(read_schema)
+    after = database.write_now(lambda connection: _move(connection, target, forward=True))
+    if before != after:
+        logger.info("database migrated", extra={"before": before or "new", "after": after})
+    return after
 
 
 def downgrade(database: Database, target: str) -> str:

@@ -21,7 +21,7 @@ from penstock.v1.policy_service_pb2_grpc import (
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Wait for *condition*."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 # any condition, not one event
             await asyncio.sleep(0.005)
 
 
@@ -77,7 +77,7 @@ class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
 
     async def BatchGetEgressPathConfigs(self, request, context):
         self.batches.append(list(request.requests))
-        self.metadata.append({key: value for key, value in context.invocation_metadata()})
+        self.metadata.append(dict(context.invocation_metadata()))
         await self.gate.wait()
         return pb.BatchGetEgressPathConfigsResponse(
             results=[self._result(question) for question in request.requests]

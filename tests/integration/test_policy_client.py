@@ -313,9 +313,7 @@ async def test_a_pushed_suspension_holds_and_ends_by_itself_without_a_server(pee
     async with running(peer, tmp_path) as policy:
         path = await policy.client.fetch("foo.example", "ip-1", MX)
         told: list[bool] = []
-        policy.client.subscribe(
-            lambda: told.append(policy.client.suspension_of(path) is not None)
-        )
+        policy.client.subscribe(lambda: told.append(policy.client.suspension_of(path) is not None))
         await until(lambda: peer.streams)
         peer.outgoing.put_nowait(snapshot(suspension(seconds=0.6)))
         await until(lambda: told == [True])
@@ -382,7 +380,10 @@ async def test_what_can_not_be_applied_is_refused_and_the_rest_applied(peer, tmp
 
         ack = _acks(peer)[0]
         assert ack.HasField("error")
-        assert [(one.name, one.code) for one in ack.rejected] == [("foo.example ip-1", 3), ("2", 12)]
+        assert [(one.name, one.code) for one in ack.rejected] == [
+            ("foo.example ip-1", 3),
+            ("2", 12),
+        ]
         assert limit_of(policy) == 5
         assert [held["action_id"] for held in policy.suspensions()] == [3]
         assert policy.watch.rejections == 2
@@ -438,7 +439,7 @@ async def test_a_snapshot_ends_the_suspensions_that_it_lacks_and_not_before_its_
         peer.outgoing.put_nowait(snapshot(suspension(2), nonce="n4"))
         await until(lambda: len(_acks(peer)) == 4)
 
-        assert [held["action_id"] for held in policy.suspensions()] == [2, 3]
+        assert {held["action_id"] for held in policy.suspensions()} == {2, 3}
 
 
 async def test_a_removed_suspension_ends_at_once(peer, tmp_path):
@@ -507,12 +508,12 @@ async def test_the_stream_moves_when_the_server_asks_for_it(peer, tmp_path):
 async def test_staleness_follows_the_last_word_of_the_server(peer, tmp_path):
     clock = Clock()
     async with running(peer, tmp_path, clock) as policy:
-        assert policy.staleness is Staleness.EXPIRED
+        assert policy.staleness == "expired"
         await until(lambda: peer.streams)
         peer.outgoing.put_nowait(snapshot())
         await until(lambda: policy.staleness is Staleness.FRESH)
 
         clock.ahead = 60
-        assert policy.staleness is Staleness.STALE
+        assert policy.staleness == "stale"
         peer.outgoing.put_nowait(Kind(kind=Kind.KIND_BOOKMARK, token=b"t2"))
         await until(lambda: policy.staleness is Staleness.FRESH)

@@ -1,9 +1,10 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from agent.delivery.record import Peer, Response
+from agent.delivery.record import Peer, Record, Response
 from agent.outcomes.lines import format_line
 from tests.unit.agent.test_convert import RECORD
 
@@ -16,7 +17,7 @@ ALWAYS = {
 }  # fmt: skip
 
 
-def _fields(record):
+def _fields(record: Record) -> Any:
     line = format_line(record, node_id="node")
     assert line.endswith("\n")
     assert line.count("\n") == 1

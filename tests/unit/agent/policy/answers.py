@@ -1,6 +1,7 @@
 """Answers for the tests of the policy part."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from agent.policy.answer import MxHost
 from agent.policy.effective import PathKey, StoredAnswer
@@ -13,7 +14,7 @@ MX = (MxHost(host="mx.foo.example", preference=10),)
 
 def response(config: EgressPathConfig | None = None, **fields) -> GetEgressPathConfigResponse:
     """An answer with what every answer has."""
-    known = {"site_name": "mx.foo.example", "path_name": "ip-1->mx.foo.example"}
+    known: dict[str, Any] = {"site_name": "mx.foo.example", "path_name": "ip-1->mx.foo.example"}
     known |= {"etag": "e1", "revision": 7}
     return GetEgressPathConfigResponse(config=config or EgressPathConfig(), **(known | fields))
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 from agent.policy.answer import Suspension
 from agent.policy.cache import AnswerCache, SuspensionSet
@@ -8,7 +9,11 @@ from tests.unit.agent.policy.answers import NOW, override, response, stored
 
 
 def _suspension(action_id: int, end: float = 60, **fields) -> Suspension:
-    known = {"egress_source": "ip-1", "site_name": "mx.foo.example", "routing_domain": ""}
+    known: dict[str, Any] = {
+        "egress_source": "ip-1",
+        "site_name": "mx.foo.example",
+        "routing_domain": "",
+    }
     known |= {"reason": "told to slow down", "expire_time": NOW + end}
     return Suspension(action_id=action_id, **(known | fields))
 

@@ -60,7 +60,10 @@ def test_a_map_falls_back_as_a_whole():
 
 
 def test_of_two_overrides_of_one_option_the_last_one_holds():
-    overrides = [override("connection_limit", NOW + 10, 1), override("connection_limit", NOW + 9, 2)]
+    overrides = [
+        override("connection_limit", NOW + 10, 1),
+        override("connection_limit", NOW + 9, 2),
+    ]
     answer = stored(response(IN_FORCE, ruled_config=RULED, overrides=overrides))
 
     assert effective_policy(answer, NOW + 9.5).config.connection_limit.value == 1
@@ -91,7 +94,9 @@ def test_each_option_is_in_force_exactly_until_its_end(ends, at):
 
     for option in OVERRIDDEN:
         source = RULED if option in ends and ends[option] <= at else IN_FORCE
-        assert config.HasField(option) == source.HasField(option) if option != OVERRIDDEN[2] else True
+        assert (
+            config.HasField(option) == source.HasField(option) if option != OVERRIDDEN[2] else True
+        )
         assert getattr(config, option) == getattr(source, option)
     assert config.max_deliveries_per_connection == 100
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sink.provider import ProviderState, ReceivedMessage
+from agent.sink.provider import Connection, ProviderState, ReceivedMessage
 from agent.sink.settings import PushBack, parse_sink_settings
 
 _SECOND = 10**9
@@ -147,7 +147,7 @@ def test_push_back_holds_for_its_time_after_the_first_message():
 
 def test_push_back_may_be_added_and_is_forgotten_when_over():
     provider = _provider()
-    push_back = PushBack(duration=_SECOND, reply="421 4.7.0 no")
+    push_back = PushBack(duration=1, reply="421 4.7.0 no")
 
     for second in range(100):
         provider.add_push_back(push_back, second * _SECOND)
@@ -200,7 +200,7 @@ def test_duplicates_are_counted_by_message_and_recipient():
 )
 def test_tallies_of_clients_add_up_to_the_providers(steps):
     provider = _provider(limits={"client_max_connections": 2, "client_max_message_rate": "2/s"})
-    open_now: list = []
+    open_now: list[Connection] = []
     now = 0
     for step, client, tenths in steps:
         now += tenths * _SECOND // 10

@@ -18,7 +18,7 @@ pauses = st.lists(st.integers(0, 3_000), min_size=1, max_size=80)
 
 
 class TokenBucket:
-    """The bound itself, in exact fractions: what may pass is never refused, the rest never passes."""
+    """The bound itself, in exact fractions."""
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate

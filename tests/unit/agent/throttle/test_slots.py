@@ -33,7 +33,8 @@ def test_a_lowered_limit_opens_nothing_until_enough_have_closed():
     st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 4), min_size=1), max_size=40)
 )
 def test_no_limit_is_ever_exceeded(wanted):
-    slots, held = ConnectionSlots(), Counter()
+    slots = ConnectionSlots()
+    held: Counter[str] = Counter()
 
     for limits in wanted:
         full = slots.try_take(limits)

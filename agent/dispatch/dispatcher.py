@@ -1,0 +1,170 @@
+"""
+Dispatcher: delivers the agent's mail. It joins the scheduler, the paths and their sessions.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+
+from agent.dispatch.connector import BrokenTls, Connector
+from agent.dispatch.path import Path, PathState, Services
+from agent.dispatch.results import RecordSink, Results
+from agent.dispatch.scheduler import Scheduler, parse
+from agent.dispatch.session import Session
+from agent.dispatch.settling import Way
+from agent.dispatch.throttles import Throttles
+from agent.dispatch.tls_contexts import TlsContexts
+from agent.dns import Resolver
+from agent.policy.answer import PathPolicy, PolicySource
+from agent.queue.entry import Entry
+from agent.queue.names import QueueName
+from agent.settings import Settings
+from agent.spool.messages import Spool
+from agent.throttle.slots import ConnectionSlots
+
+logger = logging.getLogger(__name__)
+
+#: A path that is unused for so long is forgotten, in seconds.
+_REAP_SECONDS = 600.0
+_SWEEP_SECONDS = 15.0
+
+
+class Dispatcher:
+    """Takes entries that are safe in the spool and sees them to their end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        policy: PolicySource,
+        resolver: Resolver,
+        log: RecordSink,
+        *,
+        trusted: Callable[[], ssl.SSLContext] | None = None,
+        random: Random | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """*trusted* makes the TLS context that certificates are checked with."""
+        random = random or Random()
+        self._results = Results(settings, spool, log, clock=clock, random=random)
+        contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
+        self._services = Services(
+            settings=settings,
+            policies=policy,
+            resolver=resolver,
+            results=self._results,
+            connector=Connector(contexts, BrokenTls(time.monotonic)),
+            throttles=Throttles(),
+            slots=ConnectionSlots(),
+            holding=self,
+            random=random,
+            clock=clock,
+        )
+        self._paths: dict[str, Path] = {}
+        self._host_name = socket.gethostname() or "localhost"
+        self._scheduler = Scheduler(self._services, self._find_path)
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_applying = False
+        self._is_stopping = False
+
+    def accept(self, entries: Sequence[Entry]) -> None:
+        """Take entries that are in the spool: new ones, or all of them at start."""
+        for entry in entries:
+            self._scheduler.add(entry)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._services.policies.subscribe(self._on_policy_change)
+        self._scheduler.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="path sweeper")
+
+    async def stop(self, deadline: float | None = None) -> None:
+        """
+        Deliver nothing more: idle connections close, transactions in flight may end, each within
+        its path's system_shutdown_timeout and *deadline* seconds.
+        """
+        self._is_stopping = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))
+        await self._scheduler.stop()
+
+    def snapshot(self) -> list[PathState]:
+        """Every path as it is now, by name."""
+        waiting = self._scheduler.waiting_by_path()
+        return [path.state(waiting.get(name, 0)) for name, path in sorted(self._paths.items())]
+
+    def queue_counts(self) -> dict[str, int]:
+        """Entries by where they are: `scheduled`, `due` (on no path yet) and `ready`."""
+        return {
+            "scheduled": self._scheduler.scheduled_count,
+            "due": self._scheduler.lane_count,
+            "ready": sum(path.ready_count for path in self._paths.values()),
+        }
+
+    # What paths ask for: `agent.dispatch.path.Holding`
+
+    def parse(self, queue_name: str) -> QueueName:
+        """The parts of a queue's name."""
+        return parse(queue_name)
+
+    def take_back(self, entry: Entry) -> None:
+        """Let *entry* wait again."""
+        self._scheduler.add(entry)
+
+    def give_up(self, entry: Entry, path: Path) -> None:
+        """End an entry that has grown too old."""
+        pool = self._services.settings.queue_for(parse(entry.queue_name).domain).egress_pool
+        way = Way(pool=pool, source=path.policy.egress_source, policy=path.policy)
+        self._scheduler.end_entries([entry], way, None)
+
+    def has_room(self, path: Path) -> None:
+        """Room was made in the ready queue."""
+        self._scheduler.path_has_room(path.name)
+
+    def slots_freed(self) -> None:
+        """Connection slots were given back: whoever starved for one tries again."""
+        for path in list(self._paths.values()):
+            if path.starved:
+                path.maintain()
+
+    def _find_path(self, policy: PathPolicy) -> Path:
+        path = self._paths.get(policy.path_name)
+        if path is None:
+            path = Path(policy, self._services, self._new_session)
+            self._paths[policy.path_name] = path
+        else:
+            path.adopt(policy)
+        return path
+
+    def _new_session(self, path: Path) -> Session:
+        return Session(path, host_name=self._host_name)
+
+    def _on_policy_change(self) -> None:
+        """Many changes come together: look once for all of them."""
+        if not self._is_applying and not self._is_stopping:
+            self._is_applying = True
+            asyncio.get_running_loop().call_soon(self._apply_policy)
+
+    def _apply_policy(self) -> None:
+        self._is_applying = False
+        if self._is_stopping:
+            return
+        for path in list(self._paths.values()):
+            path.apply_policy()
+        self._scheduler.look_again()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = self._services.clock()
+            for name, path in list(self._paths.items()):
+                path.sweep()
+                if path.is_unused and now - path.last_used > _REAP_SECONDS:
+                    del self._paths[name]
+            self._services.throttles.forget_idle(self._services.monotonic_ns())

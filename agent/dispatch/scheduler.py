@@ -1,0 +1,378 @@
+"""
+Scheduler: keeps mail until it is due, then finds the path it leaves by.
+
+For each due entry: the MX hosts of its routing domain, a source of its pool by weighted round
+robin, the policy of that path, a place in its ready queue. What is known already is taken at
+once; lookups run beside, a bounded number at a time. What can't go on waits in its lane.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import lru_cache
+from heapq import heappop, heappush
+
+from agent.delivery import internal
+from agent.delivery.plan import is_null_mx
+from agent.delivery.record import Response
+from agent.dispatch.lanes import Lane, Lookup, Wait
+from agent.dispatch.path import Path, Services
+from agent.dispatch.settling import Way
+from agent.dns import DnsUnavailable, DomainNotFound
+from agent.errors import PolicyUnavailable
+from agent.policy.answer import MxHost, PathPolicy
+from agent.queue.backoff import is_too_old
+from agent.queue.entry import Entry
+from agent.queue.names import parse_queue_name
+from agent.queue.pool import SourcePool
+from agent.queue.scheduled import ScheduledQueues
+
+logger = logging.getLogger(__name__)
+
+_DUE_AT_ONCE = 500
+_LANES_AT_ONCE = 100
+_ENTRIES_AT_ONCE = 50
+_LOOKUPS_AT_ONCE = 64
+_ENDINGS_AT_ONCE = 4
+#: How long mail waits where nothing is known of its path, in seconds, before jitter.
+_UNKNOWN_SECONDS = 3.0
+#: A waiting lane is looked at this often even if nothing happens, in seconds.
+_LONGEST_WAIT = 60.0
+_NS = 1_000_000_000
+
+parse = lru_cache(maxsize=20_000)(parse_queue_name)
+
+
+class Scheduler:
+    """All mail that is not on a path."""
+
+    def __init__(self, services: Services, find_path: Callable[[PathPolicy], Path]) -> None:
+        self._services = services
+        self._find_path = find_path
+        self._scheduled = ScheduledQueues()
+        self._lanes: dict[str, Lane] = {}
+        self._runnable: deque[Lane] = deque()
+        self._waiting: list[tuple[float, int, Lane]] = []
+        self._hungry: dict[str, OrderedDict[Lane, None]] = {}
+        self._to_look_up: deque[tuple[Lane, Lookup]] = deque()
+        self._endings: deque[tuple[list[Entry], Way, Response | None]] = deque()
+        self._pools = {
+            name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
+        }
+        self._wake = asyncio.Event()
+        self._lookup_wake = asyncio.Semaphore(0)
+        self._ending_wake = asyncio.Semaphore(0)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._order = 0
+        #: Entries that are being settled without a peer.
+        self._ending_count = 0
+
+    def start(self) -> None:
+        """Begin to promote due mail."""
+        self._tasks = [
+            asyncio.create_task(self._run(), name="scheduler"),
+            *(asyncio.create_task(self._look_up()) for _ in range(_LOOKUPS_AT_ONCE)),
+            *(asyncio.create_task(self._end()) for _ in range(_ENDINGS_AT_ONCE)),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_report_failure)
+
+    async def stop(self) -> None:
+        """Promote nothing more; all of it is on disk."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    @property
+    def scheduled_count(self) -> int:
+        """Entries whose time has not come."""
+        return len(self._scheduled)
+
+    @property
+    def lane_count(self) -> int:
+        """Due entries that are on no path."""
+        return sum(len(lane) for lane in self._lanes.values()) + self._ending_count
+
+    def waiting_by_path(self) -> dict[str, int]:
+        """Due entries by the path they wait for."""
+        counts: dict[str, int] = {}
+        for lane in self._lanes.values():
+            if lane.path_name:
+                counts[lane.path_name] = counts.get(lane.path_name, 0) + len(lane)
+        return counts
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry; it is promoted when it is due."""
+        if entry.due > self._services.clock():
+            self._scheduled.add(entry)
+            self._wake.set()
+        else:
+            self._add_due(entry)
+
+    def path_has_room(self, path_name: str) -> None:
+        """Let the lanes that wait for this path's room go on, each in its turn."""
+        if lanes := self._hungry.pop(path_name, None):
+            for lane in lanes:
+                self._make_runnable(lane)
+
+    def look_again(self) -> None:
+        """The policy has changed: whatever waits may go on now."""
+        for lane in self._lanes.values():
+            lane.unknown.clear()
+            self._make_runnable(lane)
+
+    def end_entries(self, entries: list[Entry], way: Way, response: Response | None) -> None:
+        """Settle *entries* without a peer; None: they have grown too old."""
+        self._ending_count += len(entries)
+        self._endings.append((entries, way, response))
+        self._ending_wake.release()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._services.clock()
+            for entry in self._scheduled.pop_due(now, _DUE_AT_ONCE):
+                self._add_due(entry)
+            while self._waiting and self._waiting[0][0] <= now:
+                when, _, lane = heappop(self._waiting)
+                if lane.wake_at == when:
+                    self._make_runnable(lane)
+            for _ in range(min(len(self._runnable), _LANES_AT_ONCE)):
+                lane = self._runnable.popleft()
+                lane.is_busy = False
+                self._advance_safely(lane)
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        """Until something is due or something happens."""
+        now = self._services.clock()
+        times = [self._waiting[0][0]] if self._waiting else []
+        if (due := self._scheduled.next_due()) is not None:
+            times.append(due)
+        seconds = min(times, default=now + _LONGEST_WAIT) - now
+        if self._runnable or seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(min(seconds, _LONGEST_WAIT)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _add_due(self, entry: Entry) -> None:
+        lane = self._lanes.get(entry.queue_name)
+        if lane is None:
+            lane = Lane(entry.queue_name, parse(entry.queue_name))
+            self._lanes[entry.queue_name] = lane
+        lane.add(entry)
+        if not lane.wake_at:
+            self._make_runnable(lane)
+
+    def _make_runnable(self, lane: Lane) -> None:
+        if lane.is_busy:
+            return
+        lane.is_busy, lane.wake_at = True, 0.0
+        self._runnable.append(lane)
+        self._wake.set()
+
+    def _advance(self, lane: Lane) -> None:
+        """Let the lane's mail go as far as it can, or find out what it waits for."""
+        self._end_old(lane)
+        if not lane.heap:
+            self._forget(lane)
+            return
+        mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
+        if mx_hosts is None:
+            self._start_lookup(lane, Lookup())
+            return
+        if is_null_mx([host.host for host in mx_hosts]):
+            self._end_all(lane, internal.NULL_MX)
+            return
+        for _ in range(min(_ENTRIES_AT_ONCE, len(lane))):
+            match self._choose(lane, mx_hosts):
+                case Path() as path:
+                    entry = lane.pop()
+                    if not path.put(entry, lane.queue.tenant):
+                        lane.add(entry)
+                case Lookup() as lookup:
+                    self._start_lookup(lane, lookup)
+                    return
+                case Wait(until=until):
+                    self._wait(lane, until)
+                    return
+        if lane.heap:
+            self._make_runnable(lane)
+        else:
+            self._forget(lane)
+
+    def _advance_safely(self, lane: Lane) -> None:
+        try:
+            self._advance(lane)
+        except Exception:
+            # Supervisor: what is wrong with one lane must not hold up the others.
+            logger.exception("queue can't be promoted", extra={"queue": lane.queue_name})
+            self._wait(lane, self._services.clock() + _LONGEST_WAIT)
+
+    def _forget(self, lane: Lane) -> None:
+        """An empty lane goes; another may have taken its name already."""
+        if not lane.heap and self._lanes.get(lane.queue_name) is lane:
+            del self._lanes[lane.queue_name]
+
+    def _choose(self, lane: Lane, mx_hosts: tuple[MxHost, ...]) -> Path | Lookup | Wait:
+        """Choose the source of the lane's next entry, and so its path."""
+        now = self._services.clock()
+        pool_name = self._services.settings.queue_for(lane.queue.domain).egress_pool
+        waits: list[float] = []
+
+        def is_usable(source: str) -> bool:
+            wait = self._wait_for(lane, source, now)
+            if wait > now:
+                waits.append(wait)
+            return wait <= now
+
+        source = lane.chosen if lane.chosen and is_usable(lane.chosen) else None
+        lane.chosen = ""
+        if source is None:
+            waits.clear()
+            source = self._pools[pool_name].choose(is_usable)
+        if source is None:
+            return Wait(min(waits, default=now + _LONGEST_WAIT))
+        policy = self._services.policies.lookup(lane.queue.next_domain, source)
+        if policy is None:
+            lane.chosen = source
+            return Lookup(source, mx_hosts)
+        path = self._find_path(policy)
+        self._services.throttles.try_take(
+            path.options.selection_rates, self._services.monotonic_ns()
+        )
+        lane.path_name = path.name
+        return path
+
+    def _wait_for(self, lane: Lane, source: str, now: float) -> float:
+        """Until when *source* can't take the lane's next entry; not after *now*: it can."""
+        if lane.unknown.get(source, 0.0) > now:
+            return lane.unknown[source]
+        policy = self._services.policies.lookup(lane.queue.next_domain, source)
+        if policy is None:
+            return now
+        lane.path_name = policy.path_name
+        if suspension := self._services.policies.suspension_of(policy):
+            return suspension.expire_time
+        path = self._find_path(policy)
+        if path.is_full:
+            self._hungry.setdefault(path.name, OrderedDict())[lane] = None
+            return now + _LONGEST_WAIT
+        wait = self._services.throttles.wait_ns(
+            path.options.selection_rates, self._services.monotonic_ns()
+        )
+        return now + wait / _NS
+
+    def _wait(self, lane: Lane, until: float) -> None:
+        now = self._services.clock()
+        oldest = lane.oldest()
+        if oldest is not None:
+            max_age = self._services.settings.queue_for(lane.queue.domain).max_age
+            until = min(until, oldest.created + max_age.total_seconds() + 0.001)
+        lane.wake_at = max(min(until, now + 3600.0), now + 0.001)
+        self._order += 1
+        heappush(self._waiting, (lane.wake_at, self._order, lane))
+
+    def _end_old(self, lane: Lane) -> None:
+        now = self._services.clock()
+        max_age = self._services.settings.queue_for(lane.queue.domain).max_age
+        old = []
+        while (entry := lane.oldest()) is not None:
+            if not is_too_old(created=entry.created, next_attempt=now, max_age=max_age):
+                break
+            old.append(lane.pop())
+        if old:
+            self.end_entries(old, self._way(lane), None)
+
+    def _end_all(self, lane: Lane, response: Response) -> None:
+        self.end_entries(lane.drain(), self._way(lane), response)
+        self._forget(lane)
+
+    def _way(self, lane: Lane) -> Way:
+        return Way(pool=self._services.settings.queue_for(lane.queue.domain).egress_pool)
+
+    def _start_lookup(self, lane: Lane, lookup: Lookup) -> None:
+        lane.is_busy = True
+        self._to_look_up.append((lane, lookup))
+        self._lookup_wake.release()
+
+    async def _look_up(self) -> None:
+        while True:
+            await self._lookup_wake.acquire()
+            lane, lookup = self._to_look_up.popleft()
+            try:
+                if lookup.source is None:
+                    await self._look_up_mx(lane)
+                else:
+                    await self._look_up_policy(lane, lookup.source, lookup.mx_hosts)
+            except Exception:
+                # Supervisor: a lookup that fails unforeseen is repeated later.
+                logger.exception("lookup failed", extra={"queue": lane.queue_name})
+                lane.is_busy = False
+                self._wait(lane, self._services.clock() + _LONGEST_WAIT)
+
+    async def _look_up_mx(self, lane: Lane) -> None:
+        domain = lane.queue.next_domain
+        try:
+            await self._services.resolver.mx(domain)
+        except DomainNotFound:
+            self._end_all(lane, internal.no_such_domain(domain))
+        except DnsUnavailable as error:
+            self._end_all(lane, internal.lookup_failed(domain, str(error)))
+        lane.is_busy = False
+        if lane.heap:
+            self._make_runnable(lane)
+
+    async def _look_up_policy(self, lane: Lane, source: str, mx_hosts: tuple[MxHost, ...]) -> None:
+        domain = lane.queue.next_domain
+        try:
+            await self._services.policies.fetch(domain, source, mx_hosts)
+        except PolicyUnavailable:
+            seconds = _UNKNOWN_SECONDS * self._services.random.uniform(0.5, 1.5)
+            lane.unknown[source] = self._services.clock() + seconds
+            await self._log_delay(lane, f"{domain} from {source}")
+        else:
+            lane.unknown.pop(source, None)
+            if self._services.policies.lookup(domain, source) is None:
+                # Fetched, but not to be used: never ask in a circle.
+                lane.unknown[source] = self._services.clock() + 1.0
+        lane.is_busy = False
+        self._make_runnable(lane)
+
+    async def _log_delay(self, lane: Lane, path: str) -> None:
+        """One Delayed record an entry and wait."""
+        fresh = [entry for _, _, entry in lane.heap if entry.id > lane.logged_up_to]
+        if not fresh:
+            return
+        lane.logged_up_to = max(entry.id for entry in fresh)
+        response = internal.policy_unavailable(path)
+        await self._services.results.delay(fresh, self._way(lane), response)
+
+    async def _end(self) -> None:
+        while True:
+            await self._ending_wake.acquire()
+            entries, way, response = self._endings.popleft()
+            waiting: list[Entry] = []
+            try:
+                if response is None:
+                    await self._services.results.expire(entries, way)
+                else:
+                    waiting = await self._services.results.finish(entries, way, response)
+            except Exception:
+                # Supervisor: what can't be settled stays in the spool for the next start.
+                logger.exception("mail can't be settled", extra={"entries": len(entries)})
+            finally:
+                self._ending_count -= len(entries)
+            for entry in waiting:
+                self.add(entry)
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("dispatch stopped", exc_info=error, extra={"task": task.get_name()})

@@ -1,0 +1,227 @@
+"""
+Worker: builds the agent and runs it until it is told to stop.
+
+Order at start: spool, last-known policy, delivery log (with the lines that a crash kept out of
+it), queued mail, then the ports. At the end the other way round: no more mail in, transactions
+in flight finish, and everything else is on disk already.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+import grpc
+
+from agent.dispatch.dispatcher import Dispatcher
+from agent.dns import Resolver
+from agent.errors import TryLater
+from agent.http import HttpServer, describe_status
+from agent.metrics import AgentMetrics
+from agent.outcomes.delivery_log import DeliveryLog
+from agent.outcomes.uploader import OutcomeUploader
+from agent.policy.access import PolicyAccess, open_policy
+from agent.policy.channel import open_channel
+from agent.settings import Settings
+from agent.smtp.injection_service import InjectionService
+from agent.smtp.intake import Intake
+from agent.smtp.listener import SmtpListener
+from agent.spool.sqlite import SqliteSpool
+from penstock.v1.injection_service_pb2_grpc import add_InjectionServiceServicer_to_server
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How long the newest outcomes may take to reach the policy server at the end, in seconds.
+_LAST_REPORT_SECONDS = 2.0
+_LAST_CALLS_SECONDS = 5.0
+#: Above the largest message by what the rest of a request takes.
+_REQUEST_OVERHEAD = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The ports that are listened on, as bound."""
+
+    smtp: int
+    grpc: int
+    http: int
+
+
+async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
+    """
+    Run until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
+    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `OSError`.
+    """
+    stop = asyncio.Event()
+    with _signals(stop):
+        async with open_agent(settings) as ports:
+            if on_ready is not None:
+                on_ready(ports)
+            await stop.wait()
+            logger.info("agent stops")
+    logger.info("agent stopped")
+
+
+@asynccontextmanager
+async def open_agent(settings: Settings) -> AsyncIterator[Ports]:
+    """Build the agent and start it; at the end stop it."""
+    clock, random = time.time, Random()
+    settings.agent.data_dir.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        spool = await SqliteSpool.open(settings.agent.data_dir)
+        stack.push_async_callback(spool.close)
+        channel = open_channel(settings.policy.server)
+        stack.push_async_callback(channel.close)
+        policy = await open_policy(settings, channel, clock=clock, random=random)
+        stack.push_async_callback(policy.close)
+        log = DeliveryLog(settings.agent.data_dir / "log", node_id=settings.agent.name, clock=clock)
+        await log.open(spool)
+        stack.push_async_callback(log.close)
+        uploader = OutcomeUploader(
+            spool,
+            channel,
+            agent_name=settings.agent.name,
+            clock=clock,
+            random=random,
+            before_forget=log.flush,
+        )
+        stack.push_async_callback(uploader.close, _LAST_REPORT_SECONDS)
+        metrics = AgentMetrics()
+        log.subscribe(metrics.on_records)
+        log.subscribe(uploader.on_records)
+        uploader.start()
+        dispatcher = await _open_dispatcher(settings, spool, policy, log, random, stack)
+        _show(metrics, policy, log, uploader, dispatcher)
+        yield await _open_ports(settings, spool, log, policy, dispatcher, metrics, stack)
+
+
+async def _open_dispatcher(
+    settings: Settings,
+    spool: SqliteSpool,
+    policy: PolicyAccess,
+    log: DeliveryLog,
+    random: Random,
+    stack: AsyncExitStack,
+) -> Dispatcher:
+    resolver = Resolver(
+        tuple(str(address) for address in settings.dns.nameservers),
+        timeout=settings.dns.timeout.total_seconds(),
+    )
+    stack.push_async_callback(resolver.close)
+    dispatcher = Dispatcher(settings, spool, policy.client, resolver, log, random=random)
+    stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
+    entries = await spool.entries()
+    dispatcher.accept(entries)
+    dispatcher.start()
+    logger.info("queued mail recovered", extra={"entries": len(entries)})
+    return dispatcher
+
+
+async def _open_ports(
+    settings: Settings,
+    spool: SqliteSpool,
+    log: DeliveryLog,
+    policy: PolicyAccess,
+    dispatcher: Dispatcher,
+    metrics: AgentMetrics,
+    stack: AsyncExitStack,
+) -> Ports:
+    intake = Intake(settings, spool, accept=dispatcher.accept, log=log.write)
+    stack.push_async_callback(intake.drain)
+    http = HttpServer(
+        metrics,
+        status=lambda: describe_status(settings.agent.name, _status(dispatcher), policy),
+        not_ready=lambda: _not_ready(intake),
+    )
+    await http.start(settings.listen.http.host, settings.listen.http.port)
+    stack.push_async_callback(http.close)
+    server = grpc.aio.server(
+        options=[
+            (
+                "grpc.max_receive_message_length",
+                settings.listen.max_message_size + _REQUEST_OVERHEAD,
+            )
+        ]
+    )
+    add_InjectionServiceServicer_to_server(InjectionService(intake), server)
+    grpc_port = server.add_insecure_port(str(settings.listen.grpc))
+    await server.start()
+    stack.push_async_callback(server.stop, _LAST_CALLS_SECONDS)
+    listener = SmtpListener(settings, intake)
+    await listener.start()
+    stack.push_async_callback(listener.stop)
+    ports = Ports(smtp=listener.port, grpc=grpc_port, http=http.port)
+    logger.info("agent ready", extra=asdict(ports))
+    return ports
+
+
+def _status(dispatcher: Dispatcher) -> dict[str, Any]:
+    return {
+        "queues": dispatcher.queue_counts(),
+        "paths": [asdict(state) for state in dispatcher.snapshot()],
+    }
+
+
+def _not_ready(intake: Intake) -> list[str]:
+    try:
+        intake.check_room()
+    except TryLater as refusal:
+        return [refusal.text]
+    return []
+
+
+def _show(
+    metrics: AgentMetrics,
+    policy: PolicyAccess,
+    log: DeliveryLog,
+    uploader: OutcomeUploader,
+    dispatcher: Dispatcher,
+) -> None:
+    metrics.add_policy(policy)
+    metrics.add_outcomes(log, uploader)
+    metrics.add_gauge(
+        "penstock_agent_queued",
+        "Queued entries by where they are.",
+        dispatcher.queue_counts,
+        label="queue",
+    )
+    metrics.add_gauge(
+        "penstock_agent_connections",
+        "Open connections to receiving hosts.",
+        lambda: sum(state.connections for state in dispatcher.snapshot()),
+    )
+    metrics.add_gauge(
+        "penstock_agent_paths", "Egress paths in use.", lambda: len(dispatcher.snapshot())
+    )
+    metrics.add_gauge(
+        "penstock_agent_paths_suspended",
+        "Egress paths that are suspended.",
+        lambda: sum(state.suspended_until > 0 for state in dispatcher.snapshot()),
+    )
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first signal sets *stop*, the second ends the process: what counts is on disk."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,158 @@
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+PROGRAM = (sys.executable, "-c", "from agent.cli.main import main; main()")
+
+
+async def agent(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Run a command to its end; exit status, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        f"""
+        [agent]
+        name = "mta-1"
+        data_dir = "{tmp_path}/data"
+        shutdown_timeout = "1s"
+        [policy]
+        server = "127.0.0.1:1"
+        [listen]
+        smtp = "127.0.0.1:0"
+        grpc = "127.0.0.1:0"
+        http = "127.0.0.1:0"
+        [dns]
+        nameservers = ["127.0.0.1:1"]
+        timeout = "200ms"
+        [spool]
+        min_free_space = "1KiB"
+        """
+    )
+    return path
+
+
+async def test_help_shows_the_commands_that_work():
+    status, out, _ = await agent("--help")
+
+    assert status == 0
+    for command in ("run", "check", "inject", "sink"):
+        assert f"\n  {command} " in out
+    assert "queue" not in out.replace("queues", "")
+
+
+async def test_the_version_is_told():
+    status, out, _ = await agent("--version")
+
+    assert status == 0
+    assert out.startswith("penstock-agent, version ")
+
+
+async def test_check_warns_of_what_the_agent_copes_with(config):
+    status, out, err = await agent("check", "--json", "--config", str(config))
+
+    levels = {finding["what"]: finding["level"] for finding in json.loads(out)["findings"]}
+    assert (status, err) == (0, "")
+    assert levels == {
+        "configuration": "ok",
+        "data_dir": "ok",
+        "spool": "ok",
+        "source": "ok",
+        "policy_server": "warning",
+        "dns": "warning",
+    }
+
+
+async def test_check_fails_for_what_would_keep_the_agent_down(config, tmp_path):
+    (tmp_path / "data").write_text("in the way")
+
+    status, out, err = await agent("--config", str(config), "check")
+
+    assert status == 1
+    assert "error    data_dir" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+async def test_every_mistake_of_the_configuration_is_told(config, command):
+    config.write_text('[agent]\nnme = "x"\n[listen]\nsmtp = "nowhere"\n')
+
+    status, out, err = await agent(command, "--config", str(config))
+
+    assert (status, out) == (1, "")
+    assert "nme" in err
+    assert "nowhere" in err
+    assert "Traceback" not in err
+
+
+async def test_wrong_usage_exits_with_2():
+    status, _, err = await agent("inject", "-")
+
+    assert status == 2
+    assert "--to" in err
+
+
+async def test_injecting_where_no_agent_listens_fails_without_a_traceback():
+    status, out, err = await agent(
+        "inject", "--to", "a@foo.example", "--server", "127.0.0.1:1", "-", stdin=b"Subject: x\n\n"
+    )
+
+    assert (status, out) == (1, "")
+    assert "not taken (1): UNAVAILABLE" in err
+    assert "Traceback" not in err
+
+
+async def test_an_agent_runs_takes_mail_shows_its_state_and_stops(config):
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "run", "--json", "--config", str(config),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            ports = json.loads(await process.stdout.readline())
+
+        status, out, err = await agent(
+            "inject", "--json", "--from", "x@y.example", "--to", "a@foo.example", "--count", "20",
+            "--server", f"127.0.0.1:{ports['grpc']}", "-", stdin=b"Subject: x\r\n\r\nhello\r\n",
+        )  # fmt: skip
+        assert (status, json.loads(out)["injected"]) == (0, 20), err
+        assert len(set(json.loads(out)["message_ids"])) == 20
+
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{ports['http']}") as http:
+            async with http.get("/status") as response:
+                shown = await response.json()
+            async with http.get("/metrics") as response:
+                metrics = await response.text()
+            async with http.get("/readyz") as response:
+                assert response.status == 200
+            async with http.get("/healthz") as response:
+                assert response.status == 200
+        assert shown["agent"] == "mta-1"
+        assert shown["suspensions"] == []
+        assert shown["policy"]["connected"] is False
+        assert 'penstock_agent_policy_staleness{state="expired"} 1.0' in metrics
+        assert 'penstock_agent_records_total{provider="",type="Reception"} 20.0' in metrics
+    finally:
+        process.terminate()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+        # The pipe's end is read, so that nothing of it is left open.
+        await process.stdout.read()

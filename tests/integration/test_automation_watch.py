@@ -1,0 +1,292 @@
+"""From an agent's report to every watching agent, with the real server, database and gRPC."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from grpc_status import rpc_status
+
+from penstock.v1 import automation_service_pb2 as actions_pb
+from penstock.v1 import policy_service_pb2 as pb
+from penstock.v1.automation_service_pb2 import CancelActionRequest, ListActionsRequest
+from policy_server.services.watch_stream import WatchTiming
+from tests.integration.watching import (
+    automation,
+    outcome,
+    run_sql,
+    serving,
+    subscription,
+    write_rules,
+    yahoo,
+)
+
+_SUSPEND = automation(r"\[TS04\]", "Suspend")
+_SLOW = automation(
+    "slow down", {"SetConfig": {"name": "connection_limit", "value": 1}}, duration="2 hours"
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "penstock.db")
+
+
+async def test_a_suspension_reaches_a_watching_agent_and_so_does_its_cancellation(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client, client.watch() as watch:
+        await watch.until(lambda: watch.token)
+
+        answer = await client.report(outcome("e1", "<joe@yahoo.com> [TS04] deferred"))
+        await watch.until(lambda: watch.suspensions)
+
+        ((name, suspension),) = watch.suspensions.items()
+        assert [name] == [str(number) for number in answer.action_ids]
+        assert suspension.egress_source == "ip-1"
+        assert suspension.site_name == "(mta5|mta6).am0.yahoodns.net"
+        evidence = await client.server.actions.evidence(int(name))
+        assert [item.reply for item in evidence] == ["421 4.7.0 <@yahoo.com> [TS04] deferred"]
+
+        cancelled = await client.automation.CancelAction(CancelActionRequest(id=int(name)))
+        await watch.until(lambda: not watch.suspensions)
+
+        assert cancelled.action.state == actions_pb.ACTION_STATE_CANCELLED
+        # What was reported before the cancellation can't bring it back.
+        late = datetime.now(UTC) - timedelta(minutes=1)
+        assert not (await client.report(outcome("e0", at=late))).action_ids
+        assert (await client.report(outcome("e2"))).action_ids
+
+
+async def test_an_override_reaches_a_watching_agent_and_ends_by_itself(path):
+    write_rules(path, yahoo(_SLOW, connection_limit=7))
+    async with serving(path) as client, client.watch("yahoo.com", "ymail.com") as watch:
+        await watch.until(lambda: len(watch.paths) == 2)
+        assert watch.paths["yahoo.com"].config.connection_limit.value == 7
+        almost = datetime.now(UTC) - timedelta(hours=2) + timedelta(seconds=0.6)
+
+        await client.report(outcome("e1", "slow down", at=almost))
+        for name in ("yahoo.com", "ymail.com"):
+            await watch.until(lambda name=name: watch.paths[name].overrides)
+
+        assert watch.paths["yahoo.com"].config.connection_limit.value == 1
+        assert watch.paths["yahoo.com"].ruled_config.connection_limit.value == 7
+        await watch.until(lambda: not watch.paths["ymail.com"].overrides)
+        assert watch.paths["ymail.com"].config.connection_limit.value == 7
+        listing = await client.automation.ListActions(
+            ListActionsRequest(states=[actions_pb.ACTION_STATE_EXPIRED])
+        )
+        (action,) = listing.actions
+        assert (action.option, action.old_value, action.new_value) == ("connection_limit", "7", "1")
+
+
+async def test_an_action_outlives_a_restart_and_its_stream_goes_on_from_the_token(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client, client.watch("yahoo.com") as watch:
+        await watch.until(lambda: watch.paths and watch.token)
+        await client.report(outcome("e1"))
+        await watch.until(lambda: watch.suspensions)
+        (name,) = watch.suspensions
+        token, etag = watch.token, watch.paths["yahoo.com"].etag
+
+    async with serving(path) as client:
+        async with client.watch("yahoo.com", token=token, known={"yahoo.com": etag}) as same:
+            await same.until(lambda: same.token)
+            assert same.kinds == [pb.WatchPolicyResponse.KIND_DELTA]
+            assert (same.suspensions, same.paths) == ({}, {})
+        async with client.watch() as fresh:
+            await fresh.until(lambda: fresh.suspensions)
+            assert fresh.kinds == [pb.WatchPolicyResponse.KIND_SNAPSHOT]
+        # An event that the server had before counts no more after the restart.
+        assert (await client.report(outcome("e1"))).match_count == 0
+        await client.automation.CancelAction(CancelActionRequest(id=int(name)))
+        async with client.watch(token=token) as late:
+            await late.until(lambda: late.removed)
+            assert late.removed == [(name, pb.RESOURCE_TYPE_SUSPENSION)]
+
+
+@pytest.mark.parametrize("token", [b"nonsense", b'[1,"other",1,"x"]', b"[" * 400])
+async def test_a_foreign_token_leads_to_a_reset_and_a_snapshot(path, token):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client:
+        await client.report(outcome("e1"))
+        async with client.watch("yahoo.com", token=token) as watch:
+            await watch.until(lambda: watch.suspensions and watch.paths and watch.token)
+
+            assert watch.kinds[:2] == [
+                pb.WatchPolicyResponse.KIND_RESET,
+                pb.WatchPolicyResponse.KIND_SNAPSHOT,
+            ]
+
+
+async def test_an_event_counts_once_however_often_it_is_sent(path):
+    rule = automation(r"\[TS04\]", "Suspend", trigger={"Threshold": "3/hr"})
+    write_rules(path, yahoo(rule))
+    async with serving(path) as client:
+        counts = [
+            (await client.report(*batch)).match_count
+            for batch in (
+                [outcome("a")],
+                [outcome("a"), outcome("a")],
+                [outcome("a"), outcome("b")],
+            )
+        ]
+        assert counts == [1, 0, 1]
+        assert not client.server.policy.actions()
+
+        answer = await client.report(outcome("b"), outcome("c"))
+
+        assert len(answer.action_ids) == 1
+        (action,) = client.server.policy.actions()
+        assert action.match_count == 3
+
+
+async def test_an_observed_rule_is_recorded_and_has_no_effect(path):
+    write_rules(path, yahoo(automation(r"\[TS04\]", "Suspend", mode="observe")))
+    async with serving(path) as client:
+        for event_id in ("a", "b"):
+            await client.report(outcome(event_id))
+
+        listing = await client.automation.ListActions(
+            ListActionsRequest(states=[actions_pb.ACTION_STATE_OBSERVED])
+        )
+
+        assert [action.count for action in listing.actions] == [2]
+        assert not client.server.policy.actions()
+
+
+async def test_actions_are_listed_in_pages(path):
+    rules = [automation(r"\[TS04\]", "Suspend", duration=f"{n} hours") for n in range(1, 6)]
+    write_rules(path, yahoo(*rules))
+    async with serving(path) as client:
+        await client.report(outcome("a"))
+        ids, token = [], ""
+        while True:
+            page = await client.automation.ListActions(
+                ListActionsRequest(page_size=2, page_token=token)
+            )
+            ids += [action.id for action in page.actions]
+            token = page.next_page_token
+            if not token:
+                break
+
+        assert ids == [5, 4, 3, 2, 1]
+        for request in (ListActionsRequest(page_token="x"), ListActionsRequest(states=[0])):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.automation.ListActions(request)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.automation.CancelAction(CancelActionRequest(id=99))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_bad_batch_is_refused_whole_with_every_violation(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client:
+        for batch in ([outcome("a"), outcome(""), outcome("b", type=0)], [outcome("a")] * 1001):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.report(*batch)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert rpc_status.from_call(caught.value).details
+
+        assert (await client.report(outcome("a"))).match_count == 1
+
+
+async def test_a_change_of_rules_is_sent_only_for_answers_that_differ(path):
+    write_rules(path, yahoo(connection_limit=7))
+    async with serving(path) as client, client.watch("yahoo.com") as watch:
+        await watch.until(lambda: watch.paths)
+        other = pb.PathSubscription(
+            name="other",
+            routing_domain="example.com",
+            egress_source="ip-1",
+            mx_hosts=[pb.MxHost(host="mx.example.com", preference=1)],
+        )
+        await watch.send(subscribe=pb.WatchSubscribe(add=[other], remove=["nobody"]))
+        await watch.until(lambda: "other" in watch.paths and watch.removed)
+        assert watch.removed == [("nobody", pb.RESOURCE_TYPE_EGRESS_PATH)]
+        watch.paths.pop("other")
+
+        await asyncio.to_thread(run_sql, path, "UPDATE rule_options SET value = '9'")
+        await watch.until(lambda: watch.paths["yahoo.com"].config.connection_limit.value == 9)
+
+        assert list(watch.paths) == ["yahoo.com"]
+
+
+async def test_many_changed_answers_are_told_by_one_invalidation(path):
+    write_rules(path, yahoo(_SLOW, connection_limit=7))
+    names = [f"d{n}.example" for n in range(200)]
+    async with serving(path) as client, client.watch(*names) as watch:
+        await watch.until(lambda: len(watch.paths) == 200)
+        watch.paths.clear()
+
+        await asyncio.to_thread(run_sql, path, "UPDATE rule_options SET value = '9'")
+        await watch.until(lambda: watch.invalidations == 1)
+        await client.report(outcome("e1", "slow down"))
+        await watch.until(lambda: watch.invalidations == 2)
+
+        assert watch.paths == {}
+
+
+async def test_a_path_without_answer_is_told_as_removed(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client, client.watch() as watch:
+        unknown = pb.PathSubscription(name="x", routing_domain="no.example", egress_source="ip-1")
+
+        await watch.send(subscribe=pb.WatchSubscribe(add=[unknown]))
+        await watch.until(lambda: watch.removed)
+
+        assert watch.removed == [("x", pb.RESOURCE_TYPE_EGRESS_PATH)]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        pytest.param(lambda: {"start": pb.WatchStart()}, id="a second start"),
+        pytest.param(lambda: {}, id="nothing"),
+        pytest.param(
+            lambda: {"subscribe": pb.WatchSubscribe(add=[pb.PathSubscription(name="x")])},
+            id="a subscription without domain",
+        ),
+        pytest.param(
+            lambda: {"subscribe": pb.WatchSubscribe(add=[subscription("x" * 513)])},
+            id="a name too long",
+        ),
+    ],
+)
+async def test_requests_out_of_order_end_the_stream(path, request_of):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client, client.watch() as watch:
+        await watch.send(**request_of())
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await watch.until(lambda: False)
+
+        assert await watch.call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stopping_server_asks_its_clients_to_come_back(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client, client.watch() as watch:
+        await watch.until(lambda: watch.token)
+
+        stopping = asyncio.create_task(client.server.stop())
+        while await watch.read() is not None:
+            pass
+        await stopping
+
+        assert watch.reconnect_after is not None
+
+
+async def test_a_client_that_acknowledges_nothing_is_cut_off(path):
+    write_rules(path, yahoo(_SUSPEND))
+    async with serving(path) as client:
+        client.server._hub._timing = WatchTiming(ack=0.3)
+        async with client.watch("yahoo.com", acknowledge=False) as watch:
+            for number in range(8):
+                await client.report(outcome(f"e{number}"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watch.until(lambda: False)
+
+        assert caught.value.code() is grpc.StatusCode.ABORTED
+        # At most the window was sent, beside bookmarks.
+        assert sum(kind != pb.WatchPolicyResponse.KIND_BOOKMARK for kind in watch.kinds) <= 4

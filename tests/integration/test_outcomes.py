@@ -1,0 +1,296 @@
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.delivery.record import Record, RecordType, Response
+from agent.outcomes.delivery_log import DeliveryLog
+from agent.outcomes.log_file import CURRENT, rotated_files, written_lately
+from agent.outcomes.uploader import OutcomeUploader
+from agent.policy.channel import open_channel
+from agent.spool.messages import Destination, NewMessage, Settlement
+from agent.spool.sqlite import SqliteSpool
+from tests.integration.policy_peer import PolicyPeer, until
+
+
+def record(event_id: str, **fields) -> Record:
+    known = Record(
+        type=RecordType.TRANSIENT_FAILURE,
+        event_id=event_id,
+        timestamp=time.time(),
+        id="m-1",
+        sender="a@b.example",
+        recipients=("someone@foo.example",),
+        response=Response(code=421, content="slow down"),
+        created=time.time(),
+        recipient_domain="foo.example",
+    )
+    return replace(known, **fields)
+
+
+async def put_in_outbox(spool: SqliteSpool, records: list[Record]) -> None:
+    message = NewMessage(
+        id=f"m-{records[0].event_id}",
+        sender="a@b.example",
+        destinations=(Destination(queue_name="foo.example", recipients=("x@foo.example",)),),
+        body=b"Subject: x\r\n\r\n",
+        created=time.time(),
+    )
+    [entry] = await spool.add([message])
+    await spool.settle(
+        [Settlement(entry_id=entry.id, remaining=("x@foo.example",), records=tuple(records))]
+    )
+
+
+async def pending_ids(spool: SqliteSpool) -> list[str]:
+    return [one.record.event_id for one in await spool.pending_records(0, 10_000)]
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[PolicyPeer]:
+    peer = PolicyPeer()
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@pytest.fixture
+async def spool(tmp_path) -> AsyncIterator[SqliteSpool]:
+    spool = await SqliteSpool.open(tmp_path / "spool")
+    yield spool
+    await spool.close()
+
+
+@asynccontextmanager
+async def uploading(
+    peer: PolicyPeer, spool: SqliteSpool, **options
+) -> AsyncIterator[OutcomeUploader]:
+    async with open_channel(f"127.0.0.1:{peer.port}") as channel:
+        uploader = OutcomeUploader(
+            spool, channel, agent_name="mta-1", clock=time.time, random=Random(1), **options
+        )
+        try:
+            yield uploader
+        finally:
+            await uploader.close()
+
+
+async def test_outcomes_are_sent_in_batches_and_forgotten_after_the_answer(peer, spool):
+    ids = [f"e{number}" for number in range(1200)]
+    await put_in_outbox(spool, [record(event_id) for event_id in ids])
+    peer.gate.clear()
+    async with uploading(peer, spool) as uploader:
+        uploader.start()
+        await until(lambda: peer.reports)
+        assert await pending_ids(spool) == ids, "nothing is forgotten before the answer"
+        peer.gate.set()
+
+        await until(lambda: uploader.sent == 1200)
+        await _until_empty(spool)
+
+        assert [len(report) for report in peer.reports] == [500, 500, 200]
+        assert [event_id for report in peer.reports for event_id in report] == ids
+
+
+async def _until_empty(spool: SqliteSpool) -> None:
+    async with asyncio.timeout(10):
+        while await pending_ids(spool):  # noqa: ASYNC110 # rows of a database
+            await asyncio.sleep(0.005)
+
+
+async def test_a_lost_answer_has_the_same_outcomes_sent_again(peer, spool):
+    await put_in_outbox(spool, [record("e1"), record("e2")])
+    peer.lose_answers = 1
+    async with uploading(peer, spool) as uploader:
+        uploader.start()
+
+        await _until_empty(spool)
+
+        assert peer.reports == [["e1", "e2"], ["e1", "e2"]]
+
+
+async def test_outcomes_wait_for_a_server_that_is_away(peer, spool):
+    await peer.stop()
+    await put_in_outbox(spool, [record("e1")])
+    async with uploading(peer, spool) as uploader:
+        uploader.start()
+        await until(lambda: uploader.failures)
+        assert await pending_ids(spool) == ["e1"]
+
+        await peer.start()
+        await _until_empty(spool)
+
+        assert peer.reports == [["e1"]]
+
+
+async def test_new_records_wake_the_uploader(peer, spool):
+    async with uploading(peer, spool) as uploader:
+        uploader.start()
+        new = record("e1")
+        await put_in_outbox(spool, [new])
+
+        uploader.on_records([new])
+        await until(lambda: peer.reports == [["e1"]], 3)
+
+
+async def test_an_agent_killed_between_answer_and_forgetting_sends_the_same_again(peer, tmp_path):
+    spool = await SqliteSpool.open(tmp_path / "spool")
+    await put_in_outbox(spool, [record("e1"), record("e2")])
+    await spool.close()
+    code = (
+        "import asyncio, sys, tests.integration.test_outcomes as t\n"
+        "asyncio.run(t.send_and_hang(int(sys.argv[1]), sys.argv[2]))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(peer.port), str(tmp_path / "spool"),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"answered\n"
+    os.kill(process.pid, signal.SIGKILL)
+    await process.communicate()
+
+    spool = await SqliteSpool.open(tmp_path / "spool")
+    async with uploading(peer, spool) as uploader:
+        assert await uploader.send_batch()
+        assert await pending_ids(spool) == []
+    await spool.close()
+    assert peer.reports == [["e1", "e2"], ["e1", "e2"]]
+
+
+async def send_and_hang(port: int, directory: str) -> None:
+    """Send the outbox, and stop just before forgetting; the test above kills this process."""
+    peer = PolicyPeer()
+    peer.port = port
+
+    async def hang() -> None:
+        os.write(1, b"answered\n")
+        await asyncio.Event().wait()
+
+    spool = await SqliteSpool.open(directory)
+    async with uploading(peer, spool, before_forget=hang) as uploader:
+        await uploader.send_batch()
+
+
+async def test_outcomes_too_old_to_matter_are_dropped_and_counted(peer, spool):
+    await put_in_outbox(spool, [record("old", timestamp=time.time() - 90_000), record("new")])
+    async with uploading(peer, spool) as uploader:
+        await uploader.send_batch()
+
+        assert (uploader.too_old, uploader.sent) == (1, 1)
+        assert peer.reports == [["new"]]
+        assert await pending_ids(spool) == []
+
+
+async def test_one_outcome_that_the_server_refuses_does_not_block_the_others(peer, spool):
+    ids = [f"e{number}" for number in range(9)]
+    await put_in_outbox(spool, [record(event_id) for event_id in ids])
+    peer.refused = {"e4"}
+    async with uploading(peer, spool) as uploader:
+        await uploader.send_batch()
+
+        taken = [event_id for report in peer.reports for event_id in report]
+        assert taken == [event_id for event_id in ids if event_id != "e4"]
+        assert uploader.unfit == 1
+        assert await pending_ids(spool) == []
+
+
+def lines_of(directory: Path) -> list[dict[str, Any]]:
+    paths = [*rotated_files(directory), directory / CURRENT]
+    text = "".join(path.read_text() for path in paths if path.exists())
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@asynccontextmanager
+async def logging_to(directory: Path, spool=None, **options) -> AsyncIterator[DeliveryLog]:
+    log = DeliveryLog(directory, node_id="node", clock=time.time, **options)
+    await log.open(spool)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def test_a_record_is_in_the_log_soon_after_it_was_written(tmp_path):
+    async with logging_to(tmp_path) as log:
+        log.write([record("e1"), record("e2")])
+        await log.flush()
+
+        assert [line["event_id"] for line in lines_of(tmp_path)] == ["e1", "e2"]
+
+
+async def test_full_files_are_rotated_and_the_oldest_removed(tmp_path):
+    async with logging_to(tmp_path, rotate_bytes=1000, kept_files=2) as log:
+        for number in range(20):
+            log.write([record(f"e{number}")])
+            await log.flush()
+
+    assert len(rotated_files(tmp_path)) == 2
+    kept = [line["event_id"] for line in lines_of(tmp_path)]
+    assert kept == [f"e{number}" for number in range(20 - len(kept), 20)]
+
+
+async def test_records_that_a_crash_kept_out_of_the_log_are_written_at_the_next_start(
+    tmp_path, spool
+):
+    records = [record(f"e{number}") for number in range(5)]
+    await put_in_outbox(spool, records)
+    async with logging_to(tmp_path / "log", spool) as log:
+        assert log.written == 5
+    (tmp_path / "log" / CURRENT).write_text(
+        "".join(line for line in (tmp_path / "log" / CURRENT).read_text().splitlines(True)[:3])
+        + '{"type":"Deliv'
+    )
+
+    async with logging_to(tmp_path / "log", spool):
+        pass
+
+    text = (tmp_path / "log" / CURRENT).read_text().splitlines()
+    assert text[3] == '{"type":"Deliv', "the torn line stands alone"
+    ids = [json.loads(line)["event_id"] for number, line in enumerate(text) if number != 3]
+    assert ids == ["e0", "e1", "e2", "e3", "e4"]
+
+
+async def test_a_full_buffer_leaves_records_out_and_counts_them(tmp_path):
+    log = DeliveryLog(tmp_path, node_id="node", clock=time.time, max_buffered=3)
+
+    log.write([record(f"e{number}") for number in range(5)])
+
+    assert (log.buffered, log.dropped) == (3, 2)
+
+
+async def test_a_disk_that_comes_back_gets_the_lines_that_waited(tmp_path):
+    directory = tmp_path / "log"
+    directory.write_text("in the way")
+    async with logging_to(directory) as log:
+        log.write([record("e1")])
+        await until(lambda: not log.is_healthy)
+        directory.unlink()
+        await until(lambda: log.is_healthy)
+
+        assert [line["event_id"] for line in lines_of(directory)] == ["e1"]
+
+
+async def test_the_time_of_the_oldest_line_is_told_when_only_the_tail_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("agent.outcomes.log_file._TAIL_BYTES", 1500)
+    async with logging_to(tmp_path) as log:
+        log.write([record(f"e{number}", timestamp=1000.0 + number) for number in range(10)])
+
+    event_ids, oldest = written_lately(tmp_path)
+
+    assert "e9" in event_ids
+    assert "e0" not in event_ids
+    assert oldest == min(1000.0 + int(event_id[1:]) for event_id in event_ids)

@@ -1,0 +1,158 @@
+"""What goes over the wire and what the server decides with."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.v1 import automation_service_pb2 as actions_pb
+from penstock.v1.outcome_pb2 import DeliveryOutcome
+from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
+from policy_server.convert import (
+    from_outcome,
+    read_outcomes,
+    read_states,
+    spell_value,
+    to_action,
+    to_outcome,
+    to_suspension,
+)
+from policy_server.errors import InvalidRequest
+
+_START = datetime(2026, 8, 1, 12, tzinfo=UTC)
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_number = st.integers(0, 2**32 - 1)
+_replies = st.builds(
+    Reply,
+    code=_number,
+    enhanced_code=st.none() | st.tuples(_number, _number, _number),
+    content=_text,
+    command=_text,
+)
+_outcomes = st.builds(
+    Outcome,
+    event_id=st.text("abc123", min_size=1, max_size=20),
+    event_time=st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
+    type=st.sampled_from(OutcomeType),
+    recipient_domain=st.just("example.com"),
+    routing_domain=st.sampled_from(["example.com", "relay.example"]),
+    site_name=_text,
+    path_name=_text,
+    egress_source=_text,
+    egress_pool=_text,
+    tenant=_text,
+    campaign=_text,
+    reply=_replies,
+    internal=st.booleans(),
+    num_attempts=_number,
+    provider_name=_text,
+)
+
+
+def _action(**changes):
+    values = {
+        "id": 7,
+        "kind": ActionKind.SET_CONFIG,
+        "state": ActionState.IN_FORCE,
+        "path_name": "ip-1->mx.example.com",
+        "routing_domain": "",
+        "site_name": "mx.example.com",
+        "egress_source": "ip-1",
+        "option": "connection_limit",
+        "old_value": 10,
+        "new_value": "local:1",
+        "rule_key": "k",
+        "rule_layer": "base",
+        "rule_block": 'provider."x"',
+        "rule_position": 2,
+        "rule_regexes": ("a", "b"),
+        "match_count": 3,
+        "first_match_time": _START,
+        "last_match_time": _START + timedelta(minutes=1),
+        "expire_time": _START + timedelta(hours=1),
+    }
+    return ActionInForce(**(values | changes))
+
+
+@given(_outcomes)
+def test_an_outcome_comes_back_as_it_was_written(outcome):
+    assert from_outcome(DeliveryOutcome.FromString(to_outcome(outcome).SerializeToString())) == (
+        outcome
+    )
+
+
+def test_the_routing_domain_defaults_to_the_recipients():
+    message = DeliveryOutcome(recipient_domain="Example.COM.", type=1)  # type: ignore[arg-type]
+
+    assert from_outcome(message).routing_domain == "example.com"
+
+
+def test_every_mistake_of_a_batch_is_told_at_once():
+    good = to_outcome(
+        Outcome(
+            event_id="e",
+            event_time=_START,
+            type=OutcomeType.BOUNCE,
+            recipient_domain="example.com",
+            routing_domain="example.com",
+        )
+    )
+    distant = DeliveryOutcome()
+    distant.CopyFrom(good)
+    distant.event_time.CopyFrom(Timestamp(seconds=10**15))
+
+    with pytest.raises(InvalidRequest) as caught:
+        read_outcomes([DeliveryOutcome(site_name="x" * 9000), good, distant])
+
+    assert [field for field, _ in caught.value.violations] == [
+        "outcomes[0].event_id",
+        "outcomes[0].event_time",
+        "outcomes[0].type",
+        "outcomes[0].recipient_domain",
+        "outcomes[0].site_name",
+        "outcomes[2].event_time",
+    ]
+
+
+@pytest.mark.parametrize("domain", ["exa mple..com", "\u2603" * 300, "[192.0.2.1]", "-"])
+def test_an_odd_domain_is_no_reason_to_refuse_a_batch(domain):
+    message = DeliveryOutcome(recipient_domain=domain, type=1)  # type: ignore[arg-type]
+
+    assert from_outcome(message).recipient_domain
+
+
+def test_an_action_shows_every_field_of_the_ledger():
+    written = to_action(_action())
+
+    assert written.kind == actions_pb.ACTION_KIND_SET_CONFIG
+    assert written.state == actions_pb.ACTION_STATE_IN_FORCE
+    assert (written.old_value, written.new_value) == ("10", "local:1")
+    assert (written.rule.block, written.rule.position) == ('provider."x"', 2)
+    assert list(written.rule.regexes) == ["a", "b"]
+    assert written.count == 3
+    assert written.expire_time.ToDatetime(UTC) == _START + timedelta(hours=1)
+
+
+def test_a_suspension_names_its_action_and_reason():
+    written = to_suspension(_action(kind=ActionKind.SUSPEND, option="", tenant="t"))
+
+    assert (written.action_id, written.site_name, written.tenant) == (7, "mx.example.com", "t")
+    assert written.reason == 'base: provider."x" automation 2: a | b'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(10, "10"), ("100/s", "100/s"), (False, "false"), (2.5, "2.5"), ({"a": 1}, '{"a": 1}')],
+)
+def test_values_are_spelt_as_in_rule_files(value, text):
+    assert spell_value(value) == text
+
+
+def test_states_default_to_those_in_force_and_unknown_ones_are_refused():
+    assert read_states([]) == {ActionState.IN_FORCE, ActionState.PINNED}
+    assert read_states([actions_pb.ACTION_STATE_EXPIRED]) == {ActionState.EXPIRED}
+    with pytest.raises(InvalidRequest):
+        read_states([0])

@@ -1,0 +1,169 @@
+"""The state: what is in force at a time, and what is made again or not."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from policy_server.answers import build_answer
+from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from policy_server.rule_loader import LoadedRules
+from policy_server.rules.layers import Block, Layer, Scope
+from policy_server.rules.resolve import Question
+from policy_server.rules.site import MxHost, Site
+from policy_server.rules.values import Limit
+from policy_server.site_keeper import SiteSchedule
+from policy_server.state import build_state, find_collisions, to_override
+from policy_server.store.sites import StoredSite
+
+_NOW = datetime(2026, 8, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_QUESTION = Question(
+    routing_domain="a.example",
+    egress_source="ip-1",
+    site_name="mx.example",
+    mx_hosts=(MxHost("mx.example"),),
+)
+
+
+def _layer(name, limit, **more):
+    block = Block(
+        id=1,
+        layer=name,
+        scope=Scope.DEFAULT,
+        name="",
+        source="",
+        mx_rollup=True,
+        replace_base=False,
+        options={"connection_limit": Limit(limit)},
+    )
+    return Layer(id=1, name=name, blocks=(block,), **more)
+
+
+def _rules(*layers, sites=()):
+    known = {item.site.domain: item for item in sites}
+    return LoadedRules(revision=5, layers=layers, sites=known, issues=())
+
+
+def _action(number=1, **more):
+    values: dict[str, Any] = {
+        "kind": ActionKind.SET_CONFIG,
+        "state": ActionState.IN_FORCE,
+        "path_name": "ip-1->mx.example",
+        "routing_domain": "",
+        "site_name": "mx.example",
+        "egress_source": "ip-1",
+        "option": "connection_limit",
+        "old_value": 10,
+        "new_value": 1,
+        "rule_key": "k",
+        "rule_layer": "base",
+        "rule_block": "default",
+        "rule_position": 0,
+        "rule_regexes": ("x",),
+        "match_count": 1,
+        "first_match_time": _NOW,
+        "last_match_time": _NOW,
+        "expire_time": _NOW + _HOUR,
+    }
+    return ActionInForce(id=number, **(values | more))
+
+
+def _state(rules, *actions, now=_NOW, previous=None):
+    return build_state(rules, actions, revision=7, now=now, previous=previous)
+
+
+def _limit(state, question=_QUESTION):
+    overrides = state.overrides_of(question)
+    answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
+    return answer.response.config.connection_limit.value
+
+
+def test_layers_are_in_force_within_their_dates():
+    rules = _rules(_layer("base", 10), _layer("sale", 3, valid_from=_NOW, valid_until=_NOW + _HOUR))
+
+    assert _limit(_state(rules, now=_NOW - _HOUR)) == 10
+    assert _limit(_state(rules)) == 3
+    assert _limit(_state(rules, now=_NOW + _HOUR)) == 10
+
+
+def test_the_next_change_is_the_earliest_of_layers_and_actions():
+    rules = _rules(_layer("base", 10, valid_until=_NOW + 2 * _HOUR))
+
+    assert _state(rules).next_change == _NOW + 2 * _HOUR
+    assert _state(rules, _action()).next_change == _NOW + _HOUR
+    assert _state(_rules(_layer("base", 1))).next_change is None
+
+
+def test_an_action_overrides_its_path_alone_and_until_its_end():
+    rules = _rules(_layer("base", 10))
+
+    assert _limit(_state(rules, _action())) == 1
+    assert _limit(_state(rules, _action()), replace(_QUESTION, egress_source="ip-2")) == 10
+    assert _limit(_state(rules, _action()), replace(_QUESTION, site_name="other.example")) == 10
+    assert _limit(_state(rules, _action(), now=_NOW + _HOUR)) == 10
+
+
+def test_an_action_for_a_domain_leaves_its_site_alone():
+    state = _state(_rules(_layer("base", 10)), _action(routing_domain="a.example"))
+
+    assert _limit(state) == 1
+    assert _limit(state, replace(_QUESTION, routing_domain="b.example")) == 10
+
+
+def test_an_action_that_can_not_be_read_overrides_nothing():
+    assert to_override(_action(new_value="many")) is None
+    assert to_override(_action(option="no_such_option")) is None
+    assert to_override(_action(kind=ActionKind.SUSPEND, option="")) is None
+
+
+def test_new_actions_alone_do_not_compile_the_rules_again():
+    first = _state(_rules(_layer("base", 10)))
+
+    assert _state(first.rules, _action(), previous=first).snapshot is first.snapshot
+
+
+def test_an_answer_with_overrides_shows_the_ruled_config_and_the_end():
+    state = _state(_rules(_layer("base", 10)), _action(8))
+    answer = build_answer(state.snapshot, _QUESTION, state.overrides_of(_QUESTION), revision=7)
+
+    (override,) = answer.response.overrides
+    assert (override.action_id, override.option) == (8, "connection_limit")
+    assert override.expire_time.ToDatetime(UTC) == _NOW + _HOUR
+    assert answer.response.ruled_config.connection_limit.value == 10
+
+
+def test_the_etag_is_of_the_answer_and_not_of_its_revision():
+    state = _state(_rules(_layer("base", 10)))
+    one = build_answer(state.snapshot, _QUESTION, (), revision=7)
+    two = build_answer(state.snapshot, _QUESTION, (), revision=8)
+    other = build_answer(_state(_rules(_layer("base", 9))).snapshot, _QUESTION, (), revision=8)
+
+    assert one.etag == two.etag != other.etag
+    assert one.payload != two.payload
+
+
+def _stored(domain, host, *, name="same.example", expires_at=_NOW):
+    site = Site(domain=domain, site_name=name, mx_hosts=(MxHost(host),))
+    return StoredSite(site=site, expires_at=expires_at)
+
+
+def test_a_site_name_of_two_host_sets_has_no_known_hosts():
+    rules = _rules(sites=[_stored("a.example", "x"), _stored("b.example", "y")])
+
+    assert dict(_state(rules).site_hosts) == {}
+    assert find_collisions(_state(_rules())) == ()
+
+
+def test_sites_are_looked_up_when_unknown_expired_or_due_again():
+    schedule = SiteSchedule()
+    known = {
+        "old.example": _stored("old.example", "x"),
+        "new.example": _stored("new.example", "x", expires_at=_NOW + _HOUR),
+    }
+    domains = ["old.example", "new.example", "unknown.example"]
+
+    assert schedule.due(domains, known, _NOW) == ["old.example", "unknown.example"]
+    schedule.note_failure("unknown.example", _NOW)
+    assert schedule.due(domains, known, _NOW) == ["old.example"]
+    assert schedule.next_time(["unknown.example"], known) == _NOW + timedelta(seconds=30)
+    assert schedule.next_time([], known) is None
