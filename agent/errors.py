@@ -7,6 +7,7 @@ The agent's errors, by what the caller can do about them.
     ├── SpoolConflict            a mistake of ours: the change does not fit what is stored
     ├── SpoolUnavailable         try later (OSError)
     ├── PolicyUnavailable        try later (ConnectionError)
+    ├── DispatchFailed           a mistake of ours: start the agent anew, the mail is on disk
     └── Refusal                  a message, or part of its envelope, is not taken
         ├── TryLater             the sender tries again: the agent protects itself
         ├── OverLimit            the sender makes it smaller
@@ -48,6 +49,10 @@ class SpoolUnavailable(AgentError, OSError):
 
 class PolicyUnavailable(AgentError, ConnectionError):
     """The policy server can't be asked now, and nothing is known from before."""
+
+
+class DispatchFailed(AgentError):
+    """An error ended delivery; the mail is safe on disk."""
 
 
 class Refusal(AgentError):

@@ -21,8 +21,9 @@ from typing import Any
 import grpc
 
 from agent.dispatch.dispatcher import Dispatcher
+from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
-from agent.errors import TryLater
+from agent.errors import DispatchFailed, TryLater
 from agent.http import HttpServer, describe_status
 from agent.metrics import AgentMetrics
 from agent.outcomes.delivery_log import DeliveryLog
@@ -58,20 +59,31 @@ class Ports:
 async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
     """
     Run until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
-    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `OSError`.
+    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `OSError`;
+    `DispatchFailed` so that a supervisor starts the agent anew rather than let mail pile up.
     """
     stop = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        stop.set()
+
     with _signals(stop):
-        async with open_agent(settings) as ports:
+        async with open_agent(settings, on_failure=on_failure) as ports:
             if on_ready is not None:
                 on_ready(ports)
             await stop.wait()
             logger.info("agent stops")
     logger.info("agent stopped")
+    if failures:
+        raise DispatchFailed(f"delivery stopped by an error: {failures[0]}") from failures[0]
 
 
 @asynccontextmanager
-async def open_agent(settings: Settings) -> AsyncIterator[Ports]:
+async def open_agent(
+    settings: Settings, *, on_failure: Callable[[BaseException], None] | None = None
+) -> AsyncIterator[Ports]:
     """Build the agent and start it; at the end stop it."""
     clock, random = time.time, Random()
     settings.agent.data_dir.mkdir(parents=True, exist_ok=True)
@@ -98,7 +110,9 @@ async def open_agent(settings: Settings) -> AsyncIterator[Ports]:
         log.subscribe(metrics.on_records)
         log.subscribe(uploader.on_records)
         uploader.start()
-        dispatcher = await _open_dispatcher(settings, spool, policy, log, random, stack)
+        dispatcher = await _open_dispatcher(
+            settings, spool, policy, log, random=random, stack=stack, on_failure=on_failure
+        )
         _show(metrics, policy, log, uploader, dispatcher)
         yield await _open_ports(settings, spool, log, policy, dispatcher, metrics, stack)
 
@@ -108,15 +122,33 @@ async def _open_dispatcher(
     spool: SqliteSpool,
     policy: PolicyAccess,
     log: DeliveryLog,
+    *,
     random: Random,
     stack: AsyncExitStack,
+    on_failure: Callable[[BaseException], None] | None,
 ) -> Dispatcher:
     resolver = Resolver(
         tuple(str(address) for address in settings.dns.nameservers),
         timeout=settings.dns.timeout.total_seconds(),
     )
     stack.push_async_callback(resolver.close)
-    dispatcher = Dispatcher(settings, spool, policy.client, resolver, log, random=random)
+    rates = ThrottleFile(
+        settings.agent.data_dir / "throttles.json",
+        clock=time.time,
+        monotonic_ns=time.monotonic_ns,
+    )
+    throttles = rates.open()
+    stack.callback(rates.close, throttles)
+    dispatcher = Dispatcher(
+        settings,
+        spool,
+        policy.client,
+        resolver,
+        log,
+        random=random,
+        throttles=throttles,
+        on_failure=on_failure,
+    )
     stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
     entries = await spool.entries()
     dispatcher.accept(entries)

@@ -18,8 +18,8 @@ How values are spelt:
 
 | kind | spelling |
 |---|---|
-| limit | an integer of at least 1, or a text: `32`, `"7_000"`, `"local:20"` (each agent counts for itself) |
-| rate | `"[local:]COUNT/[N]UNIT[,max_burst=B]"`, unit s, min, hour or day: `"100/s"`, `"5/10min"`, `"500/d,max_burst=1"` |
+| limit | an integer of at least 1, or a text: `32`, `"7_000"`, `"local:20"` (per agent) |
+| rate | `"[local:]COUNT/[N]UNIT[,max_burst=B]"`: `"100/s"`, `"5/10min"`, `"500/d,max_burst=1"` |
 | count | an integer of at least 1, or a text: `"1,024"` |
 | duration | seconds, or a text: `60`, `"90m"`, `"1 hour"`, `"1h30m"` |
 | secret | a path on the agent's host, `{key_data = "..."}` or `{env = "NAME"}` |

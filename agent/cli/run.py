@@ -1,10 +1,10 @@
 """`penstock-agent run`: run the agent until SIGTERM or SIGINT."""
 
-import asyncio
 import json
 from dataclasses import asdict
 
 import click
+import uvloop
 
 from agent import worker
 from agent.cli.config import config_option, settings_for
@@ -30,7 +30,7 @@ def run(config_path: str | None, log_level: str, as_json: bool) -> None:
     """
     settings = settings_for(config_path)
     start_log(log_level)
-    asyncio.run(worker.run(settings, on_ready=_print_ports if as_json else None))
+    uvloop.run(worker.run(settings, on_ready=_print_ports if as_json else None))
 
 
 def _print_ports(ports: worker.Ports) -> None:

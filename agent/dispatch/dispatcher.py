@@ -47,8 +47,13 @@ class Dispatcher:
         trusted: Callable[[], ssl.SSLContext] | None = None,
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
+        throttles: Throttles | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
-        """*trusted* makes the TLS context that certificates are checked with."""
+        """
+        *trusted* makes the TLS context that certificates are checked with; *throttles* are those
+        of the last run; *on_failure* is told of an error that ends dispatch.
+        """
         random = random or Random()
         self._results = Results(settings, spool, log, clock=clock, random=random)
         contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
@@ -58,7 +63,7 @@ class Dispatcher:
             resolver=resolver,
             results=self._results,
             connector=Connector(contexts, BrokenTls(time.monotonic)),
-            throttles=Throttles(),
+            throttles=throttles or Throttles(),
             slots=ConnectionSlots(),
             holding=self,
             random=random,
@@ -66,7 +71,7 @@ class Dispatcher:
         )
         self._paths: dict[str, Path] = {}
         self._host_name = socket.gethostname() or "localhost"
-        self._scheduler = Scheduler(self._services, self._find_path)
+        self._scheduler = Scheduler(self._services, self._find_path, on_failure)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_applying = False
         self._is_stopping = False
@@ -163,8 +168,10 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = self._services.clock()
+            waiting = self._scheduler.waiting_by_path()
             for name, path in list(self._paths.items()):
                 path.sweep()
-                if path.is_unused and now - path.last_used > _REAP_SECONDS:
+                is_idle = path.is_unused and name not in waiting
+                if is_idle and now - path.last_used > _REAP_SECONDS:
                     del self._paths[name]
             self._services.throttles.forget_idle(self._services.monotonic_ns())

@@ -47,8 +47,14 @@ parse = lru_cache(maxsize=20_000)(parse_queue_name)
 class Scheduler:
     """All mail that is not on a path."""
 
-    def __init__(self, services: Services, find_path: Callable[[PathPolicy], Path]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        find_path: Callable[[PathPolicy], Path],
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> None:
         self._services = services
+        self._on_failure = on_failure
         self._find_path = find_path
         self._scheduled = ScheduledQueues()
         self._lanes: dict[str, Lane] = {}
@@ -76,7 +82,7 @@ class Scheduler:
             *(asyncio.create_task(self._end()) for _ in range(_ENDINGS_AT_ONCE)),
         ]
         for task in self._tasks:
-            task.add_done_callback(_report_failure)
+            task.add_done_callback(self._task_ended)
 
     async def stop(self) -> None:
         """Promote nothing more; all of it is on disk."""
@@ -160,6 +166,13 @@ class Scheduler:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        logger.critical("dispatch stopped", exc_info=error, extra={"task": task.get_name()})
+        if self._on_failure is not None:
+            self._on_failure(error)
 
     def _add_due(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.queue_name)
@@ -257,10 +270,11 @@ class Scheduler:
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
             return now
-        lane.path_name = policy.path_name
+        # The path is made even if it is suspended, so that people see the mail that waits for it.
+        path = self._find_path(policy)
+        lane.path_name = path.name
         if suspension := self._services.policies.suspension_of(policy):
             return suspension.expire_time
-        path = self._find_path(policy)
         if path.is_full:
             self._hungry.setdefault(path.name, OrderedDict())[lane] = None
             return now + _LONGEST_WAIT
@@ -371,8 +385,3 @@ class Scheduler:
                 self._ending_count -= len(entries)
             for entry in waiting:
                 self.add(entry)
-
-
-def _report_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("dispatch stopped", exc_info=error, extra={"task": task.get_name()})

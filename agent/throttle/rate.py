@@ -17,6 +17,7 @@ No clock in here: *now_ns* is any clock's nanoseconds, the same clock throughout
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,26 @@ class RateThrottle:
         self._capacity = rate.burst * rate.period_ns
         self._full_until = 0
 
+    @classmethod
+    def holding(cls, rate: Rate, parts: int, now_ns: int) -> Self:
+        """A bucket that `held` said *parts* of; more than a whole burst does not fit."""
+        throttle = cls(rate)
+        throttle._full_until = now_ns * rate.count + max(0, min(parts, throttle._capacity))
+        return throttle
+
+    @classmethod
+    def spent(cls, rate: Rate, now_ns: int) -> Self:
+        """A bucket that is full: nothing is free to go until it leaks."""
+        return cls.holding(rate, rate.burst * rate.period_ns, now_ns)
+
     @property
     def rate(self) -> Rate:
         """The rate in force."""
         return self._rate
+
+    def held(self, now_ns: int) -> int:
+        """How much is in the bucket, in parts."""
+        return max(0, self._full_until - now_ns * self._rate.count)
 
     def wait_ns(self, now_ns: int, ahead: int = 0) -> int:
         """

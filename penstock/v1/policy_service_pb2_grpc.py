@@ -58,8 +58,9 @@ class PolicyServiceServicer(object):
 
     def GetEgressPathConfig(self, request, context):
         """GetEgressPathConfig answers for one egress path, with actions in force applied. Errors:
-        INVALID_ARGUMENT with field violations; UNAVAILABLE with RetryInfo while the server has no
-        rules loaded or when the routing domain's MX is needed and can't be resolved.
+        INVALID_ARGUMENT with field violations; NOT_FOUND when the routing domain's MX is needed and
+        the name does not exist; UNAVAILABLE with RetryInfo while the server has no rules loaded or
+        when the MX can't be resolved now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

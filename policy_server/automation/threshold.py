@@ -22,6 +22,8 @@ from datetime import datetime, timedelta
 from policy_server.rules.layers import AutomationRule, Immediate, Threshold, Trigger
 
 _NO_TIME = timedelta()
+#: Counts are exact as long as a span holds no more than this.
+_LEAST_READ = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ def history_spans(times: Sequence[datetime], trigger: Threshold) -> list[History
     spans: list[HistorySpan] = []
     start = 0
     for index in range(1, len(times) + 1):
-        if index == len(times) or times[index] - times[index - 1] > 3 * trigger.period:
+        if index == len(times) or times[index] - times[index - 1] > 4 * trigger.period:
             spans.append(_span_around(times[start], times[index - 1], trigger))
             start = index
     return spans
@@ -131,10 +133,10 @@ def _supporting(
 
 
 def _span_around(first: datetime, last: datetime, trigger: Threshold) -> HistorySpan:
-    # New matches change what fires up to a period later; those windows, and the windows of
-    # earlier matches that share support with them, reach two periods back.
-    after, until = first - 2 * trigger.period, last + trigger.period
+    # New matches change what fires up to a period later, and so what supports it from a period
+    # before on; what supported other firing matches already is known from a period further.
+    after, until = first - 2 * trigger.period, last + 2 * trigger.period
     # Where none fires, no window has as many as `count`; so with this many in a span, the newest
     # that fires is among them, along with its window.
     windows = -((after - until) // trigger.period) + 1
-    return HistorySpan(after=after, until=until, limit=trigger.count * windows)
+    return HistorySpan(after=after, until=until, limit=max(trigger.count * windows, _LEAST_READ))

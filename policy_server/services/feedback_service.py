@@ -104,8 +104,8 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
         if counted.has_changed:
             # Watchers hear of it before the agent does.
             await self._policy.reload()
-        for action_id in counted.action_ids:
-            logger.info("automation acted", extra={"action_id": action_id})
+        for action_id in sorted(counted.begun_ids):
+            logger.info("action began", extra={"action_id": action_id})
         return feedback_service_pb2.ReportOutcomesResponse(
             match_count=counted.new_matches, action_ids=counted.action_ids
         )

@@ -62,6 +62,8 @@ class Counted:
     new_matches: int
     #: Actions put in force or extended, ascending.
     action_ids: tuple[int, ...]
+    #: Those of them that are new.
+    begun_ids: frozenset[int]
     #: Whether what is in force may have changed.
     has_changed: bool
 
@@ -199,19 +201,20 @@ def count_and_act(connection: Connection, *, matches: Iterable[Match], now: date
         for plan in decide(group, _known_times(connection, group), now)
     ]
     changed: set[int] = set()
+    begun: set[int] = set()
     if plans or due:
         with one_revision(connection, author=_AUTHOR, summary=_summary(plans)):
             # What has ended must not be extended.
             _mark_expired(connection, now=now)
-            changed = {
-                action_id
-                for plan in plans
-                if (action_id := _put_in_force(connection, plan, now=now)) is not None
-            }
+            for plan in plans:
+                _put_in_force(connection, plan, now=now, changed=changed, begun=begun)
     if new:
         _sweep(connection, now=now, limit=2 * len(new) + _SWEPT_BESIDE)
     return Counted(
-        new_matches=len(new), action_ids=tuple(sorted(changed)), has_changed=bool(changed) or due
+        new_matches=len(new),
+        action_ids=tuple(sorted(changed)),
+        begun_ids=frozenset(begun),
+        has_changed=bool(changed) or due,
     )
 
 
@@ -274,17 +277,25 @@ def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetim
     return sorted(known)
 
 
-def _put_in_force(connection: Connection, plan: PlannedAction, *, now: datetime) -> int | None:
+def _put_in_force(
+    connection: Connection,
+    plan: PlannedAction,
+    *,
+    now: datetime,
+    changed: set[int],
+    begun: set[int],
+) -> None:
     live = connection.execute(select(automation_actions).where(*_live(plan, now=now))).first()
     if live is not None:
         _extend(connection, _to_action(live), plan)
         action_id = int(live.id)
     elif _is_cancelled(connection, plan):
-        return None
+        return
     else:
         action_id = _begin(connection, plan)
+        begun.add(action_id)
+    changed.add(action_id)
     _keep_evidence(connection, action_id, plan.evidence)
-    return action_id
 
 
 def _extend(connection: Connection, action: ActionInForce, plan: PlannedAction) -> None:
@@ -326,8 +337,7 @@ def _begin(connection: Connection, plan: PlannedAction) -> int:
             expire_time=plan.expire_time,
         )
     )
-    (action_id,) = made.inserted_primary_key or ()
-    return int(action_id)
+    return int(made.inserted_primary_key[0])  # type: ignore[index]  # given after one row
 
 
 def _same_action(plan: PlannedAction) -> list[ColumnElement[bool]]:

@@ -170,18 +170,21 @@ egress_pool = "default"
     def _ports_of(self, name: str, *kinds: str) -> dict[str, int]:
         return self._ports.setdefault(name, {kind: free_port() for kind in kinds})
 
-    async def _start(
-        self, name: str, script: str, verb: str, config: Path, ports: dict[str, int]
-    ) -> Program:
-        log = self.directory / f"{name}.out"
+    def _spawn(self, command: list[str], log: Path) -> "subprocess.Popen[bytes]":
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [str(_BIN / script), verb, "--config", str(config)],
+            return subprocess.Popen(
+                command,
                 cwd=self.directory,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+
+    async def _start(
+        self, name: str, script: str, verb: str, config: Path, ports: dict[str, int]
+    ) -> Program:
+        log = self.directory / f"{name}.out"
+        process = self._spawn([str(_BIN / script), verb, "--config", str(config)], log)
         program = Program(name, config, log, process, ports)
         url = f"http://127.0.0.1:{ports['http']}/readyz"
 

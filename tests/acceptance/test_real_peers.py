@@ -37,7 +37,8 @@ async def smtp_sink(tmp_path):
     if os.geteuid() != 0:
         command = [command[0], *command[3:]]
     process = await asyncio.to_thread(
-        subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     yield port, dumps
     process.kill()
     process.communicate(timeout=10)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from grpc_status import rpc_status
 
 from penstock.v1 import automation_service_pb2 as actions_pb
 from penstock.v1 import policy_service_pb2 as pb
@@ -170,7 +169,10 @@ async def test_actions_are_listed_in_pages(path):
                 break
 
         assert ids == [5, 4, 3, 2, 1]
-        for request in (ListActionsRequest(page_token="x"), ListActionsRequest(states=[0])):
+        for request in (
+            ListActionsRequest(page_token="x"),
+            ListActionsRequest(states=["ACTION_STATE_UNSPECIFIED"]),
+        ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.automation.ListActions(request)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -186,7 +188,7 @@ async def test_a_bad_batch_is_refused_whole_with_every_violation(path):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.report(*batch)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert rpc_status.from_call(caught.value).details
+            assert "grpc-status-details-bin" in dict(caught.value.trailing_metadata())
 
         assert (await client.report(outcome("a"))).match_count == 1
 
@@ -242,7 +244,7 @@ async def test_a_path_without_answer_is_told_as_removed(path):
     "request_of",
     [
         pytest.param(lambda: {"start": pb.WatchStart()}, id="a second start"),
-        pytest.param(lambda: {}, id="nothing"),
+        pytest.param(dict, id="nothing"),
         pytest.param(
             lambda: {"subscribe": pb.WatchSubscribe(add=[pb.PathSubscription(name="x")])},
             id="a subscription without domain",
@@ -256,6 +258,7 @@ async def test_a_path_without_answer_is_told_as_removed(path):
 async def test_requests_out_of_order_end_the_stream(path, request_of):
     write_rules(path, yahoo(_SUSPEND))
     async with serving(path) as client, client.watch() as watch:
+        watch.stop_acknowledging()
         await watch.send(**request_of())
 
         with pytest.raises(grpc.aio.AioRpcError):
@@ -280,7 +283,9 @@ async def test_a_stopping_server_asks_its_clients_to_come_back(path):
 async def test_a_client_that_acknowledges_nothing_is_cut_off(path):
     write_rules(path, yahoo(_SUSPEND))
     async with serving(path) as client:
-        client.server._hub._timing = WatchTiming(ack=0.3)
+        hub = client.server._hub
+        assert hub is not None
+        hub._timing = WatchTiming(ack=0.3)
         async with client.watch("yahoo.com", acknowledge=False) as watch:
             for number in range(8):
                 await client.report(outcome(f"e{number}"))

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,7 +33,7 @@ HOSTS = (
 
 def automation(regex: str, *actions, **changes) -> AutomationDraft:
     """A rule as written."""
-    values = {"duration": "1 hour"} | changes
+    values: dict[str, Any] = {"duration": "1 hour"} | changes
     return AutomationDraft(regexes=(regex,), actions=actions, **values)
 
 
@@ -70,12 +72,7 @@ def run_sql(path: str, statement: str) -> None:
 async def serving(path: str) -> AsyncIterator["Client"]:
     """Run a server on this database; give a client of it."""
     config = f"{path}.toml"
-    with open(config, "w") as file:
-        file.write(
-            f'[server]\ngrpc_listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\n'
-            f'[database]\nurl = "sqlite:///{path}"\n[dns]\nnameservers = ["127.0.0.1:9"]\n'
-            'timeout = "0.2s"\n'
-        )
+    _write_config(config, path)
     server = Server(load_settings(config, {}))
     await server.start()
     try:
@@ -90,6 +87,15 @@ async def serving(path: str) -> AsyncIterator["Client"]:
             yield client
     finally:
         await server.stop()
+
+
+def _write_config(config: str, path: str) -> None:
+    # Nothing answers at port 9, so that no test depends on a name server.
+    Path(config).write_text(
+        f'[server]\ngrpc_listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\n'
+        f'[database]\nurl = "sqlite:///{path}"\n[dns]\nnameservers = ["127.0.0.1:9"]\n'
+        'timeout = "0.2s"\n'
+    )
 
 
 class Client:
@@ -124,7 +130,7 @@ def outcome(event_id: str, content: str = "[TS04] deferred", at: datetime | None
     """An outcome of Yahoo's."""
     time = Timestamp()
     time.FromDatetime(at or datetime.now(UTC))
-    values = {
+    values: dict[str, Any] = {
         "event_id": event_id,
         "event_time": time,
         "type": outcome_pb2.OUTCOME_TYPE_TRANSIENT_FAILURE,
@@ -154,7 +160,7 @@ class Watch:
         self.kinds: list[int] = []
         self.invalidations = 0
         self.token = b""
-        self.reconnect_after = None
+        self.reconnect_after: Any = None
 
     async def __aenter__(self) -> "Watch":
         await self.call.write(pb.WatchPolicyRequest(start=self._start))
@@ -163,15 +169,20 @@ class Watch:
     async def __aexit__(self, *_: object) -> None:
         self.call.cancel()
 
+    def stop_acknowledging(self) -> None:
+        """Write no more by itself: a write to a stream that has ended would hide why it did."""
+        self._acknowledge = False
+
     async def send(self, **request) -> None:
         """Send one request."""
         await self.call.write(pb.WatchPolicyRequest(**request))
 
     async def read(self) -> pb.WatchPolicyResponse | None:
         """Take in one response; None at the end of the stream."""
-        response = await self.call.read()
-        if response is grpc.aio.EOF:
+        received: Any = await self.call.read()
+        if received is grpc.aio.EOF:
             return None
+        response: pb.WatchPolicyResponse = received
         self.kinds.append(response.kind)
         self.invalidations += len(response.invalidate)
         for resource in response.resources:

@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock.v1 import egress_path_pb2, option_spec_pb2
 
 _ROOT = Path(__file__).parents[2]
-_FIELDS = list(egress_path_pb2.EgressPathConfig.DESCRIPTOR.fields)
+_FIELDS: list[Any] = list(egress_path_pb2.EgressPathConfig.DESCRIPTOR.fields)
 
 
 def _generate(into: Path) -> None:

@@ -97,9 +97,11 @@ def test_nothing_follows_below_the_threshold():
     assert _decide(rule, make_outcome("a"), make_outcome("b")) == ()
 
 
-@pytest.mark.parametrize("missing", ["egress_source", "site_name"])
-def test_without_a_path_there_is_nothing_to_act_on(missing):
-    assert _decide(make_rule(), make_outcome(**{missing: ""})) == ()
+@pytest.mark.parametrize(
+    "outcome", [make_outcome(egress_source=""), make_outcome(site_name="")], ids=["source", "site"]
+)
+def test_without_a_path_there_is_nothing_to_act_on(outcome):
+    assert _decide(make_rule(), outcome) == ()
 
 
 def test_evidence_is_the_newest_replies_without_local_parts():
