@@ -85,7 +85,7 @@ def test_an_outcome_comes_back_as_it_was_written(outcome):
 
 
 def test_the_routing_domain_defaults_to_the_recipients():
-    message = DeliveryOutcome(recipient_domain="Example.COM.", type=1)  # type: ignore[arg-type]
+    message = DeliveryOutcome(recipient_domain="Example.COM.", type=1)
 
     assert from_outcome(message).routing_domain == "example.com"
 
@@ -119,7 +119,7 @@ def test_every_mistake_of_a_batch_is_told_at_once():
 
 @pytest.mark.parametrize("domain", ["exa mple..com", "\u2603" * 300, "[192.0.2.1]", "-"])
 def test_an_odd_domain_is_no_reason_to_refuse_a_batch(domain):
-    message = DeliveryOutcome(recipient_domain=domain, type=1)  # type: ignore[arg-type]
+    message = DeliveryOutcome(recipient_domain=domain, type=1)
 
     assert from_outcome(message).recipient_domain
 
