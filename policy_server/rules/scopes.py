@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policy_server.rules.layers import AutomationRule, Block
+from policy_server.rules.layers import AutomationRule, Block, SetConfig
 from policy_server.rules.site import MxHost, host_set, normalise_domain
 from policy_server.rules.snapshot import Provider, ScopeBlocks, Snapshot
 
@@ -88,12 +88,27 @@ def is_singled_out(scopes: Scopes, source: str) -> bool:
     """
     Whether the domain gets a path of its own, apart from its site.
 
-    It does when a rule for it alone, or for it by its name's suffix, says anything of an option.
+    It does when a rule for it alone, or for it by its name's suffix, says anything of an option,
+    and when automation of its own may set one. The path must not change its name as an action
+    begins or ends: queues and counters go by it.
     """
-    alone = (scopes.domain, *(m.provider.blocks for m in scopes.providers if m.by_domain_only))
-    return any(
-        block.options for blocks in alone for block in (*blocks.base, *blocks_for(blocks, source))
+    by_suffix = (m.provider.blocks for m in scopes.providers if m.by_domain_only)
+    return any(_sets_option(block) for block in _blocks_of(scopes.domain, source)) or any(
+        block.options for blocks in by_suffix for block in _blocks_of(blocks, source)
     )
+
+
+def _sets_option(block: Block) -> bool:
+    return bool(block.options) or any(map(_may_set_option, block.automation))
+
+
+def _may_set_option(rule: AutomationRule) -> bool:
+    acts = not rule.observe
+    return acts and any(isinstance(action, SetConfig) for action in rule.actions)
+
+
+def _blocks_of(blocks: ScopeBlocks, source: str) -> tuple[Block, ...]:
+    return (*blocks.base, *blocks_for(blocks, source))
 
 
 def blocks_for(blocks: ScopeBlocks, source: str) -> tuple[Block, ...]:
@@ -117,6 +132,6 @@ def consulted_rules(snapshot: Snapshot, question: Question) -> tuple[AutomationR
     return tuple(
         rule
         for blocks in ordered
-        for block in (*blocks.base, *blocks_for(blocks, question.egress_source))
+        for block in _blocks_of(blocks, question.egress_source)
         for rule in block.automation
     )
