@@ -3,6 +3,7 @@ The agent's errors, by what the caller can do about them.
 
     AgentError
     ├── SettingsError            fix the configuration
+    ├── PortUnavailable          fix the configuration, or end what has the port (OSError)
     ├── SpoolRefused             fix the host: another agent has it, or another version made it
     ├── SpoolConflict            a mistake of ours: the change does not fit what is stored
     ├── SpoolUnavailable         try later (OSError)
@@ -33,6 +34,10 @@ class SettingsError(AgentError):
         #: Every mistake, one line each, with its place and remedy.
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(self.mistakes))
+
+
+class PortUnavailable(AgentError, OSError):
+    """A port can't be listened on."""
 
 
 class SpoolRefused(AgentError):

@@ -6,12 +6,18 @@ mail is taken in, and if not why; `/status` is one JSON document of queues, poli
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
+from agent.dispatch.path import PathState
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.policy.access import PolicyAccess
+
+#: The end of the year 9999, seconds since the epoch: no later time can be written.
+_LAST_TIME = 253_402_300_799
 
 
 class HttpServer:
@@ -66,6 +72,17 @@ class HttpServer:
 
     async def _get_status(self, request: web.Request) -> web.Response:
         return web.json_response(self._status())
+
+
+def describe_path(state: PathState) -> dict[str, Any]:
+    """Show one path; times as of RFC 3339."""
+    until = state.suspended_until
+    return {**asdict(state), "suspended_until": _time_text(until) if until else None}
+
+
+def _time_text(at: float) -> str:
+    time = datetime.fromtimestamp(min(at, _LAST_TIME), UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def describe_status(

@@ -17,6 +17,8 @@ from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.access import PolicyAccess
 from agent.policy.staleness import Staleness
+from agent.smtp.listener import SmtpListener
+from agent.spool.sqlite import SqliteSpool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MOST_PROVIDERS = 100
@@ -128,8 +130,36 @@ class AgentMetrics:
         self.add_counter(
             "penstock_agent_outcomes_dropped",
             "Outcomes dropped, by reason.",
-            lambda: {"too_old": uploader.too_old, "unfit": uploader.unfit},
+            lambda: {
+                "too_old": uploader.too_old,
+                "too_many": uploader.too_many,
+                "unfit": uploader.unfit,
+            },
             label="reason",
+        )
+
+    def add_intake(self, listener: SmtpListener, spool: SqliteSpool) -> None:
+        """Show how mail comes in, and what waits to be reported."""
+        self.add_gauge(
+            "penstock_agent_smtp_connections",
+            "SMTP connections open now, of clients.",
+            lambda: len(listener.connections),
+        )
+        self.add_counter(
+            "penstock_agent_smtp_accepted",
+            "SMTP connections of clients that came in.",
+            lambda: listener.accepted,
+        )
+        self.add_counter(
+            "penstock_agent_refusals",
+            "Refusals told to clients by SMTP and gRPC, by class of reply.",
+            listener.intake.refusals.by_class,
+            label="class",
+        )
+        self.add_gauge(
+            "penstock_agent_outbox",
+            "Records that wait to be reported to the policy server.",
+            lambda: spool.record_count,
         )
 
     def render(self) -> bytes:

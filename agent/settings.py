@@ -10,7 +10,8 @@ import json
 import os
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from ipaddress import ip_network
@@ -29,6 +30,12 @@ from pydantic import (
 
 from agent.errors import SettingsError
 from agent.setting_mistakes import Place, describe_mistakes, nearest
+from agent.setting_references import (
+    PoolNames,
+    References,
+    reference_mistakes,
+    written_references,
+)
 from agent.setting_values import (
     Address,
     SpaceFloor,
@@ -39,6 +46,7 @@ from agent.setting_values import (
     parse_size,
     parse_space_floor,
 )
+from agent.smtp.addresses import normalise_domain
 
 _PREFIX = "PENSTOCK_"
 _TABLE_LISTS = ("source", "pool")
@@ -98,9 +106,9 @@ class ListenSection(_Section):
     max_message_size: Size = 20 * 1024 * 1024
     #: Most recipients of one message.
     max_recipients: int = Field(default=1024, ge=1)
-    #: Most SMTP connections at one time.
+    #: Most SMTP connections at one time, and most gRPC calls.
     max_connections: int = Field(default=1024, ge=1)
-    #: Most bytes of messages that are on their way in at one time, over all SMTP connections.
+    #: Most bytes of messages that are on their way in at one time, over all connections.
     max_buffered_size: Size = 256 * 1024 * 1024
     #: How long an SMTP client may be silent (RFC 5321 4.5.3.2.7: at least 5 minutes).
     client_timeout: Span = timedelta(minutes=5)
@@ -108,6 +116,11 @@ class ListenSection(_Section):
     max_hops: int = Field(default=50, ge=1)
     tenant_header: Header = "X-Tenant"
     campaign_header: Header = "X-Campaign"
+
+    @property
+    def most_buffered(self) -> int:
+        """`max_buffered_size`, but never too little for one message and its envelope."""
+        return max(self.max_buffered_size, self.max_message_size * 5 // 4 + 64 * 1024)
 
 
 class DnsSection(_Section):
@@ -211,43 +224,21 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        mistakes = [
-            *_duplicates("source", [source.name for source in self.source]),
-            *_duplicates("pool", [pool.name for pool in self.pool]),
-            *self._pool_mistakes(),
-            *self._queue_mistakes(),
-        ]
-        if mistakes:
+        references = References(
+            sources=[source.name for source in self.source],
+            pools=[
+                PoolNames(
+                    name=pool.name,
+                    weights=tuple((member.name, member.weight) for member in pool.sources),
+                )
+                for pool in self.pool
+            ],
+            default_pool=self.queue.egress_pool,
+            queues={domain: queue.egress_pool for domain, queue in self.queues.items()},
+        )
+        if mistakes := reference_mistakes(references):
             raise ValueError("\n".join(mistakes))
         return self
-
-    def _pool_mistakes(self) -> list[str]:
-        mistakes = []
-        for pool in self.pool:
-            names = [member.name for member in pool.sources]
-            mistakes += _duplicates(f'pool "{pool.name}": source', names)
-            mistakes += [
-                f'pool "{pool.name}": unknown source "{name}"{nearest(name, self.sources)}'
-                for name in names
-                if name not in self.sources
-            ]
-            if not any(member.weight for member in pool.sources):
-                mistakes.append(f'pool "{pool.name}": give at least one source a weight')
-        return mistakes
-
-    def _queue_mistakes(self) -> list[str]:
-        named = {"queue": self.queue} | {f'queue."{k}"': v for k, v in self.queues.items()}
-        return [
-            f'{place}: unknown egress_pool "{queue.egress_pool}"'
-            f"{nearest(queue.egress_pool, self.pools)}"
-            for place, queue in named.items()
-            if queue.egress_pool not in self.pools
-        ]
-
-
-def _duplicates(what: str, names: list[str]) -> list[str]:
-    doubled = {name for name in names if names.count(name) > 1}
-    return [f'{what} "{name}" is there more than once; names must differ' for name in doubled]
 
 
 def load_settings(
@@ -262,15 +253,26 @@ def load_settings(
     if table.pop("queues", None) is not None:
         mistakes.append('queues: unknown key; did you mean "queue"?')
     file = str(path) if path is not None else ""
+    queues = _own_queues(table)
+    mistakes = [*_told_of(file, queues.mistakes), *mistakes]
     try:
-        settings = Settings.model_validate(_spread_queues(table))
+        settings = Settings.model_validate(_spread_queues(table, queues))
     except ValidationError as error:
-        places = [(Place(_written_place(item["loc"])), item) for item in error.errors()]
-        mistakes = describe_mistakes(places, file=file, text=text, known=known_keys()) + mistakes
+        errors = [item for item in error.errors() if not queues.is_inherited(item["loc"])]
+        places = [(Place(queues.written_place(item["loc"])), item) for item in errors]
+        found = describe_mistakes(places, file=file, text=text, known=known_keys())
+        if any(item["loc"] for item in errors):
+            # The references are not looked at where anything else is wrong: all is told at once.
+            found += _told_of(file, reference_mistakes(written_references(table)))
+        mistakes = found + mistakes
     else:
         if not mistakes:
             return settings
     raise SettingsError(mistakes)
+
+
+def _told_of(file: str, mistakes: Sequence[str]) -> list[str]:
+    return [f"{file}: {mistake}" if file else mistake for mistake in mistakes]
 
 
 def known_keys() -> dict[str, tuple[str, ...]]:
@@ -327,23 +329,57 @@ def _set(table: dict[str, Any], section: str, key: str, value: str) -> None:
         section_table[key] = parts if is_list else value
 
 
-def _spread_queues(table: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _OwnQueues:
+    """The tables `[queue."example.com"]`."""
+
+    #: By A-label.
+    tables: Mapping[str, Mapping[str, Any]]
+    #: How each A-label was written.
+    written: Mapping[str, str]
+    mistakes: Sequence[str]
+
+    def is_inherited(self, place: tuple[int | str, ...]) -> bool:
+        """Whether a mistake at *place* is one of the defaults, which is told there."""
+        if len(place) < 3 or place[0] != "queues":
+            return False
+        return place[2] not in self.tables.get(str(place[1]), {})
+
+    def written_place(self, place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """Where the file has what was found at *place*."""
+        if place[:1] != ("queues",):
+            return place
+        return ("queue", *(self.written.get(str(part), part) for part in place[1:2]), *place[2:])
+
+
+def _own_queues(table: Mapping[str, Any]) -> _OwnQueues:
+    queue = table.get("queue", {})
+    named = queue.items() if isinstance(queue, dict) else ()
+    tables: dict[str, Mapping[str, Any]] = {}
+    written: dict[str, str] = {}
+    mistakes = []
+    for name, own in named:
+        if not isinstance(own, dict):
+            continue
+        try:
+            domain = normalise_domain(name.rstrip("."))
+        except ValueError as error:
+            mistakes.append(f'queue."{name}": {error}; write one such as "example.com"')
+            continue
+        if domain in tables:
+            mistakes.append(f'queue."{name}": the same domain as "{written[domain]}"; keep one')
+        else:
+            tables[domain], written[domain] = own, name
+    return _OwnQueues(tables, written, mistakes)
+
+
+def _spread_queues(table: dict[str, Any], queues: _OwnQueues) -> dict[str, Any]:
     """Part `[queue]` into the defaults and the overrides of each domain, defaults filled in."""
     queue = table.get("queue", {})
     if not isinstance(queue, dict):
         return table
     defaults = {key: value for key, value in queue.items() if not isinstance(value, dict)}
-    overrides = {key: value for key, value in queue.items() if isinstance(value, dict)}
-    filled = {
-        domain.lower().rstrip("."): {**_valid(defaults), **own} for domain, own in overrides.items()
-    }
+    # Unknown keys are reported once, not again for every domain.
+    valid = {key: value for key, value in defaults.items() if key in QueueSettings.model_fields}
+    filled = {domain: {**valid, **own} for domain, own in queues.tables.items()}
     return {**table, "queue": defaults, "queues": filled}
-
-
-def _valid(defaults: dict[str, Any]) -> dict[str, Any]:
-    """Leave out unknown keys: they are reported once, not again for every domain."""
-    return {key: value for key, value in defaults.items() if key in QueueSettings.model_fields}
-
-
-def _written_place(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    return ("queue", *place[1:]) if place[:1] == ("queues",) else place

@@ -24,15 +24,17 @@ from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
-from agent.http import HttpServer, describe_status
+from agent.http import HttpServer, describe_path, describe_status
 from agent.metrics import AgentMetrics
 from agent.outcomes.delivery_log import DeliveryLog
+from agent.outcomes.lines import node_id_of
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.channel import open_channel
+from agent.ports import listening_on
 from agent.settings import Settings
 from agent.smtp.injection_service import InjectionService
-from agent.smtp.intake import Intake
+from agent.smtp.intake import NOT_STORED, Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
 from penstock.v1.injection_service_pb2_grpc import add_InjectionServiceServicer_to_server
@@ -45,6 +47,8 @@ _LAST_REPORT_SECONDS = 2.0
 _LAST_CALLS_SECONDS = 5.0
 #: Above the largest message by what the rest of a request takes.
 _REQUEST_OVERHEAD = 1024 * 1024
+#: Calls beyond the bound that are still told to try later; those beyond these gRPC turns away.
+_SPARE_CALLS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class Ports:
 async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
     """
     Run until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
-    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `OSError`;
+    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `PortUnavailable`;
     `DispatchFailed` so that a supervisor starts the agent anew rather than let mail pile up.
     """
     stop = asyncio.Event()
@@ -94,7 +98,8 @@ async def open_agent(
         stack.push_async_callback(channel.close)
         policy = await open_policy(settings, channel, clock=clock, random=random)
         stack.push_async_callback(policy.close)
-        log = DeliveryLog(settings.agent.data_dir / "log", node_id=settings.agent.name, clock=clock)
+        node_id = node_id_of(settings.agent.name)
+        log = DeliveryLog(settings.agent.data_dir / "log", node_id=node_id, clock=clock)
         await log.open(spool)
         stack.push_async_callback(log.close)
         uploader = OutcomeUploader(
@@ -171,25 +176,32 @@ async def _open_ports(
     http = HttpServer(
         metrics,
         status=lambda: describe_status(settings.agent.name, _status(dispatcher), policy),
-        not_ready=lambda: _not_ready(intake),
+        not_ready=lambda: _not_ready(intake, spool),
     )
-    await http.start(settings.listen.http.host, settings.listen.http.port)
     stack.push_async_callback(http.close)
+    listen = settings.listen
+    with listening_on("listen.http", listen.http):
+        await http.start(listen.http.host, listen.http.port)
     server = grpc.aio.server(
         options=[
-            (
-                "grpc.max_receive_message_length",
-                settings.listen.max_message_size + _REQUEST_OVERHEAD,
-            )
-        ]
+            # Else two agents could share the port, and the system would deal calls to either.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", listen.max_message_size + _REQUEST_OVERHEAD),
+        ],
+        maximum_concurrent_rpcs=listen.max_connections + _SPARE_CALLS,
     )
-    add_InjectionServiceServicer_to_server(InjectionService(intake), server)
-    grpc_port = server.add_insecure_port(str(settings.listen.grpc))
+    add_InjectionServiceServicer_to_server(
+        InjectionService(intake, most_calls=listen.max_connections), server
+    )
+    with listening_on("listen.grpc", listen.grpc):
+        grpc_port = server.add_insecure_port(str(listen.grpc))
     await server.start()
     stack.push_async_callback(server.stop, _LAST_CALLS_SECONDS)
     listener = SmtpListener(settings, intake)
-    await listener.start()
+    with listening_on("listen.smtp", listen.smtp):
+        await listener.start()
     stack.push_async_callback(listener.stop)
+    metrics.add_intake(listener, spool)
     ports = Ports(smtp=listener.port, grpc=grpc_port, http=http.port)
     logger.info("agent ready", extra=asdict(ports))
     return ports
@@ -198,11 +210,13 @@ async def _open_ports(
 def _status(dispatcher: Dispatcher) -> dict[str, Any]:
     return {
         "queues": dispatcher.queue_counts(),
-        "paths": [asdict(state) for state in dispatcher.snapshot()],
+        "paths": [describe_path(state) for state in dispatcher.snapshot()],
     }
 
 
-def _not_ready(intake: Intake) -> list[str]:
+def _not_ready(intake: Intake, spool: SqliteSpool) -> list[str]:
+    if not spool.is_healthy:
+        return [NOT_STORED]
     try:
         intake.check_room()
     except TryLater as refusal:

@@ -17,7 +17,7 @@ from agent.cli.config import config_option, settings_for
 from agent.errors import SpoolRefused, SpoolUnavailable
 from agent.policy.channel import open_channel
 from agent.settings import Settings
-from agent.spool.sqlite import SqliteSpool
+from agent.spool.look import look_at_spool
 
 _SERVER_SECONDS = 3.0
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
@@ -39,7 +39,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(config_path: str | None, as_json: bool) -> None:
     """
-    Check the configuration and what it names; change nothing but make missing directories.
+    Check the configuration and what it names; change nothing. An agent may be running.
 
     Exit status 1 if something would stop the agent. A policy server or a DNS server that does not
     answer is a warning: the agent starts without them and uses what it last knew.
@@ -60,7 +60,7 @@ async def _look_into(settings: Settings) -> list[Finding]:
     directory = _check_directory(settings)
     findings = [directory]
     if directory.level == "ok":
-        findings.append(await _check_spool(settings))
+        findings.append(_check_spool(settings))
     findings += [_check_source(name, settings) for name in settings.sources]
     findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
     return findings
@@ -68,25 +68,26 @@ async def _look_into(settings: Settings) -> list[Finding]:
 
 def _check_directory(settings: Settings) -> Finding:
     directory = settings.agent.data_dir
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return Finding("data_dir", "error", f"{directory}: can't be made: {error.strerror}")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return Finding("data_dir", "error", f"{directory}: can't be written to")
-    return Finding("data_dir", "ok", str(directory))
+    # The agent makes what is missing, so what is there must let it.
+    place = next(one for one in (directory, *directory.absolute().parents) if os.path.exists(one))
+    if not place.is_dir():
+        return Finding("data_dir", "error", f"{directory}: can't be made: {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Finding("data_dir", "error", f"{directory}: {place} can't be written to")
+    missing = "" if place == directory else ", to be made by the first run"
+    return Finding("data_dir", "ok", f"{directory}{missing}")
 
 
-async def _check_spool(settings: Settings) -> Finding:
+def _check_spool(settings: Settings) -> Finding:
     try:
-        spool = await SqliteSpool.open(settings.agent.data_dir)
+        spool = look_at_spool(settings.agent.data_dir)
     except (SpoolRefused, SpoolUnavailable) as error:
         return Finding("spool", "error", str(error))
-    try:
-        count = len(await spool.entries())
-    finally:
-        await spool.close()
-    return Finding("spool", "ok", f"opens; {count} queued")
+    if not spool.exists:
+        return Finding("spool", "ok", "none yet, to be made by the first run")
+    if spool.is_in_use:
+        return Finding("spool", "ok", "an agent is running on this spool")
+    return Finding("spool", "ok", f"opens; {spool.entries} queued")
 
 
 def _check_source(name: str, settings: Settings) -> Finding:

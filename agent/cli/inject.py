@@ -100,7 +100,7 @@ async def _inject(target: str, request: InjectRequest, *, count: int, concurrenc
 
 def _report(tally: _Tally, *, seconds: float, as_json: bool) -> None:
     for reason, times in tally.reasons.items():
-        click.echo(f"not taken ({times}): {reason}", err=True)
+        click.echo(f"penstock-agent: not taken ({times}): {reason}", err=True)
     taken = len(tally.message_ids)
     if as_json:
         document = {

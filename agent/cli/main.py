@@ -25,7 +25,8 @@ def commands(context: click.Context, config_path: str | None) -> None:
     Take mail in, keep it safe, and deliver it within the limits of the policy server.
 
     Without --config the defaults hold: loopback only, data under var/agent/. Every key of the
-    configuration has an override in the environment, PENSTOCK_<SECTION>_<KEY>.
+    configuration has an override in the environment, PENSTOCK_<SECTION>_<KEY>, such as
+    PENSTOCK_LISTEN_SMTP; lists are separated by commas, PENSTOCK_SOURCE and PENSTOCK_POOL are JSON.
     """
     use_config(context, config_path)
 
@@ -38,9 +39,7 @@ def main() -> None:
     """Run the command line; what the user can mend is said without a traceback."""
     try:
         commands(prog_name="penstock-agent")
-    except AgentError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
-    except OSError as error:
-        click.echo(f"failed: {error}", err=True)
+    except (AgentError, OSError) as error:
+        for line in str(error).splitlines():
+            click.echo(f"penstock-agent: {line}", err=True)
         sys.exit(1)

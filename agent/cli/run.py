@@ -1,6 +1,8 @@
 """`penstock-agent run`: run the agent until SIGTERM or SIGINT."""
 
+import contextlib
 import json
+import resource
 from dataclasses import asdict
 
 import click
@@ -30,7 +32,16 @@ def run(config_path: str | None, log_level: str, as_json: bool) -> None:
     """
     settings = settings_for(config_path)
     start_log(log_level)
+    _allow_connections()
     uvloop.run(worker.run(settings, on_ready=_print_ports if as_json else None))
+
+
+def _allow_connections() -> None:
+    """Use all the open files that the host grants; the usual 1024 are fewer than our sockets."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems grant less than they say; the agent runs with what there is.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _print_ports(ports: worker.Ports) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from agent.errors import SettingsError
 from agent.sink.server import Sink
 from agent.sink.settings import SinkSettings, load_sink_settings
 
@@ -40,19 +39,11 @@ def sink(config_path: Path, report_path: Path | None, as_json: bool, check: bool
 
     Prints where it listens and runs until SIGTERM or SIGINT.
     """
-    try:
-        settings = load_sink_settings(config_path)
-        if check:
-            click.echo(f"{config_path}: ok")
-            return
-        asyncio.run(_run(settings, report_path, as_json=as_json))
-    except SettingsError as error:
-        for mistake in error.mistakes:
-            click.echo(mistake, err=True)
-        sys.exit(1)
-    except OSError as error:
-        click.echo(f"cannot run the sink: {error}", err=True)
-        sys.exit(1)
+    settings = load_sink_settings(config_path)
+    if check:
+        click.echo(f"{config_path}: ok")
+        return
+    asyncio.run(_run(settings, report_path, as_json=as_json))
 
 
 async def _run(settings: SinkSettings, report_path: Path | None, *, as_json: bool) -> None:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 #: A path that is unused for so long is forgotten, in seconds.
 _REAP_SECONDS = 600.0
 _SWEEP_SECONDS = 15.0
+#: Changes of policy that follow each other are looked at together, this far apart, in seconds.
+_APPLY_SECONDS = 0.1
 
 
 class Dispatcher:
@@ -70,6 +72,9 @@ class Dispatcher:
             clock=clock,
         )
         self._paths: dict[str, Path] = {}
+        #: Paths that wait for a connection slot, the longest first.
+        self._starving: dict[Path, None] = {}
+        self._applied = float("-inf")
         self._host_name = socket.gethostname() or "localhost"
         self._scheduler = Scheduler(self._services, self._find_path, on_failure)
         self._sweeper: asyncio.Task[None] | None = None
@@ -96,8 +101,9 @@ class Dispatcher:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))
+        # First of all: no mail for a path that is closing, and no new path beside it.
         await self._scheduler.stop()
+        await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))
 
     def snapshot(self) -> list[PathState]:
         """Every path as it is now, by name."""
@@ -132,11 +138,15 @@ class Dispatcher:
         """Room was made in the ready queue."""
         self._scheduler.path_has_room(path.name)
 
+    def starves(self, path: Path) -> None:
+        """Remember that *path* waits for a slot."""
+        self._starving[path] = None
+
     def slots_freed(self) -> None:
-        """Connection slots were given back: whoever starved for one tries again."""
-        for path in list(self._paths.values()):
-            if path.starved:
-                path.maintain()
+        """Whoever starved for a slot tries again, the longest first, so that all get a turn."""
+        starving, self._starving = self._starving, {}
+        for path in starving:
+            path.maintain()
 
     def _find_path(self, policy: PathPolicy) -> Path:
         path = self._paths.get(policy.path_name)
@@ -151,27 +161,45 @@ class Dispatcher:
         return Session(path, host_name=self._host_name)
 
     def _on_policy_change(self) -> None:
-        """Many changes come together: look once for all of them."""
+        """
+        Many changes come together: look once for all of them. No transaction begins meanwhile
+        that a change forbids, for each asks the policy itself.
+        """
         if not self._is_applying and not self._is_stopping:
             self._is_applying = True
-            asyncio.get_running_loop().call_soon(self._apply_policy)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._applied + _APPLY_SECONDS), self._apply_policy)
 
     def _apply_policy(self) -> None:
         self._is_applying = False
         if self._is_stopping:
             return
-        for path in list(self._paths.values()):
-            path.apply_policy()
-        self._scheduler.look_again()
+        try:
+            for path in list(self._paths.values()):
+                path.apply_policy()
+        finally:
+            self._scheduler.look_again()
+            self._applied = asyncio.get_running_loop().time()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            now = self._services.clock()
-            waiting = self._scheduler.waiting_by_path()
-            for name, path in list(self._paths.items()):
-                path.sweep()
-                is_idle = path.is_unused and name not in waiting
-                if is_idle and now - path.last_used > _REAP_SECONDS:
-                    del self._paths[name]
-            self._services.throttles.forget_idle(self._services.monotonic_ns())
+            try:
+                await self._sweep_once()
+            except Exception:
+                # Supervisor: what can't be swept now must not keep the rest from it for ever.
+                logger.exception("sweep failed")
+
+    async def _sweep_once(self) -> None:
+        for path in list(self._paths.values()):
+            path.sweep()
+            # Others go on between two paths that hold much mail.
+            await asyncio.sleep(0)
+        now = self._services.clock()
+        waiting = self._scheduler.waiting_by_path()
+        for name, path in list(self._paths.items()):
+            is_idle = path.is_unused and name not in waiting
+            if is_idle and now - path.last_used > _REAP_SECONDS:
+                del self._paths[name]
+                self._starving.pop(path, None)
+        self._services.throttles.forget_idle(self._services.monotonic_ns())

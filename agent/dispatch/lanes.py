@@ -32,6 +32,8 @@ class Lane:
     chosen: str = ""
     #: Sources without a known policy, until when they are not asked about again.
     unknown: dict[str, float] = field(default_factory=dict)
+    #: Paths whose selection rate the lane waits for.
+    paced_by: set[str] = field(default_factory=set)
     #: Ids up to this one have a Delayed record for the present wait.
     logged_up_to: int = 0
 

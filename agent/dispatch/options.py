@@ -5,6 +5,7 @@ answer.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -75,9 +76,33 @@ class PathOptions:
     config: pb.EgressPathConfig
 
     @property
+    def posture(self) -> tuple[object, ...]:
+        """What a connection is opened by; under another posture it is not used on."""
+        return (
+            self.port,
+            self.tls_mode,
+            self.prohibited,
+            self.skipped,
+            self.ehlo_domain,
+            self.use_lmtp,
+            self.auth_username,
+            self.auth_in_clear,
+            self.auth_unverified,
+        )
+
+    @property
     def connection_limit(self) -> int:
         """The smallest of the path's limits."""
         return min(self.connection_limits.values())
+
+    @property
+    def message_rate(self) -> Rate | None:
+        """The tightest of the path's message rates; None: it has none."""
+        return min(
+            self.message_rates.values(),
+            key=lambda rate: (Fraction(rate.count, rate.period_ns), rate.burst),
+            default=None,
+        )
 
 
 def options_of(policy: PathPolicy) -> PathOptions:

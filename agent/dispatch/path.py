@@ -21,10 +21,12 @@ from random import Random
 from typing import Protocol
 
 from agent.delivery.connections import surplus_connections, wanted_connections
+from agent.delivery.tls import TlsMode
 from agent.dispatch.connector import Connector
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.results import Results
 from agent.dispatch.throttles import Throttles
+from agent.dispatch.tls_contexts import without_effect
 from agent.dns import Resolver
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.backoff import is_too_old
@@ -59,6 +61,9 @@ class Holding(Protocol):
     def has_room(self, path: "Path") -> None:
         """Room was made in the ready queue."""
 
+    def starves(self, path: "Path") -> None:
+        """The path wants a connection, and a limit that it may share has no slot left."""
+
     def slots_freed(self) -> None:
         """Connection slots were given back."""
 
@@ -84,6 +89,7 @@ class Connection(Protocol):
     """A session, as its path sees it."""
 
     is_idle: bool
+    is_opening: bool
 
     async def run(self) -> None:
         """Work until there is nothing more to do."""
@@ -116,7 +122,7 @@ class PathState:
     queued: int
     connections: int
     connection_limit: int
-    #: The path's own message rate, "count/seconds"; empty: none.
+    #: The tightest of its message rates, in the operators' spelling; empty: none.
     rate: str
     delivered: int
     transient: int
@@ -139,7 +145,6 @@ class Path:
         self.last_used = services.clock()
         self.waiting_sessions = 0
         self.in_hand = 0
-        self.starved = False
         self._policy = policy
         self._options = options_of(policy)
         self._ready = ReadyQueue(self._options.max_ready)
@@ -151,6 +156,8 @@ class Path:
         #: When it goes off, by the loop's clock; not every loop's handles can tell.
         self._timer_at = 0.0
         self._is_stopping = False
+        self._has_warned = False
+        self._warn_of_tls()
 
     @property
     def policy(self) -> PathPolicy:
@@ -197,6 +204,7 @@ class Path:
             return
         self._options = options_of(policy)
         self._ready.max_ready = self._options.max_ready
+        self._warn_of_tls()
 
     def put(self, entry: Entry, tenant: str) -> bool:
         """Queue *entry*; False if the queue is full."""
@@ -236,9 +244,21 @@ class Path:
         return self._ready.drain()
 
     def suspended_until(self) -> float:
-        """Until when the path is suspended, seconds since the epoch; 0: it is not."""
+        """
+        Until when the path is suspended, seconds since the epoch; 0: it is not. A suspension of
+        one domain does not hold a path that serves others too.
+        """
         suspension = self.services.policies.suspension_of(self._policy)
-        return suspension.expire_time if suspension else 0.0
+        if suspension is None:
+            return 0.0
+        domain = suspension.routing_domain
+        is_whole = not domain or self.name.endswith(f"#{domain}")
+        return suspension.expire_time if is_whole else 0.0
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the whole path is suspended now."""
+        return self.suspended_until() > 0
 
     def policy_for(self, entry: Entry) -> PathPolicy | None:
         """The answer by which *entry* may be sent over this path now; None: it may not."""
@@ -267,7 +287,6 @@ class Path:
 
     def maintain(self) -> None:
         """Open the connections that the mail asks for and the limits allow."""
-        self.starved = False
         for _ in range(min(len(self._idle), len(self._ready))):
             self._wake_one()
         while not self._is_stopping and self._wants_more():
@@ -278,7 +297,7 @@ class Path:
                 self._maintain_in(1.0)
                 return
             if self.services.slots.try_take(self._options.connection_limits) is not None:
-                self.starved = True
+                self.services.holding.starves(self)
                 self._maintain_in(_LONGEST_TIMER)
                 return
             self._open()
@@ -300,6 +319,8 @@ class Path:
 
     def sweep(self) -> None:
         """End mail that grew too old while it was ready."""
+        if not any(self._is_old(entry) for entry in self._ready):
+            return
         kept = []
         for entry in self._ready.drain():
             if self._is_old(entry):
@@ -307,9 +328,7 @@ class Path:
             else:
                 kept.append(entry)
         for entry in kept:
-            name = self.services.holding.parse(entry.queue_name)
-            if not self._ready.put(entry, name.tenant):
-                self.services.holding.take_back(entry)
+            self._ready.put_back(entry, self.services.holding.parse(entry.queue_name).tenant)
 
     def became_idle(self, session: Connection) -> None:
         """*session* waits for mail."""
@@ -329,8 +348,11 @@ class Path:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for session in self._sessions:
+        for session, task in self._sessions.items():
             session.leave()
+            if session.is_opening:
+                # Nothing has been sent: there is nothing to wait for.
+                task.cancel()
         tasks = list(self._sessions.values())
         if not tasks:
             return
@@ -346,7 +368,7 @@ class Path:
 
     def state(self, waiting: int) -> PathState:
         """The path as it is now; *waiting* entries wait for room in its ready queue."""
-        rate = self._options.message_rates.get(f"messages {self.name}")
+        rate = self._options.message_rate
         return PathState(
             path_name=self.name,
             provider=self._policy.provider_name,
@@ -355,15 +377,24 @@ class Path:
             queued=self.ready_count + waiting,
             connections=self.connection_count,
             connection_limit=self._options.connection_limit,
-            rate=f"{rate.count}/{rate.period_ns / _NS:g}s" if rate else "",
+            rate=str(rate) if rate else "",
             delivered=self.counters.delivered,
             transient=self.counters.transient,
             bounced=self.counters.bounced,
             suspended_until=self.suspended_until(),
         )
 
+    def _warn_of_tls(self) -> None:
+        """Once a path, say which of its TLS options have no effect."""
+        if self._has_warned or self._options.tls_mode is TlsMode.DISABLED:
+            return
+        if mistakes := without_effect(self._options.config):
+            self._has_warned = True
+            facts = {"path": self.name, "options": "; ".join(mistakes)}
+            logger.warning("tls options without effect", extra=facts)
+
     def _wants_more(self) -> bool:
-        if self.suspended_until():
+        if self.is_suspended:
             return False
         wanted = wanted_connections(len(self._ready), self._options.connection_limit)
         return len(self._sessions) < wanted
@@ -377,7 +408,7 @@ class Path:
         return max(sending, opening) / _NS
 
     def _opening(self) -> int:
-        return sum(1 for session in self._sessions if getattr(session, "is_opening", False))
+        return sum(1 for session in self._sessions if session.is_opening)
 
     def _open(self) -> None:
         session = self._new_session(self)
@@ -444,20 +475,16 @@ class Path:
 
     def _send_away_misplaced(self) -> None:
         """Mail whose path is now another, or is suspended, goes back to where it waits."""
-        serves: dict[str, bool] = {}
-        kept = []
+        names = {entry.queue_name for entry in self._ready}
+        serves = {name: self._still_serves(self.services.holding.parse(name)) for name in names}
+        if all(serves.values()):
+            return
         for entry in self._ready.drain():
-            name = self.services.holding.parse(entry.queue_name)
-            domain = name.next_domain
-            if domain not in serves:
-                serves[domain] = self._still_serves(name)
-            if serves[domain]:
-                kept.append((entry, name.tenant))
-            else:
+            if not serves[entry.queue_name]:
                 self.services.holding.take_back(entry)
-        for entry, tenant in kept:
-            if not self._ready.put(entry, tenant):
-                self.services.holding.take_back(entry)
+                continue
+            # What was in the queue fits, however small it has been made meanwhile.
+            self._ready.put_back(entry, self.services.holding.parse(entry.queue_name).tenant)
 
     def _close_surplus(self) -> None:
         staying = [session for session in self._sessions if session not in self._leaving]
@@ -466,7 +493,7 @@ class Path:
             surplus_connections(open_now(name) - len(self._leaving), limit)
             for name, limit in self._options.connection_limits.items()
         )
-        if self.suspended_until():
+        if self.is_suspended:
             surplus = len(staying)
         staying.sort(key=lambda session: not session.is_idle)
         for session in staying[:surplus]:

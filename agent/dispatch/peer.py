@@ -268,19 +268,21 @@ async def connect(
     """Open a connection and read the banner. Errors: `CandidateFailed`."""
     label = f"{candidate.host}/{candidate.address}:{options.port}"
     sock = await _open_socket(candidate.address, options, source_address, label)
+    smtp = aiosmtplib.SMTP(local_hostname=ehlo_domain, start_tls=False)
+    is_greeted = False
     try:
-        smtp = aiosmtplib.SMTP(local_hostname=ehlo_domain, start_tls=False)
         await smtp.connect(sock=sock, timeout=options.timeouts.banner)
+        is_greeted = True
     except aiosmtplib.SMTPResponseException as error:
-        sock.close()
         text = parse_reply(error.code, error.message)
         raise CandidateFailed(f"{label}: banner {text.code} {text.content}") from None
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-        sock.close()
         raise CandidateFailed(f"{label}: no banner: {type(error).__name__}") from None
-    except BaseException:
-        sock.close()
-        raise
+    finally:
+        if not is_greeted:
+            # The transport first: a descriptor closed under it may be another socket's by then.
+            smtp.close()
+            sock.close()
     return Peer(smtp, candidate, options.timeouts)
 
 

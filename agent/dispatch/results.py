@@ -32,6 +32,10 @@ from agent.spool.messages import Settlement, Spool, SpooledMessage
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0
+#: How often a message is read in vain before others go first.
+_MOST_READS = 5
+#: When a message that can't be read is tried again, in seconds.
+_UNREAD_SECONDS = 60.0
 #: Entries that end without a peer are settled so many at a time.
 _BULK = 100
 
@@ -85,28 +89,27 @@ class Results:
         return settlement
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
-        """Read an entry's message, however long it takes."""
-        delay = _FIRST_RETRY
-        while True:
+        """Read an entry's message; None if it is finished. Errors: `SpoolUnavailable`."""
+        for delay in (_FIRST_RETRY * 2**number for number in range(_MOST_READS - 1)):
             try:
                 return await self._spool.load(entry_id)
             except SpoolUnavailable:
                 logger.warning("message not readable", extra={"entry": entry_id})
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, _LONGEST_RETRY)
+        return await self._spool.load(entry_id)
 
     async def finish(self, entries: Sequence[Entry], way: Way, response: Response) -> list[Entry]:
         """Give every recipient of *entries* one response; return the entries that wait again."""
         return await self._in_bulk(entries, way, lambda attempt: self._answered(attempt, response))
 
-    async def expire(self, entries: Sequence[Entry], way: Way) -> None:
-        """End entries that have grown too old."""
-        await self._in_bulk(entries, way, self._expired)
+    async def expire(self, entries: Sequence[Entry], way: Way) -> list[Entry]:
+        """End entries that have grown too old; return those that could not be read."""
+        return await self._in_bulk(entries, way, self._expired)
 
     async def delay(self, entries: Sequence[Entry], way: Way, response: Response) -> None:
         """Log that *entries* wait without using an attempt."""
         for start in range(0, len(entries), _BULK):
-            attempts = await self._attempts(entries[start : start + _BULK], way)
+            attempts, _ = await self._attempts(entries[start : start + _BULK], way)
             chance = self._chance()
             self._log.write([delayed_record(attempt, response, chance) for attempt in attempts])
 
@@ -115,7 +118,8 @@ class Results:
     ) -> list[Entry]:
         waiting: list[Entry] = []
         for start in range(0, len(entries), _BULK):
-            attempts = await self._attempts(entries[start : start + _BULK], way)
+            attempts, unread = await self._attempts(entries[start : start + _BULK], way)
+            waiting += unread
             settlements = [decide(attempt) for attempt in attempts]
             if settlements:
                 await self._write(settlements)
@@ -126,19 +130,24 @@ class Results:
                     waiting.append(attempt.entry)
         return waiting
 
-    async def _attempts(self, entries: Sequence[Entry], way: Way) -> list[Attempt]:
-        loaded = [(entry, await self.load(entry.id)) for entry in entries]
-        return [
-            Attempt(
-                entry=entry,
-                queue=parse_queue_name(entry.queue_name),
-                message=message,
-                way=way,
-                results=(),
-            )
-            for entry, message in loaded
-            if message is not None
-        ]
+    async def _attempts(
+        self, entries: Sequence[Entry], way: Way
+    ) -> tuple[list[Attempt], list[Entry]]:
+        """An attempt for each entry that is not finished, and those that can't be read now."""
+        attempts: list[Attempt] = []
+        unread: list[Entry] = []
+        for entry in entries:
+            try:
+                message = await self.load(entry.id)
+            except SpoolUnavailable:
+                entry.due = self._clock() + _UNREAD_SECONDS
+                unread.append(entry)
+                continue
+            if message is None:
+                continue
+            queue = parse_queue_name(entry.queue_name)
+            attempts.append(Attempt(entry=entry, queue=queue, message=message, way=way, results=()))
+        return attempts, unread
 
     def _answered(self, attempt: Attempt, response: Response) -> Settlement:
         results = same_for_all(attempt.message, response)

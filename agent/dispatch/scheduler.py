@@ -3,7 +3,8 @@ Scheduler: keeps mail until it is due, then finds the path it leaves by.
 
 For each due entry: the MX hosts of its routing domain, a source of its pool by weighted round
 robin, the policy of that path, a place in its ready queue. What is known already is taken at
-once; lookups run beside, a bounded number at a time. What can't go on waits in its lane.
+once; lookups run beside, a bounded number at a time. Domains whose last lookup failed have a small
+share of their own, so that dead zones hold up nobody else. What can't go on waits in its lane.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import lru_cache
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
@@ -33,15 +34,37 @@ logger = logging.getLogger(__name__)
 _DUE_AT_ONCE = 500
 _LANES_AT_ONCE = 100
 _ENTRIES_AT_ONCE = 50
-_LOOKUPS_AT_ONCE = 64
+_LOOKUPS_AT_ONCE = 256
+_DOUBTFUL_AT_ONCE = 32
+#: Domains whose last lookup failed that are remembered.
+_MOST_DOUBTFUL = 20_000
 _ENDINGS_AT_ONCE = 4
 #: How long mail waits where nothing is known of its path, in seconds, before jitter.
 _UNKNOWN_SECONDS = 3.0
 #: A waiting lane is looked at this often even if nothing happens, in seconds.
 _LONGEST_WAIT = 60.0
+#: A list of waiting lanes up to this long is left as it is, lanes that were woken and all.
+_SMALL_LIST = 1024
 _NS = 1_000_000_000
 
 parse = lru_cache(maxsize=20_000)(parse_queue_name)
+
+
+class _Share:
+    """Lookups that run at one time, and those that wait for their turn."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self._waiting: deque[tuple[Lane, Lookup]] = deque()
+        self._wake = asyncio.Semaphore(0)
+
+    def put(self, lane: Lane, lookup: Lookup) -> None:
+        self._waiting.append((lane, lookup))
+        self._wake.release()
+
+    async def get(self) -> tuple[Lane, Lookup]:
+        await self._wake.acquire()
+        return self._waiting.popleft()
 
 
 class Scheduler:
@@ -61,13 +84,17 @@ class Scheduler:
         self._runnable: deque[Lane] = deque()
         self._waiting: list[tuple[float, int, Lane]] = []
         self._hungry: dict[str, OrderedDict[Lane, None]] = {}
-        self._to_look_up: deque[tuple[Lane, Lookup]] = deque()
+        #: Lanes that wait for the selection rate of a path.
+        self._pacing: dict[str, dict[Lane, None]] = {}
+        self._lookups = _Share(_LOOKUPS_AT_ONCE)
+        self._doubtful_lookups = _Share(_DOUBTFUL_AT_ONCE)
+        #: Domains whose last lookup failed.
+        self._doubtful: OrderedDict[str, None] = OrderedDict()
         self._endings: deque[tuple[list[Entry], Way, Response | None]] = deque()
         self._pools = {
             name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
         }
         self._wake = asyncio.Event()
-        self._lookup_wake = asyncio.Semaphore(0)
         self._ending_wake = asyncio.Semaphore(0)
         self._tasks: list[asyncio.Task[None]] = []
         self._order = 0
@@ -78,7 +105,11 @@ class Scheduler:
         """Begin to promote due mail."""
         self._tasks = [
             asyncio.create_task(self._run(), name="scheduler"),
-            *(asyncio.create_task(self._look_up()) for _ in range(_LOOKUPS_AT_ONCE)),
+            *(
+                asyncio.create_task(self._look_up(share))
+                for share in (self._lookups, self._doubtful_lookups)
+                for _ in range(share.at_once)
+            ),
             *(asyncio.create_task(self._end()) for _ in range(_ENDINGS_AT_ONCE)),
         ]
         for task in self._tasks:
@@ -187,6 +218,11 @@ class Scheduler:
         if lane.is_busy:
             return
         lane.is_busy, lane.wake_at = True, 0.0
+        for path_name in lane.paced_by:
+            self._pacing[path_name].pop(lane, None)
+            if not self._pacing[path_name]:
+                del self._pacing[path_name]
+        lane.paced_by.clear()
         self._runnable.append(lane)
         self._wake.set()
 
@@ -278,10 +314,23 @@ class Scheduler:
         if path.is_full:
             self._hungry.setdefault(path.name, OrderedDict())[lane] = None
             return now + _LONGEST_WAIT
-        wait = self._services.throttles.wait_ns(
-            path.options.selection_rates, self._services.monotonic_ns()
-        )
-        return now + wait / _NS
+        return now + self._selection_wait(lane, path)
+
+    def _selection_wait(self, lane: Lane, path: Path) -> float:
+        """
+        How long until the source may be chosen, in seconds. Lanes that wait get times along the
+        rate, so that they do not all wake for one place.
+        """
+        rates, now = path.options.selection_rates, self._services.monotonic_ns()
+        throttles = self._services.throttles
+        if not rates or throttles.wait_ns(rates, now) == 0:
+            return 0.0
+        others = self._pacing.setdefault(path.name, {})
+        others.pop(lane, None)
+        wait = throttles.wait_ns(rates, now, len(others))
+        others[lane] = None
+        lane.paced_by.add(path.name)
+        return wait / _NS
 
     def _wait(self, lane: Lane, until: float) -> None:
         now = self._services.clock()
@@ -292,6 +341,11 @@ class Scheduler:
         lane.wake_at = max(min(until, now + 3600.0), now + 0.001)
         self._order += 1
         heappush(self._waiting, (lane.wake_at, self._order, lane))
+        # Lanes that were woken early leave their old places behind.
+        if len(self._waiting) > max(_SMALL_LIST, 2 * len(self._lanes)):
+            latest = {lane: item for item in self._waiting if (lane := item[2]).wake_at == item[0]}
+            self._waiting = list(latest.values())
+            heapify(self._waiting)
 
     def _end_old(self, lane: Lane) -> None:
         now = self._services.clock()
@@ -313,13 +367,13 @@ class Scheduler:
 
     def _start_lookup(self, lane: Lane, lookup: Lookup) -> None:
         lane.is_busy = True
-        self._to_look_up.append((lane, lookup))
-        self._lookup_wake.release()
+        is_doubtful = lookup.source is None and lane.queue.next_domain in self._doubtful
+        share = self._doubtful_lookups if is_doubtful else self._lookups
+        share.put(lane, lookup)
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, share: _Share) -> None:
         while True:
-            await self._lookup_wake.acquire()
-            lane, lookup = self._to_look_up.popleft()
+            lane, lookup = await share.get()
             try:
                 if lookup.source is None:
                     await self._look_up_mx(lane)
@@ -338,10 +392,19 @@ class Scheduler:
         except DomainNotFound:
             self._end_all(lane, internal.no_such_domain(domain))
         except DnsUnavailable as error:
+            self._remember_doubtful(domain)
             self._end_all(lane, internal.lookup_failed(domain, str(error)))
+        else:
+            self._doubtful.pop(domain, None)
         lane.is_busy = False
         if lane.heap:
             self._make_runnable(lane)
+
+    def _remember_doubtful(self, domain: str) -> None:
+        self._doubtful[domain] = None
+        self._doubtful.move_to_end(domain)
+        if len(self._doubtful) > _MOST_DOUBTFUL:
+            self._doubtful.popitem(last=False)
 
     async def _look_up_policy(self, lane: Lane, source: str, mx_hosts: tuple[MxHost, ...]) -> None:
         domain = lane.queue.next_domain
@@ -350,14 +413,26 @@ class Scheduler:
         except PolicyUnavailable:
             seconds = _UNKNOWN_SECONDS * self._services.random.uniform(0.5, 1.5)
             lane.unknown[source] = self._services.clock() + seconds
-            await self._log_delay(lane, f"{domain} from {source}")
+            self._go_on(lane)
+            # Afterwards: to log much mail takes long, and the policy may be there before.
+            await self._log_delay_safely(lane, f"{domain} from {source}")
         else:
             lane.unknown.pop(source, None)
             if self._services.policies.lookup(domain, source) is None:
                 # Fetched, but not to be used: never ask in a circle.
                 lane.unknown[source] = self._services.clock() + 1.0
+            self._go_on(lane)
+
+    def _go_on(self, lane: Lane) -> None:
         lane.is_busy = False
         self._make_runnable(lane)
+
+    async def _log_delay_safely(self, lane: Lane, path: str) -> None:
+        try:
+            await self._log_delay(lane, path)
+        except Exception:
+            # Supervisor: the lane goes on already; only its log is poorer.
+            logger.exception("delay can't be logged", extra={"queue": lane.queue_name})
 
     async def _log_delay(self, lane: Lane, path: str) -> None:
         """One Delayed record an entry and wait."""
@@ -375,7 +450,7 @@ class Scheduler:
             waiting: list[Entry] = []
             try:
                 if response is None:
-                    await self._services.results.expire(entries, way)
+                    waiting = await self._services.results.expire(entries, way)
                 else:
                     waiting = await self._services.results.finish(entries, way, response)
             except Exception:

@@ -8,6 +8,7 @@ each transaction it asks the path anew, so that a change of policy holds from th
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -30,7 +31,7 @@ from agent.dispatch.path import Path
 from agent.dispatch.peer import Broken, CandidateFailed, Peer
 from agent.dispatch.settling import Attempt, Way
 from agent.dns import DnsUnavailable, DomainNotFound
-from agent.errors import AgentError
+from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.spool.messages import Settlement, SpooledMessage
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Shorter waits are slept through without listening to the peer.
 _SHORT_WAIT = 0.05
+#: When mail that met a failure of our own is tried again, in seconds.
+_LATER = 60.0
 
 
 class _Paused(AgentError):
@@ -60,6 +63,8 @@ class _Work:
     results: list[RecipientResult]
     #: Over which connection.
     way: Way
+    #: Where the message was sent to in this attempt.
+    tried: set[Candidate]
 
 
 class Session:
@@ -74,7 +79,11 @@ class Session:
         self._id = uuid4().hex
         self._peer: Peer | None = None
         self._candidates: list[Candidate] | None = None
-        self._has_sent = False
+        #: Along the present plan, at least once.
+        self._has_connected = False
+        self._posture: object = None
+        #: The entry that the session has to settle or give back.
+        self._entry: Entry | None = None
         #: Transactions on this connection.
         self._transactions = 0
         self._needs_reset = False
@@ -105,25 +114,39 @@ class Session:
             await self._close()
 
     async def _handle(self, entry: Entry) -> None:
-        is_ours = True
+        self._entry = entry
         try:
+            if self._path.policy_for(entry) is None:
+                self._give_back(entry)
+                return
             await self._leave_other_hosts(entry)
             if self._peer is None and not await self._connect(entry):
-                is_ours = False
                 return
             await self._deliver(entry)
-            is_ours = False
         except asyncio.CancelledError:
             # Stopped in the middle: what is on disk decides at the next start.
-            self._path.let_go()
+            if self._entry is not None:
+                self._let_go()
             raise
         except Exception:
             # A mistake of ours must not lose the entry: it is tried again later, elsewhere.
-            if is_ours:
-                self._path.let_go()
-                entry.due = self._services.clock() + 60.0
-                self._services.holding.take_back(entry)
+            if self._entry is not None:
+                self._try_later(entry)
             raise
+
+    def _let_go(self) -> None:
+        self._entry = None
+        self._path.let_go()
+
+    def _give_back(self, entry: Entry) -> None:
+        """Nothing was tried: the entry waits on as it did."""
+        self._entry = None
+        self._path.put_back(entry)
+
+    def _try_later(self, entry: Entry) -> None:
+        self._let_go()
+        entry.due = self._services.clock() + _LATER
+        self._services.holding.take_back(entry)
 
     async def _next_entry(self) -> Entry | None:
         """The next entry to work on; None: the session ends."""
@@ -143,8 +166,10 @@ class Session:
             self._drop_peer()
         if self._peer is None:
             # A plan that has been used up after it served ends the session, not the next message.
-            return self._has_sent and not self._candidates
-        return self._transactions >= self._path.options.max_deliveries
+            return self._has_connected and not self._candidates
+        options = self._path.options
+        # What was opened by other rules, for TLS above all, is not used any more.
+        return self._transactions >= options.max_deliveries or self._posture != options.posture
 
     async def _wait_idle(self) -> bool:
         """Wait for mail; False once the connection has been idle for long enough."""
@@ -191,7 +216,7 @@ class Session:
         hosts = await self._hosts_of(entry)
         if hosts == self._hosts or not hosts:
             return
-        self._candidates, self._has_sent = None, False
+        self._candidates, self._has_connected = None, False
         if self._peer is not None:
             peer, self._peer = self._peer, None
             await peer.quit()
@@ -215,42 +240,47 @@ class Session:
             while self._candidates:
                 candidate = self._candidates.pop(0)
                 try:
-                    self._peer = await self._open(candidate)
+                    await self._open(candidate)
                 except CandidateFailed as error:
                     failures.append(str(error))
                     continue
                 except _Paused:
                     self._candidates.insert(0, candidate)
                     self._is_leaving = True
-                    self._path.put_back(entry)
+                    self._give_back(entry)
                     return False
                 self._path.failures = 0
-                self._transactions, self._needs_reset = 0, False
                 return True
         finally:
             self.is_opening = False
         await self._unreachable(entry, tuple(failures))
         return False
 
-    async def _open(self, candidate: Candidate) -> Peer:
-        path = self._path
+    async def _open(self, candidate: Candidate) -> None:
+        path, options = self._path, self._path.options
         source = path.source
-        return await self._services.connector.open(
+        self._peer = await self._services.connector.open(
             candidate,
             path_name=path.name,
             source_address=source.source_address or "",
-            ehlo_domain=path.options.ehlo_domain or source.ehlo_domain or self._host_name,
-            options=path.options,
+            ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
+            options=options,
             pace=self._pace,
         )
+        self._posture, self._has_connected = options.posture, True
+        self._transactions, self._needs_reset = 0, False
 
     async def _pace(self) -> None:
         """Charge the connection rate, waiting for it if that is not long."""
-        while (wait := self._path.connection_wait()) > 0:
+        while not self._is_leaving:
             self._changed.clear()
-            if self._is_leaving or wait >= self._path.options.timeouts.idle:
-                raise _Paused
+            wait = self._path.connection_wait()
+            if wait == 0:
+                return
+            if wait >= self._path.options.timeouts.idle:
+                break
             await self._wait(wait)
+        raise _Paused
 
     async def _make_plan(self, entry: Entry) -> bool:
         options, resolver = self._path.options, self._services.resolver
@@ -293,9 +323,9 @@ class Session:
             return ()
 
     async def _unreachable(self, entry: Entry, failures: tuple[str, ...]) -> None:
-        if self._has_sent:
+        if self._has_connected:
             # The plan served before; the message in hand deserves a plan of its own.
-            self._path.put_back(entry)
+            self._give_back(entry)
             return
         self._is_leaving = True
         path = self._path
@@ -311,9 +341,16 @@ class Session:
     async def _finish(self, entries: list[Entry], response: Response) -> None:
         """Settle *entries*, the first of them in hand, with one response of our own."""
         way = self._way(self._services.holding.parse(entries[0].queue_name))
-        waiting = await self._services.results.finish(entries, way, response)
+        try:
+            waiting = await self._services.results.finish(entries, way, response)
+        except Exception:
+            # A mistake of ours: those that were not in hand have nobody else to keep them.
+            for entry in entries[1:]:
+                entry.due = self._services.clock() + _LATER
+                self._services.holding.take_back(entry)
+            raise
         self._count(result_of(response), len(entries))
-        self._path.let_go()
+        self._let_go()
         for entry in waiting:
             self._services.holding.take_back(entry)
 
@@ -321,9 +358,14 @@ class Session:
 
     async def _deliver(self, entry: Entry) -> None:
         """Send an entry to its recipients; afterwards it is settled or back in a queue."""
-        message = await self._services.results.load(entry.id)
+        try:
+            message = await self._services.results.load(entry.id)
+        except SpoolUnavailable:
+            # It may be this message alone; others must not wait behind it.
+            self._try_later(entry)
+            return
         if message is None:
-            self._path.let_go()
+            self._let_go()
             return
         queue = self._services.holding.parse(entry.queue_name)
         work = _new_work(entry, queue, message, self._way(queue))
@@ -333,47 +375,49 @@ class Session:
             failure = await self._transact(work)
             if failure is None:
                 continue
-            if not self._goes_on(failure):
+            if not self._goes_on(failure, work.tried):
                 break
             await self._settle(work, goes_on=True)
             work.batches = RecipientBatches(_put_off(work))
             work.results = []
-            if not await self._connect_again():
-                left = work.batches.waiting
-                work.batches = RecipientBatches(())
-                work.results = _alike(left, internal.unreachable(()))
+            if not await self._connect_again(work):
                 break
             work.way = self._way(queue)
         await self._end_work(work)
 
     async def _end_work(self, work: _Work) -> None:
         if not work.results:
-            self._path.put_back(work.entry)
+            self._give_back(work.entry)
             return
+        # A task of its own: a session that is cut off must not forget what the peer has taken.
+        before, self._entry = self._settling, None
+        self._settling = asyncio.create_task(self._settle_in_turn(work, before))
         if work.batches.waiting or _put_off(work):
             await self._settle_before()
-            settlement = await self._settle(work)
-            self._requeue(work.entry, settlement)
-            return
-        # All recipients are final: made durable while the next message is on its way to the peer,
-        # but before its content is, so that at most one message a connection is in doubt.
-        await self._settle_before()
-        self._settling = asyncio.create_task(self._settle_final(work))
+        elif before is not None:
+            # All recipients are final: made durable while the next message is on its way to the
+            # peer, but before its content is, so at most one message a connection is in doubt.
+            await asyncio.wait([before])
 
-    async def _settle_final(self, work: _Work) -> None:
-        settlement = await self._settle(work)
-        self._requeue(work.entry, settlement)
+    async def _settle_in_turn(self, work: _Work, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            settlement = await self._settle(work)
+        except Exception:
+            # Supervisor: sent mail that can't be struck out must not be sent over and over. It
+            # stays in the spool, in no queue, until the next start.
+            logger.exception("outcome can't be stored", extra={"entry": work.entry.id})
+            self._path.let_go()
+            return
+        self._path.let_go()
+        if settlement.remaining:
+            self._services.holding.take_back(work.entry)
 
     async def _settle_before(self) -> None:
         """Wait until the message before this one is settled."""
         if self._settling is not None:
-            settling, self._settling = self._settling, None
-            await asyncio.shield(settling)
-
-    def _requeue(self, entry: Entry, settlement: Settlement) -> None:
-        self._path.let_go()
-        if settlement.remaining:
-            self._services.holding.take_back(entry)
+            await asyncio.wait([self._settling])
 
     async def _settle(self, work: _Work, *, goes_on: bool = False) -> Settlement:
         for each in work.results:
@@ -398,7 +442,7 @@ class Session:
             if self._must_end() or self._peer is None:
                 return False
             if path.policy_for(entry) is None:
-                self._is_leaving = bool(path.suspended_until())
+                self._is_leaving = path.is_suspended
                 return False
             wait = path.message_wait()
             if wait == 0:
@@ -429,18 +473,17 @@ class Session:
             return None
         is_first = self._transactions == 0
         self._transactions += 1
-        if (failure := await self._reset()) is None:
-            replies = await peer.send(command, recipients, work.content, self._settle_before)
-            failure = peer.failure or _closing(replies)
-        else:
-            replies = Replies(
-                recipients=recipients, mail=failure.response, failure=failure.response
-            )
+        if (failure := await self._reset()) is not None:
+            # What a peer says to RSET says nothing about the message.
+            self._drop_peer()
+            return failure
+        work.tried.add(peer.candidate)
+        replies = await peer.send(command, recipients, work.content, self._settle_before)
+        failure = peer.failure or _closing(replies)
         if failure and failure.is_silent and not is_first and not failure.is_after_content:
             # The peer had closed an idle connection; that says nothing about the message.
             self._drop_peer()
             return failure
-        self._has_sent = True
         work.results += work.batches.settle(classify(replies, suspected=work.batches.suspected))
         self._needs_reset = options.enable_rset or not _was_taken(replies)
         if failure or not peer.is_open:
@@ -455,32 +498,32 @@ class Session:
             response = await self._peer.reset()
         except Broken as error:
             return error
-        if is_accepted(response):
-            return None
-        self._peer.abort()
-        return Broken(response)
+        return None if is_accepted(response) else Broken(response)
 
-    def _goes_on(self, failure: Broken) -> bool:
+    def _goes_on(self, failure: Broken, tried: Collection[Candidate]) -> bool:
         """Whether the message is tried on the next host at once."""
-        return (
-            self._path.options.try_next_host
-            and not failure.is_after_content
-            and bool(self._candidates)
-            and not self._is_leaving
-        )
+        if not self._path.options.try_next_host or failure.is_after_content or self._is_leaving:
+            return False
+        # A strategy that returns to the same host would never come to an end with this message.
+        self._candidates = [each for each in self._candidates or () if each not in tried]
+        return bool(self._candidates)
 
-    async def _connect_again(self) -> bool:
+    async def _connect_again(self, work: _Work) -> bool:
+        failures: list[str] = []
         while self._candidates:
             candidate = self._candidates.pop(0)
             try:
-                self._peer = await self._open(candidate)
-            except CandidateFailed:
+                await self._open(candidate)
+            except CandidateFailed as error:
+                failures.append(str(error))
                 continue
             except _Paused:
                 self._is_leaving = True
                 return False
-            self._transactions, self._needs_reset = 0, False
             return True
+        left = work.batches.waiting
+        work.batches = RecipientBatches(())
+        work.results = _alike(left, internal.unreachable(tuple(failures)))
         return False
 
     def _drop_peer(self) -> None:
@@ -499,15 +542,14 @@ class Session:
                 pass
 
     async def _close(self) -> None:
-        settling = self._settling
         try:
             if self._peer is not None:
                 peer, self._peer = self._peer, None
                 await peer.quit()
             await self._settle_before()
         finally:
-            if settling is not None:
-                settling.cancel()
+            if self._settling is not None:
+                self._settling.cancel()
 
     def _count(self, result: Result, recipients: int) -> None:
         counters = self._path.counters
@@ -550,6 +592,7 @@ def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way)
         is_8bit=not message.body.isascii(),
         results=_alike(refused, internal.UNSENDABLE_ADDRESS),
         way=way,
+        tried=set(),
     )
 
 

@@ -172,7 +172,7 @@ def _record(
         tenant=message.tenant,
         campaign=message.campaign,
         peer_address=way.peer,
-        delivery_protocol="ESMTP" if policy is not None else "",
+        delivery_protocol=_protocol(policy),
         reception_protocol=message.reception_protocol,
         session_id=way.session_id,
         tls_protocol_version=way.tls_version,
@@ -186,3 +186,9 @@ def _record(
         site_name=policy.site_name,
         provider_name=policy.provider_name,
     )
+
+
+def _protocol(policy: PathPolicy | None) -> str:
+    if policy is None:
+        return ""
+    return "LMTP" if policy.config.use_lmtp else "ESMTP"

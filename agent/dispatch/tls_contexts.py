@@ -14,10 +14,19 @@ from pathlib import Path
 from agent.delivery.tls import VERIFIED, TlsMode
 from agent.dispatch.options import PathOptions
 from agent.dispatch.secrets import SecretMissing, read_secret
+from penstock.v1.egress_path_pb2 import EgressPathConfig
 
 _MOST_CONTEXTS = 256
 #: How long a context with secrets is used before they are read again, in seconds.
 _SECRETS_LIFETIME = 300.0
+
+
+#: What `openssl_options` may name, without OpenSSL's prefix.
+_OPTIONS = {
+    name.removeprefix("OP_").upper(): int(getattr(ssl, name))
+    for name in dir(ssl)
+    if name.startswith("OP_")
+}
 
 
 class TlsUnusable(SecretMissing):
@@ -73,6 +82,8 @@ class TlsContexts:
                 context.verify_mode = ssl.CERT_NONE
             if key.cipher_list:
                 context.set_ciphers(key.cipher_list)
+            if key.options:
+                context.options |= _openssl_options(key.options)[0]
             if options.config.HasField("tls_certificate"):
                 _load_client_certificate(context, options)
         except (ssl.SSLError, OSError, ValueError) as error:
@@ -91,6 +102,29 @@ def _key(options: PathOptions) -> _Key:
         certificate=config.tls_certificate.SerializeToString(deterministic=True),
         private_key=config.tls_private_key.SerializeToString(deterministic=True),
     )
+
+
+def without_effect(config: EgressPathConfig) -> list[str]:
+    """Say which TLS options of *config* can't be put into effect; the rest is."""
+    found = []
+    if config.openssl_cipher_suites:
+        found.append("openssl_cipher_suites: not supported by this Python's ssl module")
+    if unknown := _openssl_options(config.openssl_options)[1]:
+        found.append(f"openssl_options: unknown to this Python's ssl module: {', '.join(unknown)}")
+    return found
+
+
+def _openssl_options(text: str) -> tuple[int, list[str]]:
+    """The options in *text*, and the names in it that stand for none."""
+    options, unknown = 0, []
+    for part in text.split("|"):
+        name = part.strip()
+        known = _OPTIONS.get(name.upper().removeprefix("SSL_").removeprefix("OP_"))
+        if known is not None:
+            options |= known
+        elif name:
+            unknown.append(name)
+    return options, unknown
 
 
 def is_verified_mode(mode: TlsMode) -> bool:

@@ -125,6 +125,10 @@ class DeliveryLog:
             self._buffer.extend(missing)
             lost += len(missing)
             await self.flush(timeout=_RETRY_SECONDS)
+            if len(self._buffer) >= self._max_buffered:
+                # The disk takes none; these and the rest are tried again at the next start.
+                logger.error("lost lines not written", extra={"buffered": len(self._buffer)})
+                break
         return lost
 
     def _run(self) -> None:
@@ -139,7 +143,10 @@ class DeliveryLog:
             time.sleep(_GATHER_SECONDS if self.is_healthy else _RETRY_SECONDS)
             if self._buffer:
                 self._wake.set()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            logger.error("delivery log not closed", extra={"error": str(error)})
 
     def _write_batch(self) -> bool:
         """Write the oldest records; False, and keep them, if the disk does not take them."""
@@ -148,7 +155,8 @@ class DeliveryLog:
         try:
             if lines:
                 self._file.append("".join(lines).encode("ascii"), self._clock())
-        except OSError as error:
+        # Supervisor: whatever one write does, the thread that writes must live on.
+        except Exception as error:
             if self.is_healthy:
                 logger.error("delivery log not written", extra={"error": str(error)})
             self.is_healthy = False

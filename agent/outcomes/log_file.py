@@ -5,12 +5,16 @@ Log file: the file that the delivery log is appended to, rotated by size.
 which the newest are kept. Used from one thread.
 """
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
 
 CURRENT = "delivery.jsonl"
 #: A file is rotated when it has grown to this size.
@@ -32,23 +36,34 @@ class LogFile:
         self._torn = False
 
     def append(self, data: bytes, now: float) -> None:
-        """Append whole lines and hand them to the system. Errors: `OSError`."""
+        """Append all lines, handed to the system, or none. Errors: `OSError`."""
         file = self._file or self._open()
+        begin = file.seek(0, os.SEEK_END)
         if self._torn:
             # A write broke off in the middle of a line: end it, so that the next stands alone.
             data = b"\n" + data
-        self._torn = True
-        _write_all(file, data)
+        try:
+            _write_all(file, data)
+        except OSError:
+            self._take_back(file, begin)
+            raise
         self._torn = False
         if file.tell() >= self._rotate_bytes:
-            self._rotate(file, now)
+            self._try_rotate(now)
+
+    def _take_back(self, file: BinaryIO, begin: int) -> None:
+        """Remove what a broken write left: its lines come again, and each shall stand once."""
+        try:
+            file.truncate(begin)
+        except OSError:
+            self._torn = True
 
     def close(self) -> None:
         """Close, with everything on the disk itself."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.closing(file):
+                os.fsync(file.fileno())
 
     def _open(self) -> BinaryIO:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +77,14 @@ class LogFile:
         self._file = file
         return file
 
-    def _rotate(self, file: BinaryIO, now: float) -> None:
+    def _try_rotate(self, now: float) -> None:
+        try:
+            self._rotate(now)
+        except (OSError, ValueError) as error:
+            # The lines are in the file already: they must not be taken for unwritten.
+            logger.warning("delivery log not rotated", extra={"error": str(error)})
+
+    def _rotate(self, now: float) -> None:
         self.close()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         # Above the highest of this second, not the first that is free: older ones may be gone.

@@ -33,8 +33,12 @@ class PolicyAccess:
 
     @property
     def age(self) -> float:
-        """Seconds since the watch last had word from the server; infinity if it never had."""
-        return self.clock() - self.book.confirmed if self.book.confirmed else float("inf")
+        """
+        Seconds since the watch last had word from the server, in this run or an earlier one;
+        infinity if it never had.
+        """
+        last = self.book.last_word
+        return max(0.0, self.clock() - last) if last else float("inf")
 
     @property
     def staleness(self) -> Staleness:

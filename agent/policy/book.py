@@ -4,10 +4,12 @@ The policy book: everything the agent knows of the policy, in memory, kept on di
 The client (`client.py`) and the watch (`watch.py`) write into it what the server says; queues
 read from it, without waiting. It belongs to the event loop. One timer wakes its listeners when a
 suspension or an override ends, so that both end at their time without word from the server.
+Where the system's time is set anew, suspensions move with it: none is cut short or drawn out.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -30,6 +32,15 @@ DEFAULT_MAX_AGE_SECONDS = 60.0
 #: Answers that age only when told are still confirmed this often.
 TOLD_MAX_AGE_SECONDS = 3600.0
 _LONGEST_TIMER_SECONDS = 3600.0
+#: Clocks that are disciplined gently never differ so much from one look to the next.
+_CLOCK_STEP_SECONDS = 2.0
+#: How often it is written that the watch has confirmed what is in memory.
+_CONFIRMED_SECONDS = 60.0
+
+
+def _elapsed() -> float:
+    """Seconds of a clock that nobody sets; it goes on while the host sleeps, where it can."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +61,19 @@ class PolicyBook:
         *,
         clock: Callable[[], float],
         random: Random,
+        steady: Callable[[], float] = _elapsed,
         max_stale: float = 86_400.0,
         capacity: int = 20_000,
         max_suspensions: int = 100_000,
     ) -> None:
-        """Keep at most *capacity* answers in memory; *max_stale* is in seconds."""
+        """
+        Keep at most *capacity* answers in memory; *max_stale* is in seconds, *steady* a clock in
+        seconds that is never set.
+        """
         self._disk = disk
         self._clock = clock
+        self._steady = steady
+        self._clock_offset = clock() - steady()
         self._random = random
         self._max_stale = max_stale
         self._capacity = capacity
@@ -67,8 +84,11 @@ class PolicyBook:
         self._timer_at = 0.0
         #: Revisions of answers heard since then can be compared.
         self._order_since = clock()
-        #: When the watch last confirmed everything in memory, seconds since the epoch.
+        #: When the watch last confirmed everything in memory, seconds since the epoch; 0: never.
         self.confirmed = 0.0
+        self._confirmed_on_disk = 0.0
+        #: When the newest answer was heard that an earlier run left.
+        self._left_at = 0.0
         #: The revision of the answer that was stored last.
         self.revision = 0
         #: Called with a key when its answer is first held, or held for other MX hosts.
@@ -79,10 +99,17 @@ class PolicyBook:
     async def open(self) -> None:
         """Load what was last known."""
         now = self._clock()
-        answers, suspensions = await self._disk.open(self._capacity)
-        for answer in reversed(answers):
-            self._answers.put(answer, now=now, refresh_at=now)
-        for suspension in suspensions:
+        known = await self._disk.open(self._capacity)
+        # A clock that was set back must not make old answers new.
+        self.confirmed = self._confirmed_on_disk = min(known.confirmed, now)
+        # Where more is on disk than fits in memory, the watch may not have looked after all of it.
+        held_since = 0.0 if len(known.answers) < self._capacity else now
+        for answer in reversed(known.answers):
+            self._answers.put(answer, now=now, refresh_at=now, held_since=held_since)
+        if known.answers:
+            self._left_at = min(known.answers[0].heard, now)
+            self.revision = known.answers[0].response.revision
+        for suspension in known.suspensions:
             if suspension.expire_time > now:
                 self._suspensions.put(suspension)
             else:
@@ -94,11 +121,27 @@ class PolicyBook:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.confirmed:
+            self._disk.save_confirmed(self.confirmed)
+            for entry in self._answers.hottest_first():
+                self._save_confirmed_of(entry)
         await self._disk.close()
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call *listener* whenever an answer or a suspension has changed."""
         self._listeners.append(listener)
+
+    @property
+    def last_word(self) -> float:
+        """When the server was last heard, in seconds since the epoch; 0: never."""
+        return max(self.confirmed, self._left_at)
+
+    def note_confirmed(self) -> None:
+        """The watch says that everything in memory is as the server has it now."""
+        self.confirmed = now = self._clock()
+        if abs(now - self._confirmed_on_disk) >= _CONFIRMED_SECONDS:
+            self._confirmed_on_disk = now
+            self._disk.save_confirmed(now)
 
     def find(self, routing_domain: str, egress_source: str) -> CachedAnswer | None:
         """Return the entry for a path that is in use."""
@@ -111,7 +154,7 @@ class PolicyBook:
 
     def policy_of(self, entry: CachedAnswer) -> PathPolicy:
         """Return the policy of an entry, the conservative one if it is too stale."""
-        if self._clock() - max(entry.answer.heard, self.confirmed) > self._max_stale:
+        if self._clock() - self._confirmed_of(entry) > self._max_stale:
             return conservative_policy(entry.policy)
         return entry.policy
 
@@ -122,6 +165,7 @@ class PolicyBook:
             answer = await self._disk.find_answer(key)
             if answer is not None and self._answers.peek(key) is None:
                 self._put(answer, refresh_at=self._clock())
+                self.on_held(key)
         return self._answers.get(key.routing_domain, key.egress_source, self._clock())
 
     def hottest_first(self) -> list[StoredAnswer]:
@@ -181,11 +225,11 @@ class PolicyBook:
 
     def suspension_of(self, policy: PathPolicy) -> Suspension | None:
         """Return what holds this path now, the one that ends last."""
-        return self._suspensions.of(policy, self._clock())
+        return self._suspensions.of(policy, self._follow_clock())
 
     def suspensions(self) -> list[Suspension]:
         """Every suspension in force now."""
-        now = self._clock()
+        now = self._follow_clock()
         return [held for held in self._suspensions if held.expire_time > now]
 
     def is_due(self, entry: CachedAnswer) -> bool:
@@ -214,10 +258,22 @@ class PolicyBook:
         held.refresh_at = now + self._lifetime(held.answer.response)
         self._disk.save_heard(held.answer)
 
+    def _confirmed_of(self, entry: CachedAnswer) -> float:
+        """When the server last gave or confirmed the answer, itself or by the watch."""
+        heard = entry.answer.heard
+        return max(heard, self.confirmed) if self.confirmed >= entry.held_since else heard
+
+    def _save_confirmed_of(self, entry: CachedAnswer) -> None:
+        """Keep on disk what the watch said of an answer that leaves memory."""
+        confirmed = self._confirmed_of(entry)
+        if confirmed > entry.answer.heard:
+            self._disk.save_heard(replace(entry.answer, heard=confirmed))
+
     def _put(self, answer: StoredAnswer, *, refresh_at: float) -> None:
         now = self._clock()
         for evicted in self._answers.put(answer, now=now, refresh_at=refresh_at):
-            self.on_evicted(evicted)
+            self._save_confirmed_of(evicted)
+            self.on_evicted(evicted.answer.key)
         self.revision = answer.response.revision
         self._arm(next_override_end(answer, now))
 
@@ -247,9 +303,28 @@ class PolicyBook:
         self._timer_at = end
         self._timer = asyncio.get_running_loop().call_later(max(0.0, end - now), self._on_timer)
 
+    def _follow_clock(self) -> float:
+        """Move the suspensions if the time was set since the last look; return the time."""
+        now = self._clock()
+        offset = now - self._steady()
+        step, self._clock_offset = offset - self._clock_offset, offset
+        if abs(step) < _CLOCK_STEP_SECONDS:
+            return now
+        held = list(self._suspensions)
+        logger.warning("the time was set", extra={"seconds": round(step), "suspensions": len(held)})
+        for suspension in held:
+            moved = replace(suspension, expire_time=suspension.expire_time + step)
+            self._suspensions.put(moved)
+            self._disk.save_suspension(moved)
+        if held:
+            self._arm(self._suspensions.next_end())
+            # Later, for whoever asked is in the midst of deciding.
+            asyncio.get_running_loop().call_soon(self._notify)
+        return now
+
     def _on_timer(self) -> None:
         self._timer = None
-        due, now = self._timer_at, self._clock()
+        now, due = self._follow_clock(), self._timer_at
         for action_id in self._suspensions.ended(now):
             self._suspensions.remove(action_id)
             self._disk.forget_suspension(action_id)

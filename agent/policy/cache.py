@@ -23,6 +23,8 @@ class CachedAnswer:
     policy_until: float
     #: From when on the answer is to be asked for again, seconds since the epoch.
     refresh_at: float
+    #: Since when the watch looks after it: only a confirmation after that is one of this answer.
+    held_since: float
 
 
 class AnswerCache:
@@ -50,19 +52,27 @@ class AnswerCache:
         """Return the entry as it is, without counting it as used."""
         return self._entries.get((key.routing_domain, key.egress_source))
 
-    def put(self, answer: StoredAnswer, *, now: float, refresh_at: float) -> list[PathKey]:
-        """Store *answer*; return the keys that had to make room for it."""
+    def put(
+        self,
+        answer: StoredAnswer,
+        *,
+        now: float,
+        refresh_at: float,
+        held_since: float | None = None,
+    ) -> list[CachedAnswer]:
+        """Store *answer*; return the entries that had to make room for it."""
         index = (answer.key.routing_domain, answer.key.egress_source)
         self._entries[index] = CachedAnswer(
             answer=answer,
             policy=effective_policy(answer, now),
             policy_until=next_override_end(answer, now),
             refresh_at=refresh_at,
+            held_since=now if held_since is None else held_since,
         )
         self._entries.move_to_end(index)
         evicted = []
         while len(self._entries) > self._capacity:
-            evicted.append(self._entries.popitem(last=False)[1].answer.key)
+            evicted.append(self._entries.popitem(last=False)[1])
         return evicted
 
     def hottest_first(self) -> Iterator[CachedAnswer]:

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 
 #: How long changes are gathered before they are written together.
 GATHER_SECONDS = 0.05
+#: How long the disk is left alone after it took nothing.
+RETRY_SECONDS = 1.0
 #: How many answers are kept on disk; the ones heard longest ago go first.
 MAX_ANSWERS = 200_000
+#: Most answers that wait for a disk that takes nothing.
+_MAX_WAITING = 50_000
 
 _VERSION = 1
 _SCHEMA = """
@@ -41,17 +45,30 @@ CREATE INDEX IF NOT EXISTS answers_heard ON answers (heard);
 CREATE TABLE IF NOT EXISTS suspensions (
     action_id INTEGER PRIMARY KEY, egress_source TEXT NOT NULL, site_name TEXT NOT NULL,
     routing_domain TEXT NOT NULL, reason TEXT NOT NULL, expire_time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS watch (id INTEGER PRIMARY KEY CHECK (id = 1), confirmed REAL NOT NULL);
 """
 _PUT_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)"
 _TOUCH_ANSWER = "UPDATE answers SET heard = ? WHERE routing_domain = ? AND egress_source = ?"
 _PUT_SUSPENSION = "INSERT OR REPLACE INTO suspensions VALUES (?, ?, ?, ?, ?, ?)"
 _DROP_SUSPENSION = "DELETE FROM suspensions WHERE action_id = ?"
+_PUT_CONFIRMED = "INSERT OR REPLACE INTO watch VALUES (1, ?)"
 _NEWEST_ANSWERS = "SELECT * FROM answers ORDER BY heard DESC LIMIT ?"
 _ONE_ANSWER = "SELECT * FROM answers WHERE routing_domain = ? AND egress_source = ?"
 _TRIM = (
     "DELETE FROM answers WHERE (routing_domain, egress_source) IN (SELECT routing_domain,"
     " egress_source FROM answers ORDER BY heard DESC LIMIT -1 OFFSET ?)"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastKnown:
+    """What was on disk."""
+
+    #: The newest, as many as were asked for.
+    answers: list[StoredAnswer]
+    suspensions: list[Suspension]
+    #: When the watch last confirmed what was in memory then, as far as it was written; 0: never.
+    confirmed: float
 
 
 @dataclass(slots=True)
@@ -61,9 +78,20 @@ class _Changes:
     answers: dict[PathKey, StoredAnswer] = field(default_factory=dict)
     heard: dict[PathKey, float] = field(default_factory=dict)
     suspensions: dict[int, Suspension | None] = field(default_factory=dict)
+    #: 0: as it was.
+    confirmed: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.answers or self.heard or self.suspensions)
+        return bool(self.answers or self.heard or self.suspensions or self.confirmed)
+
+    def add_older(self, older: "_Changes") -> None:
+        """Take in changes that came before these, and could not be written."""
+        waiting = list({**older.answers, **self.answers}.items())
+        self.answers = dict(waiting[-_MAX_WAITING:])
+        heard = {**older.heard, **self.heard}
+        self.heard = {key: at for key, at in heard.items() if key not in self.answers}
+        self.suspensions = {**older.suspensions, **self.suspensions}
+        self.confirmed = self.confirmed or older.confirmed
 
 
 class PolicyDisk:
@@ -76,11 +104,13 @@ class PolicyDisk:
         self._wake = threading.Event()
         self._stopping = False
         self._changes = _Changes()
+        #: What the thread has taken, until it is written.
+        self._writing = _Changes()
         self._thread: threading.Thread | None = None
         #: Batches that could not be written; the agent goes on from memory.
         self.failures = 0
 
-    async def open(self, max_answers: int) -> tuple[list[StoredAnswer], list[Suspension]]:
+    async def open(self, max_answers: int) -> LastKnown:
         """Open, creating if need be; return the newest answers and all suspensions."""
         known = await asyncio.to_thread(self._load, max_answers)
         self._thread = threading.Thread(target=self._write_until_stopped, name="policy-disk")
@@ -113,6 +143,12 @@ class PolicyDisk:
                 self._changes.heard[answer.key] = answer.heard
         self._wake.set()
 
+    def save_confirmed(self, at: float) -> None:
+        """Have it written when the watch confirmed what is in memory."""
+        with self._lock:
+            self._changes.confirmed = at
+        self._wake.set()
+
     def save_suspension(self, suspension: Suspension) -> None:
         """Have *suspension* written."""
         with self._lock:
@@ -128,10 +164,15 @@ class PolicyDisk:
     async def find_answer(self, key: PathKey) -> StoredAnswer | None:
         """Read one answer, for a path that has left memory."""
         with self._lock:
-            waiting = self._changes.answers.get(key)
-        return waiting or await asyncio.to_thread(self._read_answer, key)
+            newest = (self._changes, self._writing)
+            answers = [one.answers[key] for one in newest if key in one.answers]
+            heard = [one.heard[key] for one in newest if key in one.heard]
+        answer = answers[0] if answers else await asyncio.to_thread(self._read_answer, key)
+        if answer is None or not heard:
+            return answer
+        return replace(answer, heard=max(answer.heard, heard[0]))
 
-    def _load(self, max_answers: int) -> tuple[list[StoredAnswer], list[Suspension]]:
+    def _load(self, max_answers: int) -> LastKnown:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return self._read_all(max_answers)
@@ -144,7 +185,7 @@ class PolicyDisk:
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             return self._read_all(max_answers)
 
-    def _read_all(self, max_answers: int) -> tuple[list[StoredAnswer], list[Suspension]]:
+    def _read_all(self, max_answers: int) -> LastKnown:
         with _connection(self._path) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
@@ -153,8 +194,12 @@ class PolicyDisk:
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             rows = connection.execute(_NEWEST_ANSWERS, (max_answers,)).fetchall()
             held = connection.execute("SELECT * FROM suspensions").fetchall()
-        answers = [answer for row in rows if (answer := _answer(row)) is not None]
-        return answers, [_suspension(row) for row in held]
+            confirmed = connection.execute("SELECT confirmed FROM watch").fetchone()
+        return LastKnown(
+            answers=[answer for row in rows if (answer := _answer(row)) is not None],
+            suspensions=[_suspension(row) for row in held],
+            confirmed=confirmed[0] if confirmed else 0.0,
+        )
 
     def _read_answer(self, key: PathKey) -> StoredAnswer | None:
         try:
@@ -177,23 +222,29 @@ class PolicyDisk:
             stopping = self._stopping
             with self._lock:
                 changes, self._changes = self._changes, _Changes()
-            if changes:
-                self._write(changes)
+                self._writing = changes
+            is_written = not changes or self._write(changes)
+            self._writing = _Changes()
             if stopping:
                 return
+            if not is_written:
+                time.sleep(RETRY_SECONDS)
+                self._wake.set()
 
-    def _write(self, changes: _Changes) -> None:
+    def _write(self, changes: _Changes) -> bool:
         try:
             with _connection(self._path) as connection, connection:
                 _apply(connection, changes)
-        except sqlite3.Error as error:
-            # Memory still has it all. Suspensions, which come once, are tried again with the next
-            # change; answers come again as they age.
+        # Supervisor: whatever one batch does, the thread that writes must live on.
+        except Exception as error:
+            # Memory still has it all. An unchanged answer is only confirmed, never sent again, so
+            # what was not written now would be missing for good.
             self.failures += 1
             with self._lock:
-                newer = self._changes.suspensions
-                self._changes.suspensions = {**changes.suspensions, **newer}
+                self._changes.add_older(changes)
             logger.warning("last-known policy not written", extra={"error": str(error)})
+            return False
+        return True
 
 
 def _apply(connection: sqlite3.Connection, changes: _Changes) -> None:
@@ -207,6 +258,8 @@ def _apply(connection: sqlite3.Connection, changes: _Changes) -> None:
             connection.execute(_DROP_SUSPENSION, (action_id,))
         else:
             connection.execute(_PUT_SUSPENSION, _suspension_row(suspension))
+    if changes.confirmed:
+        connection.execute(_PUT_CONFIRMED, (changes.confirmed,))
     if changes.answers:
         connection.execute(_TRIM, (MAX_ANSWERS,))
 

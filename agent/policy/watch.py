@@ -10,13 +10,14 @@ Watch: the stream by which the server keeps the agent's policy current.
 4. Invalidated answers serve on and are asked for again, the ones in most use first, spread over a
    few seconds so that a fleet does not ask as one.
 5. Silence longer than the dead man's time, an error or the server's own wish end the stream; it is
-   opened again, quickly at first and then with full jitter up to 30 s.
+   opened again, quickly at first and then with full jitter up to 30 s. A resumption that the
+   server can't begin is not tried again: the next stream starts anew, with a snapshot.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -37,8 +38,19 @@ logger = logging.getLogger(__name__)
 DEADMAN_SECONDS = 17.0
 #: A stream that lived as long clears the count of failures.
 _SETTLED_SECONDS = 10.0
-#: Most subscriptions in one message: well under the 4 MiB that a message may have.
+#: Most subscriptions in one message, and their bytes: well under the 4 MiB of a message.
 _CHUNK = 2000
+_CHUNK_BYTES = 1024 * 1024
+#: Codes of a server that is away or busy; after others, what we resumed with may be at fault.
+_AWAY = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+    }
+)
 #: Names longer than this may not be subscribed to; such paths age by time alone.
 _LONGEST_NAME_BYTES = 512
 #: Over how long the refresh of invalidated answers is spread at most, and by how much each batch.
@@ -50,6 +62,11 @@ _REFRESH_BATCH = 100
 def path_name(key: PathKey) -> str:
     """Return the name under which a path is subscribed to."""
     return f"{key.routing_domain} {key.egress_source}"
+
+
+def _key_of(name: str) -> PathKey:
+    domain, _, source = name.partition(" ")
+    return PathKey(routing_domain=domain, egress_source=source)
 
 
 class PolicyWatch:
@@ -84,6 +101,8 @@ class PolicyWatch:
         #: Names in the snapshot that is being received; None: no snapshot is.
         self._snapshot: set[int] | None = None
         self._leave_at: float | None = None
+        #: Whether the server has answered on the newest stream.
+        self._is_answered = False
         #: Whether a stream is open, streams opened, and resources refused, for metrics.
         self.connected = False
         self.streams = 0
@@ -112,6 +131,8 @@ class PolicyWatch:
                 await self._one_stream()
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+                if not self._is_answered and error.code() not in _AWAY:
+                    self._token = b""
             except TimeoutError:
                 reason = "the server was silent for too long"
             except asyncio.InvalidStateError:
@@ -131,13 +152,14 @@ class PolicyWatch:
         self._changes, self._acks = {}, []
         self._snapshot = set() if not self._token else None
         self._leave_at = None
+        self._is_answered = False
         call = self._stub.WatchPolicy(metadata=identity(self._info.name))
         writer: asyncio.Task[None] | None = None
         try:
             await self._greet(call)
             writer = asyncio.get_running_loop().create_task(self._write(call))
             while (response := await self._read(call)) is not None:
-                self.connected = True
+                self.connected = self._is_answered = True
                 self._apply(response)
         finally:
             # An abandoned call is never collected by grpc.
@@ -148,14 +170,14 @@ class PolicyWatch:
                 await asyncio.gather(writer, return_exceptions=True)
 
     async def _greet(self, call: Any) -> None:
-        answers = self._book.hottest_first()
-        start = pb.WatchStart(resume_token=self._token, agent_info=self._info)
-        for answer in answers:
-            start.known[path_name(answer.key)] = answer.response.etag
-        start.subscribe.extend(_subscriptions(answers[:_CHUNK]))
-        self._changes = {path_name(answer.key): answer.key for answer in answers[_CHUNK:]}
-        if self._changes:
-            self._to_send.set()
+        for answer in self._book.hottest_first():
+            self._subscribe(answer.key)
+        first = self._next_changes()
+        start = pb.WatchStart(resume_token=self._token, agent_info=self._info, subscribe=first.add)
+        # Of the paths in this message alone: all of them could be more than a message may hold.
+        for subscription in first.add:
+            held = self._book.peek(_key_of(subscription.name))
+            start.known[subscription.name] = held.response.etag if held else ""
         async with asyncio.timeout(self._deadman):
             await call.write(pb.WatchPolicyRequest(start=start))
         self.streams += 1
@@ -194,21 +216,31 @@ class PolicyWatch:
                 self._to_send.set()
 
     def _next_changes(self) -> pb.WatchSubscribe:
-        names = list(self._changes)[:_CHUNK]
-        keys = {name: self._changes.pop(name) for name in names}
-        held = [self._book.peek(key) for key in keys.values() if key is not None]
-        return pb.WatchSubscribe(
-            add=_subscriptions(answer for answer in held if answer is not None),
-            remove=[name for name, key in keys.items() if key is None],
-        )
+        """Take the oldest changes, as many as one message may have."""
+        changes = pb.WatchSubscribe()
+        size = 0
+        while self._changes and size < _CHUNK_BYTES and len(changes.add) < _CHUNK:
+            name = next(iter(self._changes))
+            key = self._changes.pop(name)
+            size += len(name)
+            if key is None:
+                changes.remove.append(name)
+            elif (held := self._book.peek(key)) is not None:
+                changes.add.append(_subscription(held))
+                size += changes.add[-1].ByteSize()
+        return changes
 
     def _subscribe(self, key: PathKey) -> None:
-        self._changes[path_name(key)] = key
-        self._to_send.set()
+        self._change(key, key)
 
     def _unsubscribe(self, key: PathKey) -> None:
-        self._changes[path_name(key)] = None
-        self._to_send.set()
+        self._change(key, None)
+
+    def _change(self, key: PathKey, wanted: PathKey | None) -> None:
+        name = path_name(key)
+        if len(name.encode()) <= _LONGEST_NAME_BYTES:
+            self._changes[name] = wanted
+            self._to_send.set()
 
     def _apply(self, response: pb.WatchPolicyResponse) -> None:
         kind = response.kind
@@ -235,7 +267,7 @@ class PolicyWatch:
             after = response.reconnect_after.seconds + response.reconnect_after.nanos / 1e9
             self._leave_at = asyncio.get_running_loop().time() + after
         if self._snapshot is None:
-            self._book.confirmed = self._clock()
+            self._book.note_confirmed()
         self._acknowledge(response, rejected)
 
     def _acknowledge(
@@ -264,8 +296,7 @@ class PolicyWatch:
                 return Rejection(code=12, message="the agent does not know this type of resource")
 
     def _apply_path(self, resource: pb.PolicyResource) -> Rejection | None:
-        domain, _, source = resource.name.partition(" ")
-        key = PathKey(routing_domain=domain, egress_source=source)
+        key = _key_of(resource.name)
         held = self._book.peek(key)
         if held is None:
             # It fell out of use while the response was on its way.
@@ -286,8 +317,7 @@ class PolicyWatch:
                 self._book.lift_suspension(int(ref.name))
             return
         # The server has no answer for the path just now; the last one serves until it has.
-        domain, _, source = ref.name.partition(" ")
-        self._client.refresh([PathKey(routing_domain=domain, egress_source=source)])
+        self._client.refresh([_key_of(ref.name)])
 
     def _invalidate(self, selectors: list[str]) -> None:
         keys = [
@@ -328,17 +358,13 @@ def _suspension(resource: pb.PolicyResource, now: float) -> Suspension:
     )
 
 
-def _subscriptions(answers: Iterable[StoredAnswer]) -> list[pb.PathSubscription]:
-    return [
-        pb.PathSubscription(
-            name=path_name(answer.key),
-            routing_domain=answer.key.routing_domain,
-            egress_source=answer.key.egress_source,
-            mx_hosts=[_mx(host) for host in answer.mx_hosts],
-        )
-        for answer in answers
-        if len(path_name(answer.key).encode()) <= _LONGEST_NAME_BYTES
-    ]
+def _subscription(answer: StoredAnswer) -> pb.PathSubscription:
+    return pb.PathSubscription(
+        name=path_name(answer.key),
+        routing_domain=answer.key.routing_domain,
+        egress_source=answer.key.egress_source,
+        mx_hosts=[_mx(host) for host in answer.mx_hosts],
+    )
 
 
 def _mx(host: MxHost) -> pb.MxHost:

@@ -6,6 +6,7 @@ The queue is bounded: what does not fit stays with its scheduled queue.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from agent.queue.entry import Entry
@@ -25,6 +26,10 @@ class ReadyQueue:
     def __len__(self) -> int:
         return self._size
 
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, in no special order."""
+        return (entry for waiting in self._by_tenant.values() for _, entry in waiting)
+
     @property
     def is_full(self) -> bool:
         """Whether nothing more fits in."""
@@ -34,9 +39,13 @@ class ReadyQueue:
         """Queue *entry*; False if the queue is full."""
         if self.is_full:
             return False
+        self.put_back(entry, tenant)
+        return True
+
+    def put_back(self, entry: Entry, tenant: str = "") -> None:
+        """Queue an entry that was in the queue before, even if it is full by now."""
         heappush(self._by_tenant.setdefault(tenant, []), (entry.id, entry))
         self._size += 1
-        return True
 
     def pop(self) -> Entry | None:
         """The oldest entry of the tenant whose turn it is, or None if the queue is empty."""

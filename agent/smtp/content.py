@@ -5,7 +5,6 @@ from email.utils import formatdate
 
 from agent.errors import BadContent
 
-_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _TOKEN = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -41,7 +40,8 @@ def has_bare_line_end(content: bytes) -> bool:
 def normalise_line_ends(content: bytes) -> bytes:
     """Turn every bare CR or LF into CRLF, and end the last line."""
     if has_bare_line_end(content):
-        content = _BARE_LINE_END.sub(b"\r\n", content)
+        # Many times faster than a pattern, and large messages would hold up the event loop.
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     return content if content.endswith(b"\r\n") else content + b"\r\n"
 
 

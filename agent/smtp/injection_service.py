@@ -21,8 +21,11 @@ _RETRY_AFTER = Duration(seconds=5)
 class InjectionService(InjectionServiceServicer):
     """Answers `Inject`."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, *, most_calls: int = 1024) -> None:
+        """Serve at most *most_calls* at one time."""
         self._intake = intake
+        self._most_calls = most_calls
+        self._calls = 0
 
     async def Inject(
         self,
@@ -30,7 +33,10 @@ class InjectionService(InjectionServiceServicer):
         context: grpc.aio.ServicerContext[InjectRequest, InjectResponse],
     ) -> InjectResponse:
         """Take one message: all of it or nothing."""
+        self._calls += 1
         try:
+            if self._calls > self._most_calls:
+                raise TryLater("too many calls at one time; try again later")
             message_id = await self._intake.receive(
                 IncomingMessage(
                     sender=request.sender,
@@ -44,7 +50,10 @@ class InjectionService(InjectionServiceServicer):
                 )
             )
         except Refusal as refusal:
+            self._intake.refusals.count(refusal.reply)
             await context.abort_with_status(rpc_status.to_status(status_of(refusal)))
+        finally:
+            self._calls -= 1
         return InjectResponse(message_id=message_id)
 
 

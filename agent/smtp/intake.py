@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from agent.delivery.record import Peer, Record, RecordType, Response
@@ -29,10 +30,14 @@ from agent.smtp.content import (
     split_header,
 )
 from agent.smtp.message_ids import MessageIds
+from agent.smtp.refusals import Refusals
 from agent.spool.messages import Destination, NewMessage
 from agent.spool.space import FreeSpace
 
 logger = logging.getLogger(__name__)
+
+#: What clients and readiness say while the spool can't be written.
+NOT_STORED = "mail can't be stored now; try again later"
 
 
 class MailStore(Protocol):
@@ -79,6 +84,7 @@ class Intake:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.hostname = socket.gethostname()
+        self.refusals = Refusals()
         self._limits = settings.listen
         self._most_queued = settings.spool.max_messages
         self._space = FreeSpace(settings.spool_dir, settings.spool.min_free_space)
@@ -90,6 +96,8 @@ class Intake:
         self._tenant_field = FieldFinder(settings.listen.tenant_header)
         self._campaign_field = FieldFinder(settings.listen.campaign_header)
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Bytes on their way into the spool: a slow disk must not fill the memory.
+        self._in_flight = 0
 
     async def receive(self, incoming: IncomingMessage) -> str:
         """
@@ -97,12 +105,16 @@ class Intake:
         nothing of the message is kept.
         """
         self.check_room()
+        size = len(incoming.content)
+        if self._in_flight and self._in_flight + size > self._limits.most_buffered:
+            raise TryLater("too much mail at one time; try again later", enhanced_code="4.3.1")
         now = self._clock()
         message = self._make_message(incoming, now)
+        self._in_flight += size
         # Once handed to the spool it must reach the queues too, even if the client is gone.
         task = asyncio.create_task(self._store_and_accept(message, incoming))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._on_stored, size))
         await asyncio.shield(task)
         return message.id
 
@@ -113,7 +125,7 @@ class Intake:
         try:
             is_low = self._space.is_low(self._clock())
         except OSError as error:
-            raise TryLater("mail can't be stored now; try again later") from error
+            raise TryLater(NOT_STORED) from error
         if is_low:
             raise TryLater(
                 "too little free disk space; try again later", code=452, enhanced_code="4.3.1"
@@ -124,11 +136,15 @@ class Intake:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _on_stored(self, size: int, task: asyncio.Task[None]) -> None:
+        self._in_flight -= size
+        self._tasks.discard(task)
+
     async def _store_and_accept(self, message: NewMessage, incoming: IncomingMessage) -> None:
         try:
             entries = await self._store.add([message])
         except SpoolUnavailable as error:
-            raise TryLater("mail can't be stored now; try again later") from error
+            raise TryLater(NOT_STORED) from error
         self._accept(entries)
         try:
             self._log(_reception_records(message, incoming))

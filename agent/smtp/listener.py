@@ -27,6 +27,10 @@ _BROKEN = "451 4.3.0 something went wrong here; try again later"
 
 #: A client with fewer bytes in memory is never the one to be sent away.
 _SMALL = 64 * 1024
+#: Replies gathered before they are sent: a client that reads none is noticed after so many bytes.
+_MOST_GATHERED = 16 * 1024
+#: How long a client may take to read our last reply, in seconds.
+_LINGER_SECONDS = 5.0
 
 
 class SmtpListener:
@@ -43,10 +47,11 @@ class SmtpListener:
             max_message_size=settings.listen.max_message_size,
             max_recipients=settings.listen.max_recipients,
         )
-        #: Bytes of all clients in memory, and how many there may be; one message always fits.
+        #: Connections that came in since the start, those that were not served too.
+        self.accepted = 0
+        #: Bytes of all clients in memory, and how many there may be.
         self.buffered = 0
-        one_message = settings.listen.max_message_size * 5 // 4 + _SMALL
-        self.most_buffered = max(settings.listen.max_buffered_size, one_message)
+        self.most_buffered = settings.listen.most_buffered
         self.client_timeout = settings.listen.client_timeout.total_seconds()
 
     @property
@@ -112,7 +117,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, for uvloop's transports do not inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = transport.get_extra_info("peername")[0].partition("%")[0]
+        self._listener.accepted += 1
+        peer = transport.get_extra_info("peername")
+        if not peer:
+            # It hung up before it was served; without an address it can't be let in either.
+            self.abort()
+            return
+        self._peer = peer[0].partition("%")[0]
         refusal = self._listener.refusal_of(self._peer)
         if refusal is not None:
             logger.info("smtp client refused", extra={"peer": self._peer, "reply": refusal.text})
@@ -166,14 +177,20 @@ class _Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Do what the session asks for until it waits for the client or the spool."""
         replies: list[Reply] = []
+        gathered = 0
         while self._task is None and not self._is_blocked:
             action = self._session.next_action()
             if action is None:
                 break
-            if isinstance(action, Reply):
-                replies.append(action)
-            else:
+            if isinstance(action, Submission):
                 self._task = self._loop.create_task(self._store(action))
+                break
+            replies.append(action)
+            gathered += len(action.text)
+            if gathered > _MOST_GATHERED:
+                # Sending may block the client, and so end the loop.
+                self._send(*replies)
+                replies, gathered = [], 0
         self._send(*replies)
         self._set_reading()
         if self._transport is not None:
@@ -217,9 +234,21 @@ class _Connection(asyncio.Protocol):
     def _send(self, *replies: Reply) -> None:
         if self._transport is None or self._transport.is_closing() or not replies:
             return
+        for reply in replies:
+            self._listener.intake.refusals.count(reply.text)
         self._transport.write(b"".join(reply.encode() for reply in replies))
         if any(reply.closes for reply in replies):
-            self._transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close once the client has read what was sent, or has had time to."""
+        if self._transport is None:
+            return
+        self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        # A transport closes only after the client has read all of it, which may be never.
+        self._timer = self._loop.call_later(_LINGER_SECONDS, self.abort)
 
     def _set_reading(self) -> None:
         if self._transport is None or self._transport.is_closing():

@@ -39,6 +39,11 @@ def count_entries(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
 
 
+def count_records(connection: sqlite3.Connection) -> int:
+    """How many records are in the outbox."""
+    return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
 def insert_message(
     connection: sqlite3.Connection, number: int, message: NewMessage, *, in_file: bool
 ) -> None:
@@ -170,6 +175,7 @@ def read_records(connection: sqlite3.Connection, after_seq: int, limit: int) -> 
     return [PendingRecord(seq=seq, record=decode_record(record)) for seq, record in rows]
 
 
-def delete_records(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    """Remove records from the outbox."""
-    connection.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])
+def delete_records(connection: sqlite3.Connection, seqs: Sequence[int]) -> int:
+    """Remove records from the outbox; how many were there."""
+    rows = [(seq,) for seq in seqs]
+    return max(0, connection.executemany("DELETE FROM outbox WHERE seq = ?", rows).rowcount)

@@ -51,14 +51,25 @@ def open_connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new database; refuse one of another version."""
+def has_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables are there. Errors: `SpoolRefused` if they are of another version."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == VERSION:
-        return
-    if version != 0:
+    if version not in (0, VERSION):
         raise SpoolRefused(
             f"{path}: spool of version {version}, this agent reads version {VERSION}; "
             "drain it with the agent that wrote it, or move it away"
         )
-    connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+    return bool(version)
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """Write a page that changes nothing, in a transaction: it succeeds if mail could be stored."""
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables in a new database; refuse one of another version."""
+    if not has_tables(connection, path):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;"
+        )

@@ -8,11 +8,13 @@ that nothing refers to; it is swept at the next start.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -25,7 +27,7 @@ from agent.spool.bodies import BodyFiles, sync_directory
 from agent.spool.lock import take_lock
 from agent.spool.messages import NewMessage, PendingRecord, Settlement, SpooledMessage
 from agent.spool.records import encode_record
-from agent.spool.schema import open_connection, prepare
+from agent.spool.schema import open_connection, prepare, touch
 from agent.spool.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,19 @@ T = TypeVar("T")
 
 #: Bodies larger than this are files.
 LARGE_BODY = 1024 * 1024
+#: While nothing can be written, it is tried this often whether it can again, in seconds.
+_PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settled:
+    """What a settlement has changed."""
+
+    #: Entries that ended, and messages with bodies in files that ended with them.
+    ended: int
+    in_files: list[str]
+    #: Records put into the outbox.
+    recorded: int
 
 
 class SqliteSpool:
@@ -52,11 +67,13 @@ class SqliteSpool:
         self._last_seq = rows.highest(connection, "outbox", "seq")
         # Used by the loop alone.
         self._entry_count = rows.count_entries(connection)
+        self._record_count = rows.count_records(connection)
         self._tasks: set[asyncio.Task[list[Entry]]] = set()
         self._reader = open_connection(directory / "spool.db")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
         self._filing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool-files")
         self._writer = Writer(directory / "spool.db", connection)
+        self._prober = asyncio.create_task(self._probe(), name="spool probe")
 
     @classmethod
     async def open(cls, data_dir: str | Path, *, large_body: int = LARGE_BODY) -> Self:
@@ -91,6 +108,8 @@ class SqliteSpool:
         if self._lock < 0:
             return
         lock, self._lock = self._lock, -1
+        self._prober.cancel()
+        await asyncio.gather(self._prober, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._writer.close()
@@ -103,6 +122,11 @@ class SqliteSpool:
     def entry_count(self) -> int:
         """How many entries are queued."""
         return self._entry_count
+
+    @property
+    def record_count(self) -> int:
+        """How many records are in the outbox."""
+        return self._record_count
 
     @property
     def is_healthy(self) -> bool:
@@ -135,10 +159,10 @@ class SqliteSpool:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Strike delivered recipients, set due times and write records, all in one transaction."""
 
-        def write(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+        def write(connection: sqlite3.Connection) -> _Settled:
             return self._write_settlements(connection, settlements)
 
-        await self._writer.run(write, then=self._note_ended)
+        await self._writer.run(write, then=self._note_settled)
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
@@ -154,7 +178,21 @@ class SqliteSpool:
 
     async def forget_records(self, seqs: Sequence[int]) -> None:
         """Remove these records from the outbox: they are safe elsewhere."""
-        await self._writer.run(lambda connection: rows.delete_records(connection, seqs))
+
+        def note_forgotten(count: int) -> None:
+            self._record_count -= count
+
+        await self._writer.run(
+            lambda connection: rows.delete_records(connection, seqs), then=note_forgotten
+        )
+
+    async def _probe(self) -> None:
+        """Notice that the spool can be written again, even if no mail comes in to show it."""
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS)
+            if not self.is_healthy:
+                with contextlib.suppress(SpoolUnavailable):
+                    await self._writer.run(touch)
 
     async def _add(self, messages: Sequence[NewMessage]) -> list[Entry]:
         def write(connection: sqlite3.Connection) -> list[Entry]:
@@ -192,8 +230,8 @@ class SqliteSpool:
 
     def _write_settlements(
         self, connection: sqlite3.Connection, settlements: Sequence[Settlement]
-    ) -> tuple[int, list[str]]:
-        ended, in_files = 0, []
+    ) -> _Settled:
+        ended, in_files, recorded = 0, [], 0
         for settlement in settlements:
             if settlement.remaining:
                 rows.keep_entry(connection, settlement)
@@ -204,17 +242,18 @@ class SqliteSpool:
             for record in settlement.records:
                 if record.type in REPORTED:
                     self._last_seq += 1
+                    recorded += 1
                     rows.insert_record(connection, self._last_seq, encode_record(record))
-        return ended, in_files
+        return _Settled(ended=ended, in_files=in_files, recorded=recorded)
 
     def _note_added(self, entries: list[Entry]) -> None:
         self._entry_count += len(entries)
 
-    def _note_ended(self, ended: tuple[int, list[str]]) -> None:
-        count, in_files = ended
-        self._entry_count -= count
-        if in_files:
-            self._filing.submit(self._remove_bodies, in_files)
+    def _note_settled(self, settled: _Settled) -> None:
+        self._entry_count -= settled.ended
+        self._record_count += settled.recorded
+        if settled.in_files:
+            self._filing.submit(self._remove_bodies, settled.in_files)
 
     def _remove_bodies(self, message_ids: list[str]) -> None:
         try:

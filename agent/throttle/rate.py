@@ -19,6 +19,8 @@ No clock in here: *now_ns* is any clock's nanoseconds, the same clock throughout
 from dataclasses import dataclass
 from typing import Self
 
+_UNITS = {10**9: "s", 60 * 10**9: "m", 3600 * 10**9: "h", 86_400 * 10**9: "d"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
@@ -39,6 +41,19 @@ class Rate:
     def burst(self) -> int:
         """How many events may pass at once."""
         return self.count if self.max_burst is None else self.max_burst
+
+    def __str__(self) -> str:
+        """
+        The operators' spelling.
+
+        >>> str(Rate(count=3, period_ns=60 * 10**9, max_burst=1))
+        '3/m,max_burst=1'
+        >>> str(Rate(count=5, period_ns=300 * 10**9))
+        '5/300s'
+        """
+        unit = _UNITS.get(self.period_ns) or f"{self.period_ns / 10**9:g}s"
+        burst = "" if self.max_burst is None else f",max_burst={self.max_burst}"
+        return f"{self.count}/{unit}{burst}"
 
 
 class RateThrottle:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from agent.spool.sqlite import SqliteSpool
-from examples.demo.layout import RULES, DemoError, Layout, plan_layout
+from examples.demo.layout import RULES, DemoError, Layout, claim, plan_layout
 from examples.demo.load import Injected, inject, plan_messages
 from examples.demo.processes import Processes, run_program
 from examples.demo.reckoning import Facts, merge_accepted, reckon
@@ -57,6 +57,11 @@ class Stage:
 
 async def run_demo(directory: Path, *, messages: int, seconds: float) -> int:
     """Run everything; the exit status."""
+    with claim(directory):
+        return await _run_in(directory, messages=messages, seconds=seconds)
+
+
+async def _run_in(directory: Path, *, messages: int, seconds: float) -> int:
     stage = Stage(_console())
     layout = plan_layout(directory, seconds=seconds)
     async with Processes(layout.directory) as processes:
@@ -80,12 +85,12 @@ async def run_demo(directory: Path, *, messages: int, seconds: float) -> int:
                     await showing
             await watch.look()
         stage.say("ending the programs")
-        for name in (*(agent.name for agent in layout.agents), "server", "sink"):
-            await processes.stop(name)
+        names = (*(agent.name for agent in layout.agents), "server", "sink")
+        ended = {name: await processes.stop(name) for name in names}
     queued = set()
     for agent in layout.agents:
         queued |= await queued_recipients(layout.path(agent.name))
-    return _summarise(layout, watch, injected, stage, queued=queued)
+    return _summarise(layout, watch, injected, stage, queued=queued, ended=ended)
 
 
 async def _start_programs(layout: Layout, processes: Processes, stage: Stage) -> Layout:
@@ -165,7 +170,13 @@ def _console() -> Console:
 
 
 def _summarise(
-    layout: Layout, watch: Watch, injected: Injected, stage: Stage, *, queued: set[str]
+    layout: Layout,
+    watch: Watch,
+    injected: Injected,
+    stage: Stage,
+    *,
+    queued: set[str],
+    ended: dict[str, int],
 ) -> int:
     report = json.loads(layout.path("report.json").read_text())
     by_recipient = {m.recipient: key for key, m in injected.messages.items()}
@@ -190,6 +201,7 @@ def _summarise(
             for action in seen.actions.values()
             if action.kind == ACTION_KIND_SUSPEND
         },
+        ended=ended,
         seconds=stage.elapsed,
         most_seconds=_MOST_SECONDS + 2,
     )

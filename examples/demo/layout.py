@@ -1,8 +1,11 @@
 """Layout: where one run of the demo keeps its files, and which ports it uses."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -82,9 +85,7 @@ class Layout:
 
 
 def plan_layout(directory: Path, *, seconds: float) -> Layout:
-    """Make an empty *directory* and choose free ports; the push-back suits a run of *seconds*."""
-    directory = directory.resolve()
-    _empty(directory)
+    """Choose free ports; the push-back suits a run of *seconds*."""
     ports = iter(free_ports(8))
     server_grpc, server_http = next(ports), next(ports)
     agents = tuple(
@@ -99,7 +100,7 @@ def plan_layout(directory: Path, *, seconds: float) -> Layout:
         for number in (1, 2)
     )
     return Layout(
-        directory=directory,
+        directory=directory.resolve(),
         server_grpc=server_grpc,
         server_http=server_http,
         agents=agents,
@@ -108,14 +109,35 @@ def plan_layout(directory: Path, *, seconds: float) -> Layout:
     )
 
 
-def _empty(directory: Path) -> None:
-    """Make an empty directory; what an earlier run left goes, anything else is not ours to take."""
-    if directory.is_dir() and any(directory.iterdir()):
-        if not (directory / _MARK).exists():
-            raise DemoError(f"{directory} holds files that are not the demo's; name another one")
-        shutil.rmtree(directory)
+@contextlib.contextmanager
+def claim(directory: Path) -> Iterator[None]:
+    """
+    Have an empty *directory* to ourselves; what an earlier run left goes, anything else is not ours
+    to take. Errors: `DemoError`.
+    """
+    mark = directory / _MARK
+    if directory.is_dir() and any(directory.iterdir()) and not mark.exists():
+        raise DemoError(f"{directory} holds files that are not the demo's; name another one")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / _MARK).touch()
+    with mark.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DemoError(
+                f"another demo is running in {directory}; wait for its end, or name another"
+                " directory with --directory"
+            ) from error
+        _empty(directory)
+        yield
+
+
+def _empty(directory: Path) -> None:
+    """Remove all but the mark, which is locked."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _MARK:
+            path.unlink()
 
 
 def free_ports(count: int) -> list[int]:

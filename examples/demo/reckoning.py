@@ -33,6 +33,8 @@ class Facts:
     pushed_back: bool
     #: Sources that the server's ledger has a suspension for.
     suspended_in_ledger: Set[str]
+    #: Exit statuses of the programs, by name.
+    ended: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     most_seconds: float = 90.0
 
@@ -53,6 +55,7 @@ def reckon(facts: Facts) -> tuple[Finding, ...]:
         _bounced_rightly(facts),
         _limits(facts),
         _suspension(facts),
+        _ended_well(facts),
         Finding(
             text=f"ended by itself after {facts.seconds:.0f} s (at most {facts.most_seconds:.0f})",
             holds=facts.seconds <= facts.most_seconds,
@@ -121,6 +124,19 @@ def _suspension(facts: Facts) -> Finding:
     return Finding(
         text=f"push-back suspended the path on {len(facts.suspended)} agents,"
         f" lifted on {len(facts.lifted)}",
+        holds=not details,
+        details=tuple(details),
+    )
+
+
+def _ended_well(facts: Facts) -> Finding:
+    details = [
+        f"{name} was killed by signal {-status}" if status < 0 else f"{name} exited with {status}"
+        for name, status in facts.ended.items()
+        if status
+    ]
+    return Finding(
+        text=f"{len(facts.ended)} programs ended as they were told to",
         holds=not details,
         details=tuple(details),
     )

@@ -31,6 +31,7 @@ def build_table(views: Sequence[ProviderView], *, phase: str, elapsed: float) ->
             f"{view.connections} of {_limit(view.connection_limit)}",
             Text("421", style="bold red") if view.is_pushing_back else Text("welcome"),
         )
+    table.caption = "msgs/s: over the last two seconds, with what bursts the rules allow"
     actions = [f"{view.name}: {action}" for view in views for action in view.actions]
     return Group(
         table,
@@ -85,8 +86,8 @@ def build_counts(report: Mapping[str, Any]) -> Table:
                 "" if rate is None else f"{-rate['excess']:.1f}",
             )
     table.caption = (
-        "conns: most connections at once; on one: most messages on one connection;\n"
-        "spare: messages to spare of the rate and its burst, in the worst window"
+        "conns: most connections at once; on one: most messages on one of them;\n"
+        "spare: of the rate and its burst, in the worst window, messages left"
     )
     return table
 

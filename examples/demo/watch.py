@@ -149,9 +149,8 @@ class Watch:
     def _note(self, actions: list[AutomationAction]) -> None:
         seen = self.seen
         seen.actions |= {action.id: action for action in actions}
-        now = time.time()
         for source, status in self._status.items():
-            if any(path["suspended_until"] > now for path in status["paths"]):
+            if any(path["suspended_until"] for path in status["paths"]):
                 seen.suspended.add(source)
                 seen.lifted.discard(source)
             elif source in seen.suspended:

@@ -51,8 +51,12 @@ class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
         self.gate.set()
         #: Requests of every watch stream so far, a list a stream.
         self.streams: list[list[pb.WatchPolicyRequest]] = []
-        #: Outgoing responses of the newest stream; None ends it.
-        self.outgoing: asyncio.Queue[pb.WatchPolicyResponse | None] = asyncio.Queue()
+        #: Outgoing responses of the newest stream; None ends it, a status code breaks it off.
+        self.outgoing: asyncio.Queue[pb.WatchPolicyResponse | grpc.StatusCode | None] = (
+            asyncio.Queue()
+        )
+        #: With what the next streams break off before they answer.
+        self.breakages: list[grpc.StatusCode] = []
         self.reports: list[list[str]] = []
         #: Event ids that this server refuses.
         self.refused: set[str] = set()
@@ -99,8 +103,14 @@ class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
         self.streams.append(requests)
         reader = asyncio.create_task(_keep(request_iterator, requests))
         try:
+            if self.breakages:
+                await until(lambda: requests)
+                await context.abort(self.breakages.pop(0), "it broke")
             while (response := await outgoing.get()) is not None:
-                yield response
+                if isinstance(response, grpc.StatusCode):
+                    await context.abort(response, "it broke")
+                else:
+                    yield response
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)

@@ -1,5 +1,8 @@
 import asyncio
+import contextlib
 import json
+import socket
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -80,6 +83,25 @@ async def test_check_warns_of_what_the_agent_copes_with(config):
     }
 
 
+async def test_check_makes_nothing(config, tmp_path):
+    _, out, _ = await agent("check", "--config", str(config))
+
+    assert "data_dir: " in out
+    assert "spool: none yet, to be made by the first run" in out
+    assert list(tmp_path.iterdir()) == [config]
+
+
+async def test_check_refuses_a_spool_of_another_version(config, tmp_path):
+    (tmp_path / "data" / "spool").mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "spool" / "spool.db")) as spool:
+        spool.execute("PRAGMA user_version = 99")
+
+    status, out, _ = await agent("check", "--config", str(config))
+
+    assert status == 1
+    assert "spool of version 99" in out
+
+
 async def test_check_fails_for_what_would_keep_the_agent_down(config, tmp_path):
     (tmp_path / "data").write_text("in the way")
 
@@ -97,6 +119,7 @@ async def test_every_mistake_of_the_configuration_is_told(config, command):
     status, out, err = await agent(command, "--config", str(config))
 
     assert (status, out) == (1, "")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["penstock-agent"] * 2
     assert "nme" in err
     assert "nowhere" in err
     assert "Traceback" not in err
@@ -145,6 +168,9 @@ async def test_an_agent_runs_takes_mail_shows_its_state_and_stops(config):
                 assert response.status == 200
             async with http.get("/healthz") as response:
                 assert response.status == 200
+        status, out, _ = await agent("check", "--config", str(config))
+        assert status == 0
+        assert "ok       spool: an agent is running on this spool" in out
         assert shown["agent"] == "mta-1"
         assert shown["suspensions"] == []
         assert shown["policy"]["connected"] is False
@@ -155,4 +181,63 @@ async def test_an_agent_runs_takes_mail_shows_its_state_and_stops(config):
         async with asyncio.timeout(30):
             assert await process.wait() == 0
         # The pipe's end is read, so that nothing of it is left open.
+        await process.stdout.read()
+
+    _, out, _ = await agent("check", "--config", str(config))
+    assert "ok       spool: opens; 20 queued" in out
+
+
+@pytest.mark.parametrize("port", ["smtp", "grpc", "http"])
+async def test_a_port_that_is_taken_is_told_without_a_traceback(config, port):
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        number = taken.getsockname()[1]
+        text = config.read_text().replace(
+            f'{port} = "127.0.0.1:0"', f'{port} = "127.0.0.1:{number}"'
+        )
+        config.write_text(text)
+
+        status, out, err = await agent("run", "--log-level", "error", "--config", str(config))
+
+    assert (status, out) == (1, "")
+    told = f"penstock-agent: listen.{port} 127.0.0.1:{number}: address already in use"
+    assert told in err.splitlines()
+    assert "Traceback" not in err
+
+
+async def test_an_agent_whose_disk_is_nearly_full_says_so_on_every_side(config):
+    config.write_text(config.read_text().replace('"1KiB"', '"99.99%"'))
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "run", "--json", "--config", str(config), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            ports = json.loads(await process.stdout.readline())
+
+        status, _, err = await agent(
+            "inject", "--to", "a@foo.example", "--server", f"127.0.0.1:{ports['grpc']}", "-",
+            stdin=b"Subject: x\n\n",
+        )  # fmt: skip
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{ports['http']}") as http,
+            http.get("/readyz") as response,
+        ):
+            ready = response.status, await response.json()
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports["smtp"])
+        writer.write(b"EHLO c\r\nMAIL FROM:<a@x.y>\r\nQUIT\r\n")
+        replies = (await reader.read()).decode().splitlines()
+        writer.close()
+        await writer.wait_closed()
+
+        assert status == 1
+        assert "UNAVAILABLE: too little free disk space" in err
+        assert ready == (
+            503,
+            {"ready": False, "reasons": ["too little free disk space; try again later"]},
+        )
+        assert replies[-2] == "452 4.3.1 too little free disk space; try again later"
+    finally:
+        process.terminate()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
         await process.stdout.read()

@@ -1,13 +1,17 @@
 """The agent's resolver against a real DNS server."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
+from agent.delivery.record import RecordType
+from agent.dispatch import scheduler
 from agent.dns import DnsUnavailable, DomainNotFound, Resolver
 from agent.policy.answer import MxHost
 from agent.sink.dns_server import DnsServer
 from penstock.v1 import egress_path_pb2 as pb
+from tests.integration.dispatch_world import world
 
 ZONE = {
     "mx": {
@@ -57,6 +61,33 @@ async def test_equal_questions_share_one_query_and_answers_are_kept() -> None:
 
         assert len(server.queries) == 1
         assert resolver.known_mx("big.example") is not None
+
+
+async def test_zones_that_failed_before_do_not_hold_up_others(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(scheduler, "_LOOKUPS_AT_ONCE", 3)
+    monkeypatch.setattr(scheduler, "_DOUBTFUL_AT_ONCE", 2)
+    asked: Counter[str] = Counter()
+    mx = Resolver.mx
+
+    async def slow_when_asked_again(resolver: Resolver, domain: str) -> tuple[MxHost, ...]:
+        if not domain.startswith("dead"):
+            return await mx(resolver, domain)
+        asked[domain] += 1
+        if asked[domain] > 1:
+            await asyncio.Event().wait()
+        raise DnsUnavailable(domain)
+
+    monkeypatch.setattr(Resolver, "mx", slow_when_asked_again)
+    async with world(tmp_path, retry_interval="50ms") as here:
+        for number in range(6):
+            await here.send(1, domain=f"dead{number}.example")
+        await here.until(lambda: sum(count > 1 for count in asked.values()) == 2)
+        await here.until(lambda: here.dispatcher.queue_counts()["due"] == 6)
+
+        await here.send(3)
+        await here.until_records(RecordType.DELIVERY, 3, seconds=5)
+
+        assert sum(count > 1 for count in asked.values()) == 2
 
 
 @pytest.mark.parametrize(

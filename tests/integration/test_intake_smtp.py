@@ -1,7 +1,9 @@
 """The SMTP port with a real spool behind it, spoken to by real clients."""
 
 import asyncio
+import signal
 import smtplib
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +15,11 @@ import aiosmtplib
 import pytest
 
 from agent.delivery.record import Record, RecordType
-from agent.errors import SpoolUnavailable
+from agent.errors import SpoolUnavailable, TryLater
 from agent.queue.entry import Entry
 from agent.setting_values import Address, SpaceFloor
 from agent.settings import ListenSection, Settings
-from agent.smtp.intake import Intake
+from agent.smtp.intake import IncomingMessage, Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.messages import Destination, NewMessage
 from agent.spool.sqlite import SqliteSpool
@@ -431,3 +433,122 @@ async def test_a_log_that_cannot_be_written_does_not_refuse_stored_mail(start):
 
 def test_the_listen_address_may_name_any_free_port():
     assert ListenSection(smtp=Address("127.0.0.1", 0)).smtp.port == 0
+
+
+async def test_a_client_that_reads_no_replies_is_noticed_and_gives_its_place_back(
+    start, monkeypatch
+):
+    monkeypatch.setattr("agent.smtp.listener._LINGER_SECONDS", 0.05)
+    host = await start(client_timeout=timedelta(milliseconds=300))
+    reader, writer = await connect(host)
+    await reader.readline()
+    held = 0
+    for _ in range(200):
+        writer.write(b"EHLO c\r\n" * 8000)
+        await asyncio.sleep(0)
+        for connection in host.listener.connections:
+            assert connection._transport is not None
+            held = max(held, connection._transport.get_write_buffer_size())
+
+    async with asyncio.timeout(10):
+        while host.listener.connections:  # noqa: ASYNC110 # the end of a connection
+            await asyncio.sleep(0.01)
+
+    assert held < 1_000_000
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_mail_by_all_ways_together_fits_in_memory_while_the_spool_is_slow(start):
+    host = await start(max_message_size=30_000, max_buffered_size=90_000)
+    assert host.listener.most_buffered < 120_000
+    store = make_faulty(host, is_slow=True)
+    content = PLAIN + b"x" * 29_000 + b"\r\n"
+    incoming = IncomingMessage(
+        sender="", recipients=("u@one.example",), content=content, protocol="gRPC"
+    )
+    tasks = [asyncio.create_task(host.intake.receive(incoming)) for _ in range(3)]
+    await store.entered.wait()
+
+    with pytest.raises(TryLater, match="too much mail"):
+        await host.intake.receive(incoming)
+
+    store.may_work.set()
+    await asyncio.gather(*tasks)
+    await host.intake.receive(incoming)
+    assert len(host.accepted) == 4
+
+
+async def test_fifty_concurrent_senders_share_the_disk_writes(start):
+    host = await start()
+    statements: list[str] = []
+    host.spool._writer._connection.set_trace_callback(statements.append)
+    per_sender = 10
+
+    replies = await asyncio.gather(
+        *(dialogue(host, b"EHLO c\r\n", (ENVELOPE + PLAIN + b".\r\n") * per_sender)
+          for _ in range(50))
+    )  # fmt: skip
+
+    queued = [line for lines in replies for line in lines if "queued as" in line]
+    assert len(set(queued)) == 50 * per_sender
+    commits = statements.count("COMMIT")
+    assert per_sender <= commits <= 50 * per_sender / 5, "each sender waits for its own answer"
+
+
+# An agent that kills itself as a statement begins, or once a message is durable.
+_DYING_HOST = """
+import asyncio, os, signal, sys
+from agent.settings import Settings
+from agent.smtp.intake import Intake
+from agent.smtp.listener import SmtpListener
+from agent.spool.sqlite import SqliteSpool
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main(directory, moment):
+    settings = Settings.model_validate({
+        "agent": {"data_dir": directory}, "listen": {"smtp": "127.0.0.1:0"},
+        "spool": {"min_free_space": 0},
+    })
+    spool = await SqliteSpool.open(directory)
+    after = die if moment == "after the commit" else lambda entries: None
+    listener = SmtpListener(settings, Intake(settings, spool, accept=after, log=print))
+    await listener.start()
+    connection = spool._writer._connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: fsync each commit"
+    if moment == "before the commit":
+        connection.set_trace_callback(lambda text: die() if text == "COMMIT" else None)
+    os.write(1, b"%d\\n" % listener.port)
+    await asyncio.Event().wait()
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("moment", "stored"), [("before the commit", 0), ("after the commit", 1)])
+async def test_no_message_is_acknowledged_before_it_is_durable(tmp_path, moment, stored):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DYING_HOST, str(tmp_path), moment, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        port = int(await process.stdout.readline())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ONE_MESSAGE)
+        with suppress(ConnectionError):
+            replies = (await reader.read()).decode().splitlines()
+        assert await process.wait() == -signal.SIGKILL
+        await process.communicate()
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+    assert replies[-1].startswith("354 "), "killed before the answer, and no answer came"
+    spool = await SqliteSpool.open(tmp_path)
+    try:
+        assert len(await spool.entries()) == stored
+    finally:
+        await spool.close()

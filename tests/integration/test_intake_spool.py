@@ -1,6 +1,7 @@
 """The spool on a real disk: durability, group commit, files, failures and recovery."""
 
 import asyncio
+import contextlib
 import random
 import signal
 import sqlite3
@@ -12,7 +13,9 @@ import pytest
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.errors import SpoolConflict, SpoolRefused, SpoolUnavailable
+from agent.spool import sqlite
 from agent.spool.messages import Destination, NewMessage, Settlement
+from agent.spool.schema import open_connection, touch
 from agent.spool.sqlite import SqliteSpool
 
 SMALL, LARGE = b"small\r\n", b"x" * 5000
@@ -137,6 +140,23 @@ async def test_reported_records_wait_in_the_outbox_until_forgotten(spool, tmp_pa
         await spool.close()
 
 
+async def test_the_outbox_is_counted_over_restarts(spool, tmp_path):
+    (entry,) = await spool.add([message("m1")])
+    records = tuple(record(f"e{number}") for number in range(3))
+    await spool.settle([Settlement(entry_id=entry.id, remaining=(), records=records)])
+    assert spool.record_count == 3
+
+    spool = await reopen(spool, tmp_path)
+    assert spool.record_count == 3
+    pending = await spool.pending_records(0, 2)
+    await spool.forget_records([one.seq for one in pending])
+    await spool.forget_records([one.seq for one in pending])
+    await spool.forget_records([])
+
+    assert spool.record_count == 1
+    await spool.close()
+
+
 async def test_a_failing_call_fails_alone_among_those_of_its_transaction(spool):
     await spool.add([message("taken")])
 
@@ -209,6 +229,36 @@ async def test_a_full_disk_refuses_mail_and_recovers_by_itself(spool):
     assert spool.is_healthy
     assert [entry.message_id for entry in await spool.entries()] == ["m1", "m3"]
     assert before.id == 1
+
+
+async def test_a_spool_that_can_be_written_again_is_noticed_without_mail(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "_PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("agent.spool.writer.open_connection", _open_impatiently)
+    spool = await SqliteSpool.open(tmp_path)
+    spool._writer._connection.execute("PRAGMA busy_timeout=0")
+    path = tmp_path / "spool" / "spool.db"
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(SpoolUnavailable, match="locked"):
+                await spool.add([message("m1")])
+            with pytest.raises(SpoolUnavailable, match="locked"):
+                await spool._writer.run(touch)
+            assert not spool.is_healthy
+            other.execute("ROLLBACK")
+
+            async with asyncio.timeout(10):
+                while not spool.is_healthy:  # noqa: ASYNC110  # the spool has no event for it
+                    await asyncio.sleep(0.01)
+        assert await spool.entries() == []
+    finally:
+        await spool.close()
+
+
+def _open_impatiently(path: Path) -> sqlite3.Connection:
+    connection = open_connection(path)
+    connection.execute("PRAGMA busy_timeout=0")
+    return connection
 
 
 async def test_a_large_body_that_cannot_be_stored_leaves_nothing(spool, tmp_path):

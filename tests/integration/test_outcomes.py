@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from agent.delivery.record import Record, RecordType, Response
+from agent.outcomes import log_file
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.log_file import CURRENT, rotated_files, written_lately
 from agent.outcomes.uploader import OutcomeUploader
@@ -294,3 +295,66 @@ async def test_the_time_of_the_oldest_line_is_told_when_only_the_tail_is_read(
     assert "e9" in event_ids
     assert "e0" not in event_ids
     assert oldest == min(1000.0 + int(event_id[1:]) for event_id in event_ids)
+
+
+async def test_a_log_that_cannot_be_rotated_has_every_line_once(tmp_path, monkeypatch):
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    async with logging_to(tmp_path, rotate_bytes=100) as log:
+        for number in range(5):
+            log.write([record(f"e{number}")])
+            await log.flush()
+
+    assert [line["event_id"] for line in lines_of(tmp_path)] == [f"e{n}" for n in range(5)]
+
+
+async def test_a_write_that_breaks_off_leaves_no_line_twice(tmp_path, monkeypatch):
+    async with logging_to(tmp_path) as log:
+        log.write([record("e1")])
+        await log.flush()
+        write_all = log_file._write_all
+
+        def break_off(file: BinaryIO, data: bytes) -> None:
+            file.write(data[:-20])
+            raise OSError(28, "no space left on device")
+
+        monkeypatch.setattr(log_file, "_write_all", break_off)
+        log.write([record("e2"), record("e3")])
+        await until(lambda: not log.is_healthy)
+        monkeypatch.setattr(log_file, "_write_all", write_all)
+        await until(lambda: log.is_healthy)
+
+    assert [line["event_id"] for line in lines_of(tmp_path)] == ["e1", "e2", "e3"]
+
+
+async def test_the_outbox_stays_bounded_while_the_server_is_away(peer, spool):
+    await peer.stop()
+    old = [record(f"old{number}", timestamp=time.time() - 90_000) for number in range(700)]
+    await put_in_outbox(spool, old + [record(f"e{number}") for number in range(2000)])
+    async with uploading(peer, spool, max_pending=1000) as uploader:
+        uploader.start()
+
+        await until(lambda: uploader.too_many)
+        await until(lambda: uploader.failures >= 2)
+
+        waiting = await pending_ids(spool)
+        assert 500 <= len(waiting) <= 1001
+        assert waiting[-1] == "e1999", "the newest are kept"
+        assert uploader.too_old == 700, "each is counted once, however often sending fails"
+        assert uploader.too_old + uploader.too_many + len(waiting) == 2700
+
+
+async def test_a_batch_too_large_for_one_message_is_sent_in_parts(peer, spool):
+    long = Response(code=421, content="\N{ENVELOPE}\N{GRINNING FACE}" * 2000)
+    ids = [f"e{number}" for number in range(500)]
+    records = [record(event_id, response=replace(long, command="\U0001f600" * 2048))
+               for event_id in ids]  # fmt: skip
+    await put_in_outbox(spool, records)
+    async with uploading(peer, spool) as uploader:
+        await uploader.send_batch()
+
+        assert len(peer.reports) > 1
+        assert [event_id for report in peer.reports for event_id in report] == ids
+        assert uploader.unfit == 0

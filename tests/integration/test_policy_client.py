@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import os
 import signal
 import sqlite3
@@ -8,11 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
+import grpc
 import pytest
 
 from agent.errors import PolicyUnavailable
+from agent.policy import access, disk
 from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.answer import MxHost
+from agent.policy.book import PolicyBook
 from agent.policy.channel import open_channel
 from agent.policy.staleness import Staleness
 from agent.settings import Settings
@@ -210,6 +214,55 @@ async def test_a_path_too_stale_is_used_with_conservative_limits_under_its_name(
         assert fetched.config.connection_limit.value == 1
         assert fetched.config.HasField("max_message_rate")
         assert limit_of(policy) == 1
+
+
+@pytest.mark.parametrize("ends", ["stopped", "killed"])
+async def test_what_the_watch_confirmed_is_fresh_after_a_restart_in_an_outage(
+    peer, tmp_path, ends, monkeypatch
+):
+    if ends == "killed":
+        # What a clean stop writes is left out.
+        monkeypatch.setattr(PolicyBook, "_save_confirmed_of", lambda *_: None)
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5, 7)
+    async with running(peer, tmp_path, clock) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        clock.ahead = 86_000.0
+        peer.outgoing.put_nowait(snapshot())
+        await until(lambda: policy.staleness is Staleness.FRESH)
+    await peer.stop()
+
+    clock.ahead = 87_000.0
+    async with running(peer, tmp_path, clock) as policy:
+        shown = policy.snapshot()
+
+        assert limit_of(policy) == 5
+        assert (shown["staleness"], shown["revision"], shown["connected"]) == ("stale", 7, False)
+        assert 1000 <= shown["age_seconds"] < 1010
+
+
+async def test_an_answer_that_left_memory_is_as_old_as_its_last_confirmation(
+    peer, tmp_path, monkeypatch
+):
+    small = functools.partial(PolicyBook, capacity=1)
+    monkeypatch.setattr(access, "PolicyBook", small)
+    clock = Clock()
+    peer.answers = {"foo.example": answer(5), "bar.example": answer(6)}
+    async with running(peer, tmp_path, clock) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await policy.client.fetch("bar.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        clock.ahead = 86_500.0
+        peer.outgoing.put_nowait(snapshot())
+        await until(lambda: policy.staleness is Staleness.FRESH)
+        await peer.stop()
+
+        assert limit_of(policy, "bar.example") == 6
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        assert limit_of(policy) == 1, "the watch did not look after it"
+        await policy.client.fetch("bar.example", "ip-1", MX)
+        assert limit_of(policy, "bar.example") == 6, "the watch confirmed it"
 
 
 async def test_a_silent_server_is_given_up_on_after_the_deadline(peer, tmp_path):
@@ -517,3 +570,140 @@ async def test_staleness_follows_the_last_word_of_the_server(peer, tmp_path):
         assert policy.staleness == "stale"
         peer.outgoing.put_nowait(Kind(kind=Kind.KIND_BOOKMARK, token=b"t2"))
         await until(lambda: policy.staleness is Staleness.FRESH)
+
+
+def _subscribed(peer: PolicyPeer, stream: int = -1) -> list[str]:
+    """Names in the order in which the stream subscribed to them."""
+    requests = peer.streams[stream]
+    added = [one.name for one in requests[0].start.subscribe] if requests else []
+    return added + [one.name for request in requests for one in request.subscribe.add]
+
+
+async def test_a_path_that_left_memory_is_watched_again_once_it_is_back(peer, tmp_path):
+    peer.answers = {"foo.example": answer(5), "bar.example": answer(6)}
+    async with running(peer, tmp_path) as policy:
+        policy.book._answers._capacity = 1
+        await until(lambda: peer.streams and peer.streams[0])
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await policy.client.fetch("bar.example", "ip-1", MX)
+        await until(lambda: _rows(tmp_path) == (2, 0))
+        await until(lambda: "bar.example ip-1" in _subscribed(peer))
+        removed = [name for request in peer.streams[0] for name in request.subscribe.remove]
+        assert removed in ([], ["foo.example ip-1"])
+        assert limit_of(policy) == 0
+        del peer.answers["foo.example"]
+
+        fetched = await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: _subscribed(peer)[-1] == "foo.example ip-1")
+        peer.outgoing.put_nowait(snapshot(path_resource(answer(8, 2))))
+        await until(lambda: limit_of(policy) == 8)
+
+        assert fetched.config.connection_limit.value == 5
+        assert _subscribed(peer).count("foo.example ip-1") == 2
+
+
+async def test_more_paths_than_fit_into_one_message_are_all_watched_again(peer, tmp_path):
+    domains = [f"{'long-label.' * 20}d{number}.example" for number in range(5000)]
+    hosts = tuple(MxHost(host=f"{'mx-label.' * 20}{n}.example", preference=n) for n in range(5))
+    peer.answers = {domain: answer(5) for domain in domains}
+    async with running(peer, tmp_path) as policy:
+        await asyncio.gather(*(policy.client.fetch(domain, "ip-1", hosts) for domain in domains))
+        await until(lambda: peer.streams and len(set(_subscribed(peer))) == 5000, 30)
+        await peer.stop()
+        await peer.start()
+
+        await until(lambda: len(peer.streams) == 2 and len(_subscribed(peer)) == 5000, 30)
+
+        assert {name.partition(" ")[0] for name in _subscribed(peer)} == set(domains)
+        start = peer.streams[1][0].start
+        assert start.known.keys() == {one.name for one in start.subscribe}
+        assert max(request.ByteSize() for request in peer.streams[1]) < 2 * 1024 * 1024
+
+
+async def test_a_stream_that_breaks_off_is_resumed_and_nothing_is_released(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1), token=b"t1"))
+        await until(lambda: policy.suspensions())
+
+        peer.outgoing.put_nowait(grpc.StatusCode.INTERNAL)
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert peer.streams[1][0].start.resume_token == b"t1"
+        assert policy.suspensions()
+
+
+async def test_a_token_that_the_server_cannot_resume_from_is_not_tried_for_ever(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1), token=b"t1"))
+        await until(lambda: policy.suspensions())
+        peer.breakages = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
+
+        peer.outgoing.put_nowait(None)
+        await until(lambda: len(peer.streams) == 4 and peer.streams[3], 20)
+
+        assert peer.streams[2][0].start.resume_token == b"t1", "away is no reason to forget"
+        assert peer.streams[3][0].start.resume_token == b""
+        assert policy.suspensions(), "held until a snapshot says otherwise"
+
+
+async def test_a_server_whose_database_was_put_back_is_believed_at_once(peer, tmp_path):
+    peer.answers["foo.example"] = answer(5, 100)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1)))
+        await until(lambda: policy.suspensions())
+
+        peer.outgoing.put_nowait(Kind(kind=Kind.KIND_RESET, nonce="n2"))
+        peer.outgoing.put_nowait(snapshot(path_resource(answer(7, 3)), nonce="n3", token=b"other"))
+
+        await until(lambda: limit_of(policy) == 7)
+        await until(lambda: not policy.suspensions())
+
+
+async def test_what_a_full_disk_did_not_take_is_written_once_there_is_room(
+    peer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(disk, "RETRY_SECONDS", 0.01)
+    peer.answers["foo.example"] = answer(5)
+    apply = disk._apply
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(disk, "_apply", refuse)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1)))
+        await until(lambda: policy.suspensions() and policy.disk.failures >= 2)
+        assert _rows(tmp_path) == (0, 0)
+
+        monkeypatch.setattr(disk, "_apply", apply)
+
+        await until(lambda: _rows(tmp_path) == (1, 1))
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+async def test_a_suspension_lasts_as_long_as_it_should_when_the_time_is_set(peer, tmp_path, ahead):
+    clock = Clock()
+    peer.answers["foo.example"] = answer(5)
+    async with running(peer, tmp_path, clock) as policy:
+        path = await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        resource = suspension(1)
+        resource.ttl.FromMilliseconds(1500)
+        peer.outgoing.put_nowait(snapshot(resource))
+        await until(lambda: policy.suspensions())
+
+        begun = time.monotonic()
+        clock.ahead = ahead
+        held = policy.client.suspension_of(path)
+        await until(lambda: policy.client.suspension_of(path) is None)
+
+        assert held is not None
+        assert 1 < held.expire_time - clock() + (time.monotonic() - begun) < 1.6
+        assert 0.5 < time.monotonic() - begun < 5
+        await until(lambda: _rows(tmp_path) == (1, 0))

@@ -225,6 +225,96 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(load):
     assert found[4].startswith("PENSTOCK_SOURCE: no valid JSON")
 
 
+def test_wrong_references_are_told_with_every_other_mistake(load):
+    text = """
+    [listen]
+    smpt = "x"
+    [[source]]
+    name = "ip-1"
+    [[source]]
+    name = "ip-1"
+    [[pool]]
+    name = "default"
+    sources = [{ name = "ip-2" }]
+    [[pool]]
+    name = "idle"
+    sources = [{ name = "ip-1", weight = 0 }]
+    [queue]
+    egress_pool = "defalt"
+    [queue."example.com"]
+    retry_interval = "1m"
+    [queue."example.net"]
+    egress_pool = "idel"
+    """
+
+    found = [mistake.strip() for mistake in mistakes_of(load, text)]
+
+    assert found == [
+        '3: listen.smpt: unknown key; did you mean "smtp"?',
+        'source "ip-1" is there more than once; names must differ',
+        'pool "default": unknown source "ip-2"; did you mean "ip-1"?',
+        'pool "idle": give at least one source a weight',
+        'queue: unknown egress_pool "defalt"; did you mean "default"?',
+        'queue."example.net": unknown egress_pool "idel"; did you mean "idle"?',
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('[[source]]\nnme = "a"\n[[pool]]\nname = "default"\n'
+                     'sources = [{ name = "a" }]\n', id="source without a name"),
+        pytest.param('[[pool]]\nname = 5\nsources = []\n', id="pool without a name"),
+        pytest.param('[[pool]]\nname = "default"\nsources = [{ nme = "default" }]\n',
+                     id="member without a name"),
+        pytest.param('[[pool]]\nname = "default"\n', id="pool without sources"),
+    ],
+)  # fmt: skip
+def test_a_name_that_cannot_be_read_leads_to_no_second_mistake(load, text):
+    assert not any("unknown source" in one or "weight" in one for one in mistakes_of(load, text))
+
+
+def test_a_mistake_of_the_defaults_is_told_once(load):
+    text = (
+        '[queue]\nretry_interval = "x"\n'
+        '[queue."a.example"]\nmax_age = "1d"\n[queue."b.example"]\nmax_age = "y"\n'
+    )
+
+    places = [mistake.split(": ")[:2] for mistake in mistakes_of(load, text)]
+
+    assert places == [["2", "queue.retry_interval"], ["6", 'queue."b.example".max_age']]
+
+
+def test_a_queue_is_named_as_recipients_are(load):
+    settings = load('[queue."Bücher.example."]\nmax_age = "1d"\n')
+
+    assert settings.queue_for("xn--bcher-kva.example").max_age == timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            '[queue."a.example"]\n[queue."A.example"]\n',
+            'queue."A.example": the same domain as "a.example"; keep one',
+            id="case",
+        ),
+        pytest.param(
+            '[queue."xn--bcher-kva.example"]\n[queue."bücher.example"]\n',
+            'queue."bücher.example": the same domain as "xn--bcher-kva.example"; keep one',
+            id="A-label",
+        ),
+        pytest.param(
+            '[queue."a example"]\n',
+            'queue."a example": no valid domain; write one such as "example.com"',
+            id="no domain",
+        ),
+    ],
+)
+def test_a_queue_of_no_domain_of_its_own_is_a_mistake(load, text, expected):
+    assert [mistake.strip() for mistake in mistakes_of(load, text)] == [expected]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

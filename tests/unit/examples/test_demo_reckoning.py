@@ -63,7 +63,9 @@ def test_run_that_held_everything_passes():
         pytest.param({"suspended": {"ip-1"}}, 3, "ip-2", id="one agent not suspended"),
         pytest.param({"lifted": {"ip-2"}}, 3, "ip-1", id="suspension not lifted"),
         pytest.param({"suspended_in_ledger": frozenset()}, 3, "ledger", id="not in the ledger"),
-        pytest.param({"seconds": 91.0}, 4, "", id="too long"),
+        pytest.param({"ended": {"mta-1": 0, "sink": 1}}, 4, "sink exited with 1", id="bad end"),
+        pytest.param({"ended": {"server": -9}}, 4, "killed by signal 9", id="had to be killed"),
+        pytest.param({"seconds": 91.0}, 5, "", id="too long"),
     ],
 )
 def test_broken_promise_is_found(change: dict[str, Any], finding: int, detail: str):

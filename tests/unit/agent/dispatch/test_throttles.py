@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dispatch.throttle_file import ThrottleFile
+from agent.dispatch.throttle_file import ThrottleFile, Uptime, read_uptime
 from agent.dispatch.throttles import Throttles
 from agent.throttle.rate import Rate
 
@@ -21,11 +21,19 @@ class Clocks:
     def __init__(self) -> None:
         self.wall = 1_700_000_000.0
         self.monotonic = 50 * _SECOND
+        self.uptime = Uptime(boot_id="first", seconds=50.0)
+
+    def set_forward(self, *, after: float, by: float) -> None:
+        """Let time pass on the running host, and set the wall clock forward."""
+        self.wall += after + by
+        self.monotonic += round(after * _SECOND)
+        self.uptime = Uptime(boot_id=self.uptime.boot_id, seconds=self.uptime.seconds + after)
 
     def reboot(self, *, after: float) -> None:
         """Let time pass; the monotonic clock begins anew."""
         self.wall += after
         self.monotonic = 3 * _SECOND
+        self.uptime = Uptime(boot_id="second", seconds=3.0)
 
 
 @pytest.fixture
@@ -40,6 +48,7 @@ def open_file(tmp_path, clocks):
             tmp_path / "throttles.json",
             clock=lambda: clocks.wall,
             monotonic_ns=lambda: clocks.monotonic,
+            uptime=lambda: clocks.uptime,
         )
 
     return build
@@ -91,6 +100,34 @@ def test_clock_set_back_frees_nothing(open_file, clocks):
     clocks.reboot(after=-3600)
 
     assert _take_all(open_file().open(), clocks.monotonic) == 0
+
+
+def test_clock_set_forward_while_the_agent_was_down_frees_nothing(open_file, clocks):
+    file = open_file()
+    throttles = file.open()
+    _take_all(throttles, clocks.monotonic)
+    file.close(throttles)
+    clocks.set_forward(after=0.35, by=3600)
+
+    assert _take_all(open_file().open(), clocks.monotonic) == 3
+
+
+def test_host_without_a_boot_id_goes_by_the_wall_clock(open_file, clocks):
+    clocks.uptime = Uptime(boot_id="", seconds=0.0)
+    file = open_file()
+    throttles = file.open()
+    _take_all(throttles, clocks.monotonic)
+    file.close(throttles)
+    clocks.wall += 0.35
+
+    assert _take_all(open_file().open(), clocks.monotonic) == 3
+
+
+def test_uptime_of_this_host_only_grows():
+    first, second = read_uptime(), read_uptime()
+
+    assert first.boot_id == second.boot_id
+    assert 0 <= first.seconds <= second.seconds
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"running": false}'])

@@ -1,11 +1,12 @@
 import json
+import uuid
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.delivery.record import Peer, Record, Response
-from agent.outcomes.lines import format_line
+from agent.outcomes.lines import format_line, node_id_of
 from tests.unit.agent.test_convert import RECORD
 
 #: Fields that every line has.
@@ -81,3 +82,9 @@ def test_any_reply_stays_on_one_line():
     response = Response(code=450, content="a\r\nb\x00\udcff\u2028c")
 
     assert _fields(replace(RECORD, response=response))["response"]["content"].startswith("a\r\nb")
+
+
+def test_an_agent_is_known_by_the_same_uuid_for_ever():
+    assert node_id_of("mta-1") == str(uuid.UUID(node_id_of("mta-1")))
+    assert uuid.UUID(node_id_of("mta-1")).version == 5
+    assert node_id_of("mta-1") != node_id_of("mta-2")

@@ -29,7 +29,7 @@ def test_the_least_recently_used_answer_makes_room():
 
     evicted = cache.put(stored(response(), "c.example"), now=NOW, refresh_at=NOW)
 
-    assert [key.routing_domain for key in evicted] == ["b.example"]
+    assert [entry.answer.key.routing_domain for entry in evicted] == ["b.example"]
     hottest = [entry.answer.key.routing_domain for entry in cache.hottest_first()]
     assert hottest == ["c.example", "a.example"]
 

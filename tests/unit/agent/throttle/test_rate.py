@@ -35,6 +35,23 @@ class TokenBucket:
         return True
 
 
+@pytest.mark.parametrize(
+    ("count", "seconds", "max_burst", "expected"),
+    [
+        (50, 1, None, "50/s"),
+        (3, 60, None, "3/m"),
+        (10_000, 3600, None, "10000/h"),
+        (500, 86_400, 1, "500/d,max_burst=1"),
+        (5, 300, None, "5/300s"),
+        (1, 0.5, None, "1/0.5s"),
+    ],
+)
+def test_a_rate_is_spelt_as_operators_do(count, seconds, max_burst, expected):
+    rate = Rate(count=count, period_ns=round(seconds * SECOND), max_burst=max_burst)
+
+    assert str(rate) == expected
+
+
 def free_to_go(throttle: RateThrottle, now_ns: int) -> int:
     """How many events could pass now."""
     return next(ahead for ahead in range(10_000) if throttle.wait_ns(now_ns, ahead) > 0)

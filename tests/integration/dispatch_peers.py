@@ -1,0 +1,108 @@
+"""SMTP peers that behave in ways the sink does not: for tests of dispatch."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+
+
+class Handler:
+    """Keeps what it takes; takes so many recipients a transaction, then gives *full*."""
+
+    def __init__(self, *, most_recipients: int = 1000, full: str = "") -> None:
+        self.taken: list[Envelope] = []
+        self.most_recipients, self.full = most_recipients, full
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if len(envelope.rcpt_tos) >= self.most_recipients:
+            return self.full
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        self.taken.append(envelope)
+        return "250 2.0.0 ok"
+
+
+@asynccontextmanager
+async def smtp_peer(
+    handler: Handler, *, host: str = "127.0.0.1", port: int = 0, use_lmtp: bool = False, **more: Any
+) -> AsyncIterator[int]:
+    """Listen; gives the port."""
+    loop = asyncio.get_running_loop()
+    kind = LMTP if use_lmtp else SMTP
+    server = await loop.create_server(
+        lambda: kind(handler, hostname="mx.big.example", loop=loop, **more), host, port
+    )
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def check_login(
+    server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+) -> AuthResult:
+    """Let one name and password in."""
+    is_good = (data.login, data.password) == (b"relay", b"secret")
+    return AuthResult(success=is_good, handled=False)
+
+
+class Impatient:
+    """
+    A peer that takes leave *after* seconds without a command: with a 421 that it does not follow
+    by closing, or by closing without a word.
+    """
+
+    def __init__(self, *, after: float, says: bytes) -> None:
+        self.after, self.says = after, says
+        self.connections = 0
+        self.messages = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Talk to one client."""
+        self.connections += 1
+        try:
+            await self._talk(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mx.big.example\r\n")
+        in_data = False
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readline(), self.after)
+            except TimeoutError:
+                if self.says:
+                    writer.write(self.says)
+                    await reader.read()
+                return
+            if not line or line == b"QUIT\r\n":
+                return
+            if in_data:
+                in_data = line != b".\r\n"
+                self.messages += not in_data
+            elif line == b"DATA\r\n":
+                in_data = True
+                writer.write(b"354 go on\r\n")
+                continue
+            if not in_data:
+                writer.write(b"250 ok\r\n")
+
+
+@asynccontextmanager
+async def impatient_peer(peer: Impatient) -> AsyncIterator[int]:
+    """Listen; gives the port."""
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
