@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test check generate format clean
+.PHONY: help setup demo test check bench generate format clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -26,10 +26,14 @@ test: $(STAMP) ## Run all tests
 check: $(STAMP) ## Check format, lint, types, imports, proto, generated code and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy policy_server agent migrations examples tests
+	$(BIN)/mypy policy_server agent migrations examples benchmarks tests
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against tests/data/contract.binpb
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure answers, imports and changes; BENCH="--small --json results.json" passes options
+	$(BIN)/python -m benchmarks $(BENCH)
 
 generate: $(STAMP) ## Generate penstock/v1/ and docs/options.md from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/penstock/v1/*.proto

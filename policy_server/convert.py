@@ -10,12 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.v1 import automation_service_pb2, outcome_pb2, policy_service_pb2
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
 from policy_server.errors import InvalidRequest
+from policy_server.rules.explain import explain_json
+from policy_server.rules.resolve import Question, Resolution
 from policy_server.rules.site import MxHost, normalise_domain
 from policy_server.rules.values import InvalidValueError
 
@@ -191,6 +195,17 @@ def to_suspension(action: ActionInForce) -> policy_service_pb2.Suspension:
     )
 
 
+def to_explained(
+    resolution: Resolution, question: Question, *, revision: int, etag: str
+) -> policy_service_pb2.ExplainEgressPathConfigResponse:
+    """Write an answer with the origin of every value, as `explain --json` prints it."""
+    explained = explain_json(resolution, question, revision=revision, etag=etag)
+    options = explained.pop("options")
+    return policy_service_pb2.ExplainEgressPathConfigResponse(
+        **explained, options=[_write_option(name, told) for name, told in options.items()]
+    )
+
+
 def read_states(numbers: Iterable[int]) -> frozenset[ActionState]:
     """Read the states to list; none: those in force. Errors: `InvalidRequest`."""
     found = set()
@@ -220,6 +235,26 @@ def spell_value(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _write_option(name: str, told: Mapping[str, Any]) -> policy_service_pb2.ExplainedOption:
+    option = policy_service_pb2.ExplainedOption(name=name, value=_write_value(told["value"]))
+    if told["set_by"] is not None:
+        option.set_by.CopyFrom(_write_origin(told["set_by"]))
+    for beaten in told["overrode"]:
+        option.overrode.add(value=_write_value(beaten["value"]), origin=_write_origin(beaten))
+    for key, origin in told.get("entries", {}).items():
+        option.entries[key].CopyFrom(_write_origin(origin))
+    return option
+
+
+def _write_origin(origin: Mapping[str, Any]) -> policy_service_pb2.RuleOrigin:
+    names = policy_service_pb2.RuleOrigin.DESCRIPTOR.fields_by_name
+    return policy_service_pb2.RuleOrigin(**{name: origin[name] for name in names})
+
+
+def _write_value(value: Any) -> Value:
+    return ParseDict(value, Value())
 
 
 def _read_reply(message: outcome_pb2.SmtpResponse) -> Reply:

@@ -47,7 +47,8 @@ class ServerMetrics:
         )
         self.actions = Gauge(
             "penstock_server_actions_in_force",
-            "Actions in force.",
+            "Actions in force, by kind.",
+            ("kind",),
             registry=self.registry,
         )
         self.answers_made = Counter(
@@ -58,5 +59,32 @@ class ServerMetrics:
         self.site_failures = Counter(
             "penstock_server_site_refresh_failures",
             "Rule domains whose MX could not be resolved; their last known site stays in force.",
+            registry=self.registry,
+        )
+        self.outcomes = Counter(
+            "penstock_server_outcomes",
+            "Outcomes that agents reported, repeated reports included, by type.",
+            ("type",),
+            registry=self.registry,
+        )
+        self.matches = Counter(
+            "penstock_server_automation_matches",
+            "Outcomes that matched an automation rule, each counted once per rule.",
+            registry=self.registry,
+        )
+        self.actions_begun = Counter(
+            "penstock_server_actions_begun",
+            "Actions that automation put in force or only observed.",
+            registry=self.registry,
+        )
+        self.pattern_timeouts = Counter(
+            "penstock_server_pattern_timeouts",
+            "Times that a pattern took too long on a reply and was given up.",
+            registry=self.registry,
+        )
+        self.shared_sources = Gauge(
+            "penstock_server_sources_shared",
+            "Egress sources that more than one connected agent sends from; each of them keeps the"
+            " limits for itself.",
             registry=self.registry,
         )

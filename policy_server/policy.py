@@ -10,30 +10,43 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
 from policy_server.answers import Answer, build_answer
-from policy_server.automation.actions import ActionInForce
+from policy_server.automation.actions import ActionInForce, ActionKind
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, PolicyServerError, RulesNotLoaded
 from policy_server.metrics import ServerMetrics
 from policy_server.questions import check_domain, check_source, make_question
-from policy_server.rule_loader import LoadedRules, RuleLoader, read_everything
-from policy_server.rules.layers import AutomationRule, Severity
-from policy_server.rules.resolve import Question, consulted_rules
+from policy_server.rule_keeper import RuleKeeper
+from policy_server.rules.book import RulesChange
+from policy_server.rules.checks import find_collisions
+from policy_server.rules.layers import AutomationRule, Issue, Severity
+from policy_server.rules.resolve import (
+    Override,
+    Question,
+    Resolution,
+    consulted_rules,
+    resolve,
+)
+from policy_server.rules.scopes import Scopes, find_scopes
 from policy_server.rules.site import MxHost
 from policy_server.rules.snapshot import Snapshot
 from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
-from policy_server.state import State, build_state, find_collisions
+from policy_server.state import State, build_state
 from policy_server.store.actions import ActionStore
 from policy_server.store.database import Database
-from policy_server.store.revisions import changed_tables, one_revision, read_revision
+from policy_server.store.listener import RevisionListener
+from policy_server.store.revisions import (
+    one_revision,
+)
 from policy_server.store.rules import replace_rule_errors
-from policy_server.store.sites import StoredSite, load_sites, save_sites
+from policy_server.store.sites import StoredSite, save_sites
+from policy_server.supervisor import keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +55,19 @@ _MAX_ANSWERS = 20_000
 _MAX_SITES = 20_000
 #: No timer sleeps longer, so that a clock set by hand is noticed.
 _LONGEST_SLEEP = timedelta(minutes=1)
-_RULE_TABLES = frozenset(
-    {"rule_layers", "rule_blocks", "rule_options", "provider_matches", "automation_rules"}
-)
+#: Refused rows that are logged one by one.
+_MOST_LOGGED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownAnswer:
+    """An answer and what it was made from: it holds for as long as that is the same."""
+
+    #: Of the state, when it was last found to hold.
+    generation: int
+    scopes: Scopes
+    overrides: tuple[Override, ...]
+    answer: Answer
 
 
 class Policy:
@@ -64,17 +87,23 @@ class Policy:
         self._resolver = resolver
         self._metrics = metrics
         self._clock = clock
-        self._loader = RuleLoader()
+        self._listener = RevisionListener(database)
+        self._keeper = RuleKeeper()
         self._state: State | None = None
-        self._answers: OrderedDict[Question, Answer] = OrderedDict()
+        #: Counts the states that answers were made from.
+        self._generation = 0
+        self._answers: OrderedDict[Question, _KnownAnswer] = OrderedDict()
         #: Host sets of sites that clients asked about, for outcomes, which name the site alone.
         self._seen_hosts: OrderedDict[str, tuple[MxHost, ...]] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
-        self._rules_changed = asyncio.Event()
+        self._sites_changed = asyncio.Event()
         self._time_changed = asyncio.Event()
         self._schedule = SiteSchedule()
         self._tasks: list[asyncio.Task[None]] = []
+        #: How the rules last became what they are, and which questions that can concern.
+        self.last_change: RulesChange | None = None
+        self._recorded: tuple[Issue, ...] | None = None
         #: What is wrong is written down by the server alone, which has the last good versions.
         self._records_errors = False
 
@@ -83,25 +112,21 @@ class Policy:
         self._records_errors = True
         await self._action_store.expire(self._clock())
         await self.reload()
-        supervised = (self._poll, self._keep_sites, self._keep_time)
-        self._tasks = [asyncio.create_task(_supervise(loop)) for loop in supervised]
+        supervised = (self._poll, self._listener.run, self._keep_sites, self._keep_time)
+        self._tasks = [asyncio.create_task(keep_running(loop)) for loop in supervised]
 
     async def load_once(self) -> State:
         """Load the rules and look up, for this once, the sites that are not known."""
         await self.reload()
         state = self._loaded()
-        domains, sites = state.snapshot.rolled_up_domains, dict(state.rules.sites)
-        due = self._schedule.due(domains, sites, self._clock())
+        due = self._schedule.due(state.snapshot.rolled_up_domains, state.rules.sites, self._clock())
+        found: dict[str, StoredSite] = {}
         async with contextlib.aclosing(find_sites(self._resolver, due)) as batches:
             async for batch in batches:
-                sites |= {item.site.domain: item for item in batch if isinstance(item, StoredSite)}
-        self._state = build_state(
-            replace(state.rules, sites=sites),
-            state.actions,
-            revision=state.revision,
-            now=self._clock(),
-        )
-        return self._state
+                found |= {item.site.domain: item for item in batch if isinstance(item, StoredSite)}
+        self._keeper.update_sites(found)
+        await self._put_in_force(state.actions, revision=state.revision)
+        return self._loaded()
 
     async def close(self) -> None:
         """Stop keeping the policy current."""
@@ -145,18 +170,28 @@ class Policy:
 
     def answer(self, question: Question) -> Answer:
         """Answer a question, from the cache where nothing changed since."""
-        known = self._answers.get(question)
-        if known is not None:
-            self._answers.move_to_end(question)
-            return known
         state = self._loaded()
+        known = self._answers.get(question)
+        if known is not None and known.generation == self._generation:
+            self._answers.move_to_end(question)
+            return known.answer
+        scopes = find_scopes(state.snapshot, question)
         overrides = state.overrides_of(question)
-        answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
-        self._metrics.answers_made.inc()
-        self._answers[question] = answer
+        if known is not None and known.scopes == scopes and known.overrides == overrides:
+            answer = known.answer
+        else:
+            answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
+            self._metrics.answers_made.inc()
+        self._answers[question] = _KnownAnswer(self._generation, scopes, overrides, answer)
+        self._answers.move_to_end(question)
         if len(self._answers) > _MAX_ANSWERS:
             self._answers.popitem(last=False)
         return answer
+
+    def resolve(self, question: Question) -> Resolution:
+        """Resolve a question anew, with the origin of every value."""
+        state = self._loaded()
+        return resolve(state.snapshot, question, state.overrides_of(question))
 
     async def question(
         self,
@@ -200,53 +235,60 @@ class Policy:
             await self._read_changes()
 
     async def _read_changes(self) -> None:
-        state = self._state
-        since = -1 if state is None else state.revision
-        revision, tables = await self._database.read(lambda connection: _look(connection, since))
-        if revision == since:
+        since = -1 if self._state is None else self._state.revision
+        keeper = self._keeper
+        changes = await self._database.read(lambda connection: keeper.catch_up(connection, since))
+        if changes.revision == since:
             return
-        if state is None or tables & _RULE_TABLES:
-            rules = await self._read_rules()
-        elif "sites" in tables:
-            sites = await self._database.read(load_sites)
-            rules = replace(state.rules, sites=sites)
-        else:
-            rules = state.rules
         actions = tuple(await self._action_store.in_force(self._clock()))
         # Read after the revision was: what is newer still is read again at the next turn.
-        await self._put_in_force(rules, actions, revision=revision)
+        await self._put_in_force(actions, revision=changes.revision)
 
-    async def _read_rules(self) -> LoadedRules:
-        stored, sites = await self._database.read(read_everything)
-        rules = await asyncio.to_thread(self._loader.load, stored, sites)
-        for issue in rules.issues:
-            if issue.severity is Severity.ERROR:
-                facts = {"block_id": issue.block_id, "option": issue.option, "why": issue.message}
-                logger.warning("rule refused", extra=facts)
-        return rules
-
-    async def _put_in_force(
-        self, rules: LoadedRules, actions: tuple[ActionInForce, ...], *, revision: int
-    ) -> None:
+    async def _put_in_force(self, actions: tuple[ActionInForce, ...], *, revision: int) -> None:
         previous = self._state
-        state = await asyncio.to_thread(
-            build_state, rules, actions, revision=revision, now=self._clock(), previous=previous
-        )
+        state, change = await asyncio.to_thread(self._build, actions, revision)
         self._state = state
-        self._answers.clear()
+        if previous is None or change.after is not previous.snapshot:
+            self.last_change = change
+        self._generation += 1
         self._metrics.revision.set(revision)
-        self._metrics.actions.set(len(state.actions))
+        for kind in ActionKind:
+            count = sum(action.kind is kind for action in state.actions)
+            self._metrics.actions.labels(kind.value).set(count)
         self._time_changed.set()
         for listener in tuple(self._listeners):
             listener()
-        if previous is None or previous.rules is not rules:
-            self._rules_changed.set()
-            if self._records_errors:
-                await self._record_errors(state)
+        if (
+            previous is None
+            or previous.snapshot.rolled_up_domains is not state.snapshot.rolled_up_domains
+            or previous.rules.sites is not state.rules.sites
+        ):
+            self._sites_changed.set()
+        if previous is None or change.after is not previous.snapshot:
             logger.info("rules in force", extra={"revision": revision})
+        _log_refused(state.rules.issues, previous.rules.issues if previous else ())
+        if self._records_errors and (
+            previous is None
+            or previous.snapshot is not state.snapshot
+            or previous.rules.issues != state.rules.issues
+        ):
+            await self._record_errors(state)
+
+    def _build(
+        self, actions: tuple[ActionInForce, ...], revision: int
+    ) -> tuple[State, RulesChange]:
+        now = self._clock()
+        change = self._keeper.compile(revision=revision, now=now)
+        rules, snapshot = self._keeper.rules, change.after
+        state = build_state(rules, actions, snapshot=snapshot, revision=revision, now=now)
+        return state, change
 
     async def _record_errors(self, state: State) -> None:
-        issues = [*state.rules.issues, *await asyncio.to_thread(find_collisions, state)]
+        """Write down what is wrong, if it is not what was written last."""
+        collisions = await asyncio.to_thread(find_collisions, state.snapshot)
+        issues = (*state.rules.issues, *collisions)
+        if issues == self._recorded:
+            return
         for severity in Severity:
             count = sum(issue.severity is severity for issue in issues)
             self._metrics.rule_errors.labels(severity.value).set(count)
@@ -256,16 +298,22 @@ class Policy:
             await self._database.write(
                 lambda connection: replace_rule_errors(connection, issues, revision=revision)
             )
+            self._recorded = issues
 
     async def _poll(self) -> None:
+        failure = ""
         while True:
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._listener.wait(_POLL_SECONDS)
             try:
                 await self.reload()
+                failure = ""
             except PolicyServerError as error:
                 self._metrics.reload_failures.inc()
-                facts = {"why": str(error)}
-                logger.warning("rules can't be read, the present ones stay", extra=facts)
+                if str(error) != failure:
+                    # Once, not several times a second for as long as the database is away.
+                    failure = str(error)
+                    facts = {"why": failure}
+                    logger.warning("rules can't be read, the present ones stay", extra=facts)
 
     async def _keep_time(self) -> None:
         """Let layers begin and end, and actions expire, when their time comes."""
@@ -277,21 +325,23 @@ class Policy:
                 continue
             async with self._reloading:
                 state = self._loaded()
-                await self._put_in_force(state.rules, state.actions, revision=state.revision)
+                await self._put_in_force(state.actions, revision=state.revision)
             if await self._action_store.expire(self._clock()):
                 await self.reload()
 
     async def _keep_sites(self) -> None:
         """Keep the sites of rolled-up rule domains known."""
         while True:
-            self._rules_changed.clear()
+            self._sites_changed.clear()
             state = self._loaded()
             domains, known = state.snapshot.rolled_up_domains, state.rules.sites
-            due = self._schedule.due(domains, known, self._clock())
+            # Off the event loop, as there may be very many.
+            due = await asyncio.to_thread(self._schedule.due, domains, known, self._clock())
             if due:
                 await self._refresh_sites(due)
             else:
-                await self._wait(self._rules_changed, self._schedule.next_time(domains, known))
+                next_time = await asyncio.to_thread(self._schedule.next_time, domains, known)
+                await self._wait(self._sites_changed, next_time)
 
     async def _refresh_sites(self, domains: Sequence[str]) -> None:
         async with contextlib.aclosing(find_sites(self._resolver, domains)) as batches:
@@ -315,14 +365,15 @@ class Policy:
         async with self._reloading:
             # An expiry alone makes no revision, so it would not be read again.
             state = self._loaded()
-            renewed = {item.site.domain: item for item in found if item not in changed}
-            rules = replace(state.rules, sites=state.rules.sites | renewed)
-            self._state = replace(state, rules=rules)
+            self._keeper.renew_sites(
+                {item.site.domain: item for item in found if item not in changed}
+            )
+            self._state = replace(state, rules=self._keeper.rules)
         if changed:
             await self.reload()
 
     async def _hosts_of_site(self, site: str, domain: str) -> tuple[MxHost, ...]:
-        known = self._loaded().site_hosts.get(site) or self._seen_hosts.get(site)
+        known = self._loaded().rules.site_hosts.get(site) or self._seen_hosts.get(site)
         if known is not None:
             return known
         # Without hosts the MX patterns match nothing; that is no reason not to answer.
@@ -348,27 +399,25 @@ class Policy:
         left = _LONGEST_SLEEP if until is None else until - self._clock()
         seconds = min(max(left, timedelta(milliseconds=10)), _LONGEST_SLEEP).total_seconds()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), seconds)
+            # Not wait_for, which before Python 3.12 may lose a cancellation.
+            async with asyncio.timeout(seconds):
+                await event.wait()
 
 
-async def _supervise(loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a background loop for ever; one unforeseen error must not end it."""
-    while True:
-        try:
-            await loop()
-        except Exception:
-            logger.exception("background work failed, starting it again")
-            await asyncio.sleep(1)
-
-
-def _look(connection: Connection, since: int) -> tuple[int, frozenset[str]]:
-    revision = read_revision(connection)
-    if revision == since:
-        return revision, frozenset()
-    if revision < since:
-        # Another database was put in the place of the one we knew.
-        return revision, _RULE_TABLES
-    return revision, changed_tables(connection, since)
+def _log_refused(issues: Sequence[Issue], known: Sequence[Issue]) -> None:
+    if issues == known:
+        return
+    seen = {(issue.block_id, issue.message) for issue in known}
+    errors = [
+        issue
+        for issue in issues
+        if issue.severity is Severity.ERROR and (issue.block_id, issue.message) not in seen
+    ]
+    for issue in errors[:_MOST_LOGGED]:
+        facts = {"block_id": issue.block_id, "option": issue.option, "why": issue.message}
+        logger.warning("rule refused", extra=facts)
+    if len(errors) > _MOST_LOGGED:
+        logger.warning("rules refused, see rule_errors", extra={"count": len(errors)})
 
 
 def _has_changed(item: StoredSite, known: StoredSite | None) -> bool:

@@ -18,9 +18,12 @@ from penstock.v1 import (
     automation_service_pb2_grpc,
     feedback_service_pb2,
     feedback_service_pb2_grpc,
+    rule_service_pb2,
+    rule_service_pb2_grpc,
 )
 from policy_server.dns import MxResolver
-from policy_server.errors import CannotListen
+from policy_server.errors import CannotListen, PolicyServerError
+from policy_server.history_keeper import keep_history
 from policy_server.http import HttpServer
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
@@ -29,12 +32,14 @@ from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
+from policy_server.services.rule_service import RuleService
 from policy_server.services.watch import WatchHub
 from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
 from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
-from policy_server.store.schema import upgrade
+from policy_server.store.schema import check_schema, upgrade
+from policy_server.supervisor import keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +48,7 @@ _SERVICES = (
     policy_service.SERVICE_NAME,
     feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name,
     automation_service_pb2.DESCRIPTOR.services_by_name["AutomationService"].full_name,
+    rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"].full_name,
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -63,6 +69,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
 _MAX_CALLS = 5000
+_RETRY_SECONDS = 1.0
 
 
 class Server:
@@ -84,23 +91,27 @@ class Server:
         self._grpc: grpc.aio.Server | None = None
         self._hub: WatchHub | None = None
         self._is_stopping = False
+        self._keeper: asyncio.Task[None] | None = None
+        #: Why there is nothing to answer from; empty once there is.
+        self._reason = "the rules are not loaded"
         #: The ports listened on, once started.
         self.grpc_port = 0
         self.http_port = 0
 
     async def start(self) -> None:
-        """Listen, migrate the database, load the rules; then be ready."""
-        await asyncio.to_thread(upgrade, self.database)
-        self._grpc = self._build_grpc(await read_datastore_id(self.database))
+        """Listen, then be ready; a database elsewhere may take its time, and is waited for."""
+        if self.database.is_sqlite:
+            await asyncio.to_thread(upgrade, self.database)
+        self._grpc = self._build_grpc()
         await self._set_health(_NOT_SERVING)
         await self._grpc.start()
         self.http_port = await self._http.start(self._settings.server.http_listen)
-        await self.policy.start()
-        await self._set_health(_SERVING)
-        logger.info(
-            "server ready",
-            extra={"grpc_port": self.grpc_port, "http_port": self.http_port},
-        )
+        if self.database.is_sqlite:
+            # What is wrong with a file here does not get better by waiting.
+            await self._become_ready()
+        else:
+            await self._try_to_become_ready()
+        self._keeper = asyncio.create_task(keep_running(self._keep_database), name="database")
 
     async def stop(self, grace: timedelta = _GRACE) -> None:
         """Refuse new work, tell the streams, let calls end within *grace*, close everything."""
@@ -111,22 +122,54 @@ class Server:
         if self._grpc is not None:
             await self._grpc.stop(grace.total_seconds())
         await self._http.stop()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         await self.policy.close()
         await self.database.aclose()
         logger.info("server stopped")
 
-    def _build_grpc(self, datastore_id: str) -> grpc.aio.Server:
+    async def _keep_database(self) -> None:
+        while True:
+            if await self._try_to_become_ready():
+                await keep_history(self.database)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _try_to_become_ready(self) -> bool:
+        try:
+            await self._become_ready()
+        except PolicyServerError as error:
+            if self._reason != str(error):
+                self._reason = str(error)
+                logger.warning("not ready, waiting for the database", extra={"why": self._reason})
+            return False
+        return True
+
+    async def _become_ready(self) -> None:
+        if not self._reason or self._hub is None:
+            return
+        await self.database.read(check_schema)
+        self._hub.use_datastore(await read_datastore_id(self.database))
+        await self.policy.start()
+        self._reason = ""
+        await self._set_health(_SERVING)
+        ports = {"grpc_port": self.grpc_port, "http_port": self.http_port}
+        logger.info("server ready", extra=ports)
+
+    def _build_grpc(self) -> grpc.aio.Server:
         server = grpc.aio.server(
             interceptors=[CallInterceptor(self.metrics)],
             options=_CHANNEL_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
-        self._hub = WatchHub(self.policy, self.actions, datastore_id=datastore_id)
+        self._hub = WatchHub(self.policy, self.actions, metrics=self.metrics)
         add_policy_service(server, PolicyService(self.policy), self._hub)
-        feedback = FeedbackService(self.policy, self.actions)
+        feedback = FeedbackService(self.policy, self.actions, metrics=self.metrics)
         feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
         automation = AutomationService(self.policy, self.actions)
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
+        rules = RuleService(self.policy, self.database)
+        rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
@@ -140,7 +183,7 @@ class Server:
     def _why_not_ready(self) -> str:
         if self._is_stopping:
             return "the server is stopping"
-        return "" if self.policy.is_loaded else "the rules are not loaded"
+        return self._reason
 
 
 def _listen(server: grpc.aio.Server, address: str) -> int:

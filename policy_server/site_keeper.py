@@ -5,8 +5,9 @@ A domain whose MX can't be found keeps its last known site and is tried again la
 """
 
 import asyncio
+import itertools
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 32
 # Results are handed on this often, so that one silent nameserver does not hold up the rest.
 _GATHER_SECONDS = 0.1
+_MOST_FOUND = 500
 _RETRY = timedelta(seconds=30)
 _NEVER_KNOWN = datetime.min.replace(tzinfo=UTC)
 
@@ -66,17 +68,38 @@ async def find_sites(
     resolver: MxResolver, domains: Iterable[str]
 ) -> AsyncGenerator[list[StoredSite | SiteFailure], None]:
     """Look up *domains*, yielding what is found in small batches as it comes."""
-    slots = asyncio.Semaphore(_AT_ONCE)
-    pending = {asyncio.create_task(_find(resolver, domain, slots)) for domain in domains}
+    waiting = iter(domains)
+    now = asyncio.get_running_loop().time
+    pending: set[asyncio.Task[StoredSite | SiteFailure]] = set()
+    found: list[StoredSite | SiteFailure] = []
+    due = now() + _GATHER_SECONDS
     try:
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=_GATHER_SECONDS)
-            if done:
-                yield [task.result() for task in done]
+        # Few at a time: with a task for each of very many, each look at them would take long.
+        while pending := _fill_up(pending, resolver, waiting):
+            left = max(due - now(), 0)
+            done, pending = await asyncio.wait(
+                pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            found += [task.result() for task in done]
+            if now() >= due or len(found) >= _MOST_FOUND:
+                if found:
+                    yield found
+                found, due = [], now() + _GATHER_SECONDS
+        if found:
+            yield found
     finally:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _fill_up(
+    pending: set[asyncio.Task[StoredSite | SiteFailure]],
+    resolver: MxResolver,
+    waiting: Iterator[str],
+) -> set[asyncio.Task[StoredSite | SiteFailure]]:
+    some = itertools.islice(waiting, _AT_ONCE - len(pending))
+    return pending | {asyncio.create_task(_find(resolver, domain)) for domain in some}
 
 
 async def find_site(resolver: MxResolver, domain: str) -> StoredSite:
@@ -86,11 +109,8 @@ async def find_site(resolver: MxResolver, domain: str) -> StoredSite:
     return StoredSite(site=site, expires_at=datetime.now(UTC) + answer.ttl)
 
 
-async def _find(
-    resolver: MxResolver, domain: str, slots: asyncio.Semaphore
-) -> StoredSite | SiteFailure:
-    async with slots:
-        try:
-            return await find_site(resolver, domain)
-        except (DnsUnavailable, DomainNotFound) as error:
-            return SiteFailure(domain=domain, reason=str(error))
+async def _find(resolver: MxResolver, domain: str) -> StoredSite | SiteFailure:
+    try:
+        return await find_site(resolver, domain)
+    except (DnsUnavailable, DomainNotFound) as error:
+        return SiteFailure(domain=domain, reason=str(error))

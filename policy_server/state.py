@@ -1,7 +1,7 @@
 """
 State: everything that answers depend on, built anew from its parts whenever one of them changes.
 
-Building decides which layers and actions are in force at a time; nothing here reads or waits.
+Building decides which actions are in force at a time; nothing here reads or waits.
 """
 
 from collections import defaultdict
@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
-from policy_server.rule_loader import LoadedRules
+from policy_server.rule_keeper import KeptRules
 from policy_server.rules.catalogue import build_catalogue
-from policy_server.rules.checks import DEFAULT_LEVELS, CheckLevel, check_layers
-from policy_server.rules.layers import Issue, Layer
+from policy_server.rules.layers import Layer
 from policy_server.rules.resolve import Override, Question
-from policy_server.rules.site import MxHost, Site, host_set
-from policy_server.rules.snapshot import Snapshot, compile_snapshot
-from policy_server.rules.validity import layers_in_force
+from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.validity import next_change as next_layer_change
 from policy_server.rules.values import InvalidValueError
 
@@ -26,23 +23,14 @@ from policy_server.rules.values import InvalidValueError
 class State:
     """Rules, sites and actions in force at one time."""
 
-    rules: LoadedRules
-    #: The layers in force, which the snapshot is made of.
-    layers: tuple[Layer, ...]
+    rules: KeptRules
     snapshot: Snapshot
     actions: tuple[ActionInForce, ...]
     #: Overridden options by (egress source, site or domain, whether that is a domain).
     overrides: Mapping[tuple[str, str, bool], tuple[Override, ...]]
-    #: Host sets by site name; a name that stands for two host sets is left out.
-    site_hosts: Mapping[str, tuple[MxHost, ...]]
     revision: int
     #: When a layer begins or ends, or an action expires.
     next_change: datetime | None
-
-    @property
-    def known_sites(self) -> dict[str, Site]:
-        """The sites by domain."""
-        return {domain: stored.site for domain, stored in self.rules.sites.items()}
 
     def overrides_of(self, question: Question) -> tuple[Override, ...]:
         """Find the overrides that apply to a question, oldest action first."""
@@ -53,29 +41,20 @@ class State:
 
 
 def build_state(
-    rules: LoadedRules,
+    rules: KeptRules,
     actions: Iterable[ActionInForce],
     *,
+    snapshot: Snapshot,
     revision: int,
     now: datetime,
-    previous: State | None = None,
 ) -> State:
-    """Build the state at *now*; what *previous* already made of the same rules is used again."""
-    layers = layers_in_force(rules.layers, now)
+    """Build the state at *now*, for which *snapshot* was made."""
     live = tuple(action for action in actions if action.is_live(now))
-    if previous is not None and previous.rules is rules and previous.layers == layers:
-        snapshot, site_hosts = previous.snapshot, previous.site_hosts
-    else:
-        sites = {domain: stored.site for domain, stored in rules.sites.items()}
-        snapshot = compile_snapshot(layers, sites=sites, revision=rules.revision)
-        site_hosts = _index_hosts(rules)
     return State(
         rules=rules,
-        layers=layers,
         snapshot=snapshot,
         actions=live,
         overrides=index_overrides(live),
-        site_hosts=site_hosts,
         revision=revision,
         next_change=_next_change(rules.layers, live, now),
     )
@@ -113,24 +92,6 @@ def to_override(action: ActionInForce) -> Override | None:
         value=value,
         expire_time=action.expire_time,
     )
-
-
-def find_collisions(state: State) -> tuple[Issue, ...]:
-    """Warn of site names that stand for more than one host set."""
-    levels = dict.fromkeys(DEFAULT_LEVELS, CheckLevel.IGNORE)
-    levels["site_collision"] = CheckLevel.WARN
-    return check_layers(state.layers, state.known_sites, levels=levels)
-
-
-def _index_hosts(rules: LoadedRules) -> dict[str, tuple[MxHost, ...]]:
-    hosts: dict[str, tuple[MxHost, ...]] = {}
-    ambiguous = set()
-    for stored in rules.sites.values():
-        site = stored.site
-        known = hosts.setdefault(site.site_name, site.mx_hosts)
-        if host_set(known) != host_set(site.mx_hosts):
-            ambiguous.add(site.site_name)
-    return {site: known for site, known in hosts.items() if site not in ambiguous}
 
 
 def _next_change(

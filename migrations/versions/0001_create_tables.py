@@ -63,11 +63,12 @@ _TABLES = (
 
 
 def upgrade() -> None:
-    """Create everything."""
+    """Create everything; PostgreSQL gets its triggers from 0002 on."""
     _create_tables()
-    for statement in _sqlite_triggers():
-        # Not op.execute, which would take colons for parameters.
-        op.get_bind().exec_driver_sql(statement)
+    if op.get_bind().dialect.name == "sqlite":
+        for statement in log_triggers() + _other_triggers():
+            # Not op.execute, which would take colons for parameters.
+            op.get_bind().exec_driver_sql(statement)
 
 
 def downgrade() -> None:
@@ -76,13 +77,17 @@ def downgrade() -> None:
         op.drop_table(table)
 
 
-def _sqlite_triggers() -> list[str]:
-    statements = [
+def log_triggers() -> list[str]:
+    """Write the triggers that 0002 replaces, and brings back when it is taken back."""
+    return [
         _log_trigger(table, row, operation, counted)
         for table, row, counted in _LOGGED
         for operation in ("insert", "update", "delete")
     ]
-    statements += [
+
+
+def _other_triggers() -> list[str]:
+    statements = [
         f"CREATE TRIGGER {child}_follow_{parent} AFTER DELETE ON {parent} "
         f"BEGIN DELETE FROM {child} WHERE {column} = OLD.id; END"
         for parent, child, column in _CHILDREN
@@ -284,6 +289,7 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_rule_layers"),
         sa.UniqueConstraint("name", name="uq_rule_layers_name"),
         comment="Named, ordered sets of rules; a rule file is one layer.",
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "sites",
@@ -345,6 +351,7 @@ def _create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_rule_blocks"),
         comment="One scope in a layer, for one egress source or for all.",
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_rule_blocks_layer_id", "rule_blocks", ["layer_id"], unique=False)
     op.create_table(
@@ -375,6 +382,7 @@ def _create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_automation_rules"),
         comment="Patterns on outcomes and what follows.",
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_automation_rules_block_id", "automation_rules", ["block_id"], unique=False)
     op.create_table(

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from penstock.v1 import egress_path_pb2 as penstock_dot_v1_dot_egress__path__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n penstock/v1/policy_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpenstock/v1/egress_path.proto\"*\n\x06MxHost\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\npreference\x18\x02 \x01(\r\"\x9c\x01\n\x1aGetEgressPathConfigRequest\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12%\n\x08mx_hosts\x18\x04 \x03(\x0b\x32\x13.penstock.v1.MxHost\x12\x15\n\rif_none_match\x18\x05 \x01(\t\"a\n\x0bOverrideRef\x12\x11\n\taction_id\x18\x01 \x01(\x03\x12\x0e\n\x06option\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x02\n\x1bGetEgressPathConfigResponse\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.EgressPathConfig\x12\x11\n\tsite_name\x18\x02 \x01(\t\x12\x11\n\tpath_name\x18\x03 \x01(\t\x12\x16\n\x0eprovider_names\x18\x04 \x03(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12*\n\x07max_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cnot_modified\x18\x08 \x01(\x08\x12+\n\toverrides\x18\t \x03(\x0b\x32\x18.penstock.v1.OverrideRef\x12\x33\n\x0cruled_config\x18\n \x01(\x0b\x32\x1d.penstock.v1.EgressPathConfig\"]\n BatchGetEgressPathConfigsRequest\x12\x39\n\x08requests\x18\x01 \x03(\x0b\x32\'.penstock.v1.GetEgressPathConfigRequest\"0\n\x0f\x45gressPathError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x89\x01\n\x10\x45gressPathResult\x12<\n\x08response\x18\x01 \x01(\x0b\x32(.penstock.v1.GetEgressPathConfigResponseH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.penstock.v1.EgressPathErrorH\x00\x42\x08\n\x06result\"S\n!BatchGetEgressPathConfigsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.EgressPathResult\"B\n\tAgentInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0e\x65gress_sources\x18\x03 \x03(\t\"\x89\x01\n\x10PathSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0erouting_domain\x18\x02 \x01(\t\x12\x15\n\regress_source\x18\x03 \x01(\t\x12\x11\n\tsite_name\x18\x04 \x01(\t\x12%\n\x08mx_hosts\x18\x05 \x03(\x0b\x32\x13.penstock.v1.MxHost\"\xe1\x01\n\nWatchStart\x12\x14\n\x0cresume_token\x18\x01 \x01(\x0c\x12\x31\n\x05known\x18\x02 \x03(\x0b\x32\".penstock.v1.WatchStart.KnownEntry\x12\x30\n\tsubscribe\x18\x03 \x03(\x0b\x32\x1d.penstock.v1.PathSubscription\x12*\n\nagent_info\x18\x04 \x01(\x0b\x32\x16.penstock.v1.AgentInfo\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x0eWatchSubscribe\x12*\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.PathSubscription\x12\x0e\n\x06remove\x18\x02 \x03(\t\"M\n\x10RejectedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\"w\n\x08WatchAck\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x12\n\x05\x65rror\x18\x03 \x01(\tH\x00\x88\x01\x01\x12/\n\x08rejected\x18\x04 \x03(\x0b\x32\x1d.penstock.v1.RejectedResourceB\x08\n\x06_error\"\xa1\x01\n\x12WatchPolicyRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.penstock.v1.WatchStartH\x00\x12\x30\n\tsubscribe\x18\x02 \x01(\x0b\x32\x1b.penstock.v1.WatchSubscribeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.penstock.v1.WatchAckH\x00\x42\t\n\x07request\"\xc4\x01\n\nSuspension\x12\x11\n\taction_id\x18\x01 \x01(\x03\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12\x16\n\x0erouting_domain\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x02\n\x0ePolicyResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.penstock.v1.ResourceType\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\x0b\x65gress_path\x18\x06 \x01(\x0b\x32(.penstock.v1.GetEgressPathConfigResponseH\x00\x12-\n\nsuspension\x18\x07 \x01(\x0b\x32\x17.penstock.v1.SuspensionH\x00\x42\x06\n\x04\x62ody\"D\n\x0bResourceRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.penstock.v1.ResourceType\"2\n\x0cInvalidation\x12\x10\n\x08selector\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xd1\x03\n\x13WatchPolicyResponse\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.penstock.v1.WatchPolicyResponse.Kind\x12.\n\tresources\x18\x04 \x03(\x0b\x32\x1b.penstock.v1.PolicyResource\x12)\n\x07removed\x18\x05 \x03(\x0b\x32\x18.penstock.v1.ResourceRef\x12\x14\n\x0csnapshot_end\x18\x06 \x01(\x08\x12-\n\ninvalidate\x18\x07 \x03(\x0b\x32\x19.penstock.v1.Invalidation\x12\x32\n\x0freconnect_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bserver_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_SNAPSHOT\x10\x01\x12\x0e\n\nKIND_DELTA\x10\x02\x12\x11\n\rKIND_BOOKMARK\x10\x03\x12\x0e\n\nKIND_RESET\x10\x04*j\n\x0cResourceType\x12\x1d\n\x19RESOURCE_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19RESOURCE_TYPE_EGRESS_PATH\x10\x01\x12\x1c\n\x18RESOURCE_TYPE_SUSPENSION\x10\x02\x32\xcb\x02\n\rPolicyService\x12h\n\x13GetEgressPathConfig\x12\'.penstock.v1.GetEgressPathConfigRequest\x1a(.penstock.v1.GetEgressPathConfigResponse\x12z\n\x19\x42\x61tchGetEgressPathConfigs\x12-.penstock.v1.BatchGetEgressPathConfigsRequest\x1a..penstock.v1.BatchGetEgressPathConfigsResponse\x12T\n\x0bWatchPolicy\x12\x1f.penstock.v1.WatchPolicyRequest\x1a .penstock.v1.WatchPolicyResponse(\x01\x30\x01\x42)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n penstock/v1/policy_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpenstock/v1/egress_path.proto\"*\n\x06MxHost\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\npreference\x18\x02 \x01(\r\"\x9c\x01\n\x1aGetEgressPathConfigRequest\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12%\n\x08mx_hosts\x18\x04 \x03(\x0b\x32\x13.penstock.v1.MxHost\x12\x15\n\rif_none_match\x18\x05 \x01(\t\"a\n\x0bOverrideRef\x12\x11\n\taction_id\x18\x01 \x01(\x03\x12\x0e\n\x06option\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x02\n\x1bGetEgressPathConfigResponse\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.EgressPathConfig\x12\x11\n\tsite_name\x18\x02 \x01(\t\x12\x11\n\tpath_name\x18\x03 \x01(\t\x12\x16\n\x0eprovider_names\x18\x04 \x03(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12*\n\x07max_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cnot_modified\x18\x08 \x01(\x08\x12+\n\toverrides\x18\t \x03(\x0b\x32\x18.penstock.v1.OverrideRef\x12\x33\n\x0cruled_config\x18\n \x01(\x0b\x32\x1d.penstock.v1.EgressPathConfig\"]\n BatchGetEgressPathConfigsRequest\x12\x39\n\x08requests\x18\x01 \x03(\x0b\x32\'.penstock.v1.GetEgressPathConfigRequest\"0\n\x0f\x45gressPathError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x89\x01\n\x10\x45gressPathResult\x12<\n\x08response\x18\x01 \x01(\x0b\x32(.penstock.v1.GetEgressPathConfigResponseH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.penstock.v1.EgressPathErrorH\x00\x42\x08\n\x06result\"S\n!BatchGetEgressPathConfigsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.EgressPathResult\"\x89\x01\n\x1e\x45xplainEgressPathConfigRequest\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12%\n\x08mx_hosts\x18\x04 \x03(\x0b\x32\x13.penstock.v1.MxHost\"\x96\x01\n\nRuleOrigin\x12\r\n\x05layer\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08\x62lock_id\x18\x05 \x01(\x03\x12!\n\x14\x61utomation_action_id\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x17\n\x15_automation_action_id\"]\n\x0b\x42\x65\x61tenValue\x12%\n\x05value\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x06origin\x18\x02 \x01(\x0b\x32\x17.penstock.v1.RuleOrigin\"\xa0\x02\n\x0f\x45xplainedOption\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x06set_by\x18\x03 \x01(\x0b\x32\x17.penstock.v1.RuleOrigin\x12*\n\x08overrode\x18\x04 \x03(\x0b\x32\x18.penstock.v1.BeatenValue\x12:\n\x07\x65ntries\x18\x05 \x03(\x0b\x32).penstock.v1.ExplainedOption.EntriesEntry\x1aG\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.penstock.v1.RuleOrigin:\x02\x38\x01\"\xdd\x01\n\x1f\x45xplainEgressPathConfigResponse\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12\x11\n\tpath_name\x18\x04 \x01(\t\x12\x16\n\x0eprovider_names\x18\x05 \x03(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12-\n\x07options\x18\x08 \x03(\x0b\x32\x1c.penstock.v1.ExplainedOption\"B\n\tAgentInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0e\x65gress_sources\x18\x03 \x03(\t\"\x89\x01\n\x10PathSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0erouting_domain\x18\x02 \x01(\t\x12\x15\n\regress_source\x18\x03 \x01(\t\x12\x11\n\tsite_name\x18\x04 \x01(\t\x12%\n\x08mx_hosts\x18\x05 \x03(\x0b\x32\x13.penstock.v1.MxHost\"\xe1\x01\n\nWatchStart\x12\x14\n\x0cresume_token\x18\x01 \x01(\x0c\x12\x31\n\x05known\x18\x02 \x03(\x0b\x32\".penstock.v1.WatchStart.KnownEntry\x12\x30\n\tsubscribe\x18\x03 \x03(\x0b\x32\x1d.penstock.v1.PathSubscription\x12*\n\nagent_info\x18\x04 \x01(\x0b\x32\x16.penstock.v1.AgentInfo\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x0eWatchSubscribe\x12*\n\x03\x61\x64\x64\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.PathSubscription\x12\x0e\n\x06remove\x18\x02 \x03(\t\"M\n\x10RejectedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\"w\n\x08WatchAck\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x12\n\x05\x65rror\x18\x03 \x01(\tH\x00\x88\x01\x01\x12/\n\x08rejected\x18\x04 \x03(\x0b\x32\x1d.penstock.v1.RejectedResourceB\x08\n\x06_error\"\xa1\x01\n\x12WatchPolicyRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.penstock.v1.WatchStartH\x00\x12\x30\n\tsubscribe\x18\x02 \x01(\x0b\x32\x1b.penstock.v1.WatchSubscribeH\x00\x12$\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x15.penstock.v1.WatchAckH\x00\x42\t\n\x07request\"\xc4\x01\n\nSuspension\x12\x11\n\taction_id\x18\x01 \x01(\x03\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12\x16\n\x0erouting_domain\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x02\n\x0ePolicyResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.penstock.v1.ResourceType\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\x0b\x65gress_path\x18\x06 \x01(\x0b\x32(.penstock.v1.GetEgressPathConfigResponseH\x00\x12-\n\nsuspension\x18\x07 \x01(\x0b\x32\x17.penstock.v1.SuspensionH\x00\x42\x06\n\x04\x62ody\"D\n\x0bResourceRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.penstock.v1.ResourceType\"2\n\x0cInvalidation\x12\x10\n\x08selector\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xd1\x03\n\x13WatchPolicyResponse\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.penstock.v1.WatchPolicyResponse.Kind\x12.\n\tresources\x18\x04 \x03(\x0b\x32\x1b.penstock.v1.PolicyResource\x12)\n\x07removed\x18\x05 \x03(\x0b\x32\x18.penstock.v1.ResourceRef\x12\x14\n\x0csnapshot_end\x18\x06 \x01(\x08\x12-\n\ninvalidate\x18\x07 \x03(\x0b\x32\x19.penstock.v1.Invalidation\x12\x32\n\x0freconnect_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bserver_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_SNAPSHOT\x10\x01\x12\x0e\n\nKIND_DELTA\x10\x02\x12\x11\n\rKIND_BOOKMARK\x10\x03\x12\x0e\n\nKIND_RESET\x10\x04*j\n\x0cResourceType\x12\x1d\n\x19RESOURCE_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19RESOURCE_TYPE_EGRESS_PATH\x10\x01\x12\x1c\n\x18RESOURCE_TYPE_SUSPENSION\x10\x02\x32\xc1\x03\n\rPolicyService\x12h\n\x13GetEgressPathConfig\x12\'.penstock.v1.GetEgressPathConfigRequest\x1a(.penstock.v1.GetEgressPathConfigResponse\x12z\n\x19\x42\x61tchGetEgressPathConfigs\x12-.penstock.v1.BatchGetEgressPathConfigsRequest\x1a..penstock.v1.BatchGetEgressPathConfigsResponse\x12t\n\x17\x45xplainEgressPathConfig\x12+.penstock.v1.ExplainEgressPathConfigRequest\x1a,.penstock.v1.ExplainEgressPathConfigResponse\x12T\n\x0bWatchPolicy\x12\x1f.penstock.v1.WatchPolicyRequest\x1a .penstock.v1.WatchPolicyResponse(\x01\x30\x01\x42)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,54 +36,68 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.policy_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\'penstock.dev/gen/penstock/v1;penstockv1'
+  _globals['_EXPLAINEDOPTION_ENTRIESENTRY']._loaded_options = None
+  _globals['_EXPLAINEDOPTION_ENTRIESENTRY']._serialized_options = b'8\001'
   _globals['_WATCHSTART_KNOWNENTRY']._loaded_options = None
   _globals['_WATCHSTART_KNOWNENTRY']._serialized_options = b'8\001'
-  _globals['_RESOURCETYPE']._serialized_start=3087
-  _globals['_RESOURCETYPE']._serialized_end=3193
-  _globals['_MXHOST']._serialized_start=145
-  _globals['_MXHOST']._serialized_end=187
-  _globals['_GETEGRESSPATHCONFIGREQUEST']._serialized_start=190
-  _globals['_GETEGRESSPATHCONFIGREQUEST']._serialized_end=346
-  _globals['_OVERRIDEREF']._serialized_start=348
-  _globals['_OVERRIDEREF']._serialized_end=445
-  _globals['_GETEGRESSPATHCONFIGRESPONSE']._serialized_start=448
-  _globals['_GETEGRESSPATHCONFIGRESPONSE']._serialized_end=782
-  _globals['_BATCHGETEGRESSPATHCONFIGSREQUEST']._serialized_start=784
-  _globals['_BATCHGETEGRESSPATHCONFIGSREQUEST']._serialized_end=877
-  _globals['_EGRESSPATHERROR']._serialized_start=879
-  _globals['_EGRESSPATHERROR']._serialized_end=927
-  _globals['_EGRESSPATHRESULT']._serialized_start=930
-  _globals['_EGRESSPATHRESULT']._serialized_end=1067
-  _globals['_BATCHGETEGRESSPATHCONFIGSRESPONSE']._serialized_start=1069
-  _globals['_BATCHGETEGRESSPATHCONFIGSRESPONSE']._serialized_end=1152
-  _globals['_AGENTINFO']._serialized_start=1154
-  _globals['_AGENTINFO']._serialized_end=1220
-  _globals['_PATHSUBSCRIPTION']._serialized_start=1223
-  _globals['_PATHSUBSCRIPTION']._serialized_end=1360
-  _globals['_WATCHSTART']._serialized_start=1363
-  _globals['_WATCHSTART']._serialized_end=1588
-  _globals['_WATCHSTART_KNOWNENTRY']._serialized_start=1544
-  _globals['_WATCHSTART_KNOWNENTRY']._serialized_end=1588
-  _globals['_WATCHSUBSCRIBE']._serialized_start=1590
-  _globals['_WATCHSUBSCRIBE']._serialized_end=1666
-  _globals['_REJECTEDRESOURCE']._serialized_start=1668
-  _globals['_REJECTEDRESOURCE']._serialized_end=1745
-  _globals['_WATCHACK']._serialized_start=1747
-  _globals['_WATCHACK']._serialized_end=1866
-  _globals['_WATCHPOLICYREQUEST']._serialized_start=1869
-  _globals['_WATCHPOLICYREQUEST']._serialized_end=2030
-  _globals['_SUSPENSION']._serialized_start=2033
-  _globals['_SUSPENSION']._serialized_end=2229
-  _globals['_POLICYRESOURCE']._serialized_start=2232
-  _globals['_POLICYRESOURCE']._serialized_end=2495
-  _globals['_RESOURCEREF']._serialized_start=2497
-  _globals['_RESOURCEREF']._serialized_end=2565
-  _globals['_INVALIDATION']._serialized_start=2567
-  _globals['_INVALIDATION']._serialized_end=2617
-  _globals['_WATCHPOLICYRESPONSE']._serialized_start=2620
-  _globals['_WATCHPOLICYRESPONSE']._serialized_end=3085
-  _globals['_WATCHPOLICYRESPONSE_KIND']._serialized_start=2987
-  _globals['_WATCHPOLICYRESPONSE_KIND']._serialized_end=3085
-  _globals['_POLICYSERVICE']._serialized_start=3196
-  _globals['_POLICYSERVICE']._serialized_end=3527
+  _globals['_RESOURCETYPE']._serialized_start=4020
+  _globals['_RESOURCETYPE']._serialized_end=4126
+  _globals['_MXHOST']._serialized_start=175
+  _globals['_MXHOST']._serialized_end=217
+  _globals['_GETEGRESSPATHCONFIGREQUEST']._serialized_start=220
+  _globals['_GETEGRESSPATHCONFIGREQUEST']._serialized_end=376
+  _globals['_OVERRIDEREF']._serialized_start=378
+  _globals['_OVERRIDEREF']._serialized_end=475
+  _globals['_GETEGRESSPATHCONFIGRESPONSE']._serialized_start=478
+  _globals['_GETEGRESSPATHCONFIGRESPONSE']._serialized_end=812
+  _globals['_BATCHGETEGRESSPATHCONFIGSREQUEST']._serialized_start=814
+  _globals['_BATCHGETEGRESSPATHCONFIGSREQUEST']._serialized_end=907
+  _globals['_EGRESSPATHERROR']._serialized_start=909
+  _globals['_EGRESSPATHERROR']._serialized_end=957
+  _globals['_EGRESSPATHRESULT']._serialized_start=960
+  _globals['_EGRESSPATHRESULT']._serialized_end=1097
+  _globals['_BATCHGETEGRESSPATHCONFIGSRESPONSE']._serialized_start=1099
+  _globals['_BATCHGETEGRESSPATHCONFIGSRESPONSE']._serialized_end=1182
+  _globals['_EXPLAINEGRESSPATHCONFIGREQUEST']._serialized_start=1185
+  _globals['_EXPLAINEGRESSPATHCONFIGREQUEST']._serialized_end=1322
+  _globals['_RULEORIGIN']._serialized_start=1325
+  _globals['_RULEORIGIN']._serialized_end=1475
+  _globals['_BEATENVALUE']._serialized_start=1477
+  _globals['_BEATENVALUE']._serialized_end=1570
+  _globals['_EXPLAINEDOPTION']._serialized_start=1573
+  _globals['_EXPLAINEDOPTION']._serialized_end=1861
+  _globals['_EXPLAINEDOPTION_ENTRIESENTRY']._serialized_start=1790
+  _globals['_EXPLAINEDOPTION_ENTRIESENTRY']._serialized_end=1861
+  _globals['_EXPLAINEGRESSPATHCONFIGRESPONSE']._serialized_start=1864
+  _globals['_EXPLAINEGRESSPATHCONFIGRESPONSE']._serialized_end=2085
+  _globals['_AGENTINFO']._serialized_start=2087
+  _globals['_AGENTINFO']._serialized_end=2153
+  _globals['_PATHSUBSCRIPTION']._serialized_start=2156
+  _globals['_PATHSUBSCRIPTION']._serialized_end=2293
+  _globals['_WATCHSTART']._serialized_start=2296
+  _globals['_WATCHSTART']._serialized_end=2521
+  _globals['_WATCHSTART_KNOWNENTRY']._serialized_start=2477
+  _globals['_WATCHSTART_KNOWNENTRY']._serialized_end=2521
+  _globals['_WATCHSUBSCRIBE']._serialized_start=2523
+  _globals['_WATCHSUBSCRIBE']._serialized_end=2599
+  _globals['_REJECTEDRESOURCE']._serialized_start=2601
+  _globals['_REJECTEDRESOURCE']._serialized_end=2678
+  _globals['_WATCHACK']._serialized_start=2680
+  _globals['_WATCHACK']._serialized_end=2799
+  _globals['_WATCHPOLICYREQUEST']._serialized_start=2802
+  _globals['_WATCHPOLICYREQUEST']._serialized_end=2963
+  _globals['_SUSPENSION']._serialized_start=2966
+  _globals['_SUSPENSION']._serialized_end=3162
+  _globals['_POLICYRESOURCE']._serialized_start=3165
+  _globals['_POLICYRESOURCE']._serialized_end=3428
+  _globals['_RESOURCEREF']._serialized_start=3430
+  _globals['_RESOURCEREF']._serialized_end=3498
+  _globals['_INVALIDATION']._serialized_start=3500
+  _globals['_INVALIDATION']._serialized_end=3550
+  _globals['_WATCHPOLICYRESPONSE']._serialized_start=3553
+  _globals['_WATCHPOLICYRESPONSE']._serialized_end=4018
+  _globals['_WATCHPOLICYRESPONSE_KIND']._serialized_start=3920
+  _globals['_WATCHPOLICYRESPONSE_KIND']._serialized_end=4018
+  _globals['_POLICYSERVICE']._serialized_start=4129
+  _globals['_POLICYSERVICE']._serialized_end=4578
 # @@protoc_insertion_point(module_scope)

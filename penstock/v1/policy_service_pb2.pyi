@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from penstock.v1 import egress_path_pb2 as _egress_path_pb2
 from google.protobuf.internal import containers as _containers
@@ -104,6 +105,83 @@ class BatchGetEgressPathConfigsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[EgressPathResult]
     def __init__(self, results: _Optional[_Iterable[_Union[EgressPathResult, _Mapping]]] = ...) -> None: ...
+
+class ExplainEgressPathConfigRequest(_message.Message):
+    __slots__ = ("routing_domain", "egress_source", "site_name", "mx_hosts")
+    ROUTING_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    EGRESS_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SITE_NAME_FIELD_NUMBER: _ClassVar[int]
+    MX_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    routing_domain: str
+    egress_source: str
+    site_name: str
+    mx_hosts: _containers.RepeatedCompositeFieldContainer[MxHost]
+    def __init__(self, routing_domain: _Optional[str] = ..., egress_source: _Optional[str] = ..., site_name: _Optional[str] = ..., mx_hosts: _Optional[_Iterable[_Union[MxHost, _Mapping]]] = ...) -> None: ...
+
+class RuleOrigin(_message.Message):
+    __slots__ = ("layer", "scope", "name", "source", "block_id", "automation_action_id")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_ID_FIELD_NUMBER: _ClassVar[int]
+    AUTOMATION_ACTION_ID_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    scope: str
+    name: str
+    source: str
+    block_id: int
+    automation_action_id: int
+    def __init__(self, layer: _Optional[str] = ..., scope: _Optional[str] = ..., name: _Optional[str] = ..., source: _Optional[str] = ..., block_id: _Optional[int] = ..., automation_action_id: _Optional[int] = ...) -> None: ...
+
+class BeatenValue(_message.Message):
+    __slots__ = ("value", "origin")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    value: _struct_pb2.Value
+    origin: RuleOrigin
+    def __init__(self, value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., origin: _Optional[_Union[RuleOrigin, _Mapping]] = ...) -> None: ...
+
+class ExplainedOption(_message.Message):
+    __slots__ = ("name", "value", "set_by", "overrode", "entries")
+    class EntriesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: RuleOrigin
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[RuleOrigin, _Mapping]] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SET_BY_FIELD_NUMBER: _ClassVar[int]
+    OVERRODE_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: _struct_pb2.Value
+    set_by: RuleOrigin
+    overrode: _containers.RepeatedCompositeFieldContainer[BeatenValue]
+    entries: _containers.MessageMap[str, RuleOrigin]
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., set_by: _Optional[_Union[RuleOrigin, _Mapping]] = ..., overrode: _Optional[_Iterable[_Union[BeatenValue, _Mapping]]] = ..., entries: _Optional[_Mapping[str, RuleOrigin]] = ...) -> None: ...
+
+class ExplainEgressPathConfigResponse(_message.Message):
+    __slots__ = ("routing_domain", "egress_source", "site_name", "path_name", "provider_names", "etag", "revision", "options")
+    ROUTING_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    EGRESS_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SITE_NAME_FIELD_NUMBER: _ClassVar[int]
+    PATH_NAME_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    routing_domain: str
+    egress_source: str
+    site_name: str
+    path_name: str
+    provider_names: _containers.RepeatedScalarFieldContainer[str]
+    etag: str
+    revision: int
+    options: _containers.RepeatedCompositeFieldContainer[ExplainedOption]
+    def __init__(self, routing_domain: _Optional[str] = ..., egress_source: _Optional[str] = ..., site_name: _Optional[str] = ..., path_name: _Optional[str] = ..., provider_names: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., options: _Optional[_Iterable[_Union[ExplainedOption, _Mapping]]] = ...) -> None: ...
 
 class AgentInfo(_message.Message):
     __slots__ = ("name", "version", "egress_sources")

@@ -45,6 +45,11 @@ class PolicyServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsResponse.FromString,
                 _registered_method=True)
+        self.ExplainEgressPathConfig = channel.unary_unary(
+                '/penstock.v1.PolicyService/ExplainEgressPathConfig',
+                request_serializer=penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigResponse.FromString,
+                _registered_method=True)
         self.WatchPolicy = channel.stream_stream(
                 '/penstock.v1.PolicyService/WatchPolicy',
                 request_serializer=penstock_dot_v1_dot_policy__service__pb2.WatchPolicyRequest.SerializeToString,
@@ -74,6 +79,14 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainEgressPathConfig(self, request, context):
+        """ExplainEgressPathConfig answers the same question with the origin of every value. Errors: as
+        GetEgressPathConfig.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchPolicy(self, request_iterator, context):
         """WatchPolicy keeps a client's answers and the suspensions in force current. The first request
         is start. Each response that carries a nonce is to be acknowledged; with 4 unacknowledged the
@@ -96,6 +109,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.BatchGetEgressPathConfigs,
                     request_deserializer=penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsResponse.SerializeToString,
+            ),
+            'ExplainEgressPathConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainEgressPathConfig,
+                    request_deserializer=penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigResponse.SerializeToString,
             ),
             'WatchPolicy': grpc.stream_stream_rpc_method_handler(
                     servicer.WatchPolicy,
@@ -158,6 +176,33 @@ class PolicyService(object):
             '/penstock.v1.PolicyService/BatchGetEgressPathConfigs',
             penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsRequest.SerializeToString,
             penstock_dot_v1_dot_policy__service__pb2.BatchGetEgressPathConfigsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainEgressPathConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.PolicyService/ExplainEgressPathConfig',
+            penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigRequest.SerializeToString,
+            penstock_dot_v1_dot_policy__service__pb2.ExplainEgressPathConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

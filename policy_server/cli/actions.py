@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from policy_server.automation.actions import ActionInForce, ActionState
+from policy_server.cli.console import build_table, open_console, plain
 from policy_server.cli.session import (
     Session,
     config_option,
@@ -95,21 +94,28 @@ def describe_action(action: ActionInForce) -> dict[str, Any]:
 
 
 def _print_table(found: tuple[ActionInForce, ...]) -> None:
-    table = Table("id", "kind", "state", "path", "option", "value", "rule", "count", "until")
+    table = build_table(
+        "id", "action", "state", "path", "rule", "count", "until (UTC)", whole=("id", "state")
+    )
     for action in found:
-        change = "" if not action.option else f"{action.old_value} → {action.new_value}"
-        table.add_row(
+        cells = (
             str(action.id),
-            str(action.kind),
+            _describe_change(action),
             str(action.state),
             action.path_name,
-            action.option,
-            change,
             f"{action.rule_layer}: {action.rule_block}",
             str(action.match_count),
-            action.expire_time.strftime("%Y-%m-%d %H:%M:%S"),
+            action.expire_time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         )
-    Console().print(table)
+        table.add_row(*map(plain, cells))
+    open_console().print(table)
+
+
+def _describe_change(action: ActionInForce) -> str:
+    if not action.option:
+        return str(action.kind)
+    old = "unset" if action.old_value is None else action.old_value
+    return f"{action.kind} {action.option}: {old} → {action.new_value}"
 
 
 def _person() -> str:

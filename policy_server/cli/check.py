@@ -20,7 +20,7 @@ from policy_server.rules.issues import describe_issue
 from policy_server.rules.layers import Issue, Severity
 from policy_server.rules.snapshot import find_rolled_up_domains
 from policy_server.settings import Settings
-from policy_server.site_keeper import find_sites
+from policy_server.site_keeper import SiteFailure, find_sites
 from policy_server.store.database import Database
 from policy_server.store.schema import check_schema
 from policy_server.store.sites import StoredSite
@@ -65,8 +65,10 @@ async def _check_dns(settings: Settings, rules: LoadedRules | None) -> Sequence[
         found = [item async for batch in find_sites(resolver, domains) for item in batch]
     finally:
         await resolver.close()
-    sites = {item.site.domain: item.site for item in found if isinstance(item, StoredSite)}
-    return check_layers(rules.layers, sites)
+    sites = {domain: stored.site for domain, stored in rules.sites.items()}
+    sites |= {item.site.domain: item.site for item in found if isinstance(item, StoredSite)}
+    failed = {item.domain for item in found if isinstance(item, SiteFailure)}
+    return check_layers(rules.layers, sites, failed=failed)
 
 
 async def _probe(resolver: MxResolver, *, is_chosen: bool) -> None:

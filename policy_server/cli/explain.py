@@ -8,10 +8,10 @@ are not known.
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from policy_server.answers import build_answer
+from policy_server.cli.console import build_table, open_console, plain
 from policy_server.cli.session import (
     Session,
     config_option,
@@ -87,7 +87,7 @@ def _read_host(text: str) -> MxHost:
 
 
 def _print_tables(resolution: Resolution, question: Question, *, revision: int) -> None:
-    console = Console()
+    console = open_console()
     head = Table.grid(padding=(0, 2))
     for name, value in (
         ("routing domain", question.routing_domain),
@@ -97,15 +97,15 @@ def _print_tables(resolution: Resolution, question: Question, *, revision: int) 
         ("providers", ", ".join(resolution.provider_names)),
         ("revision", str(revision)),
     ):
-        head.add_row(name, _plain(value))
+        head.add_row(name, plain(value))
     console.print(head)
-    table = Table("option", "value", "set by", "instead of")
+    ruled = build_table("option", "value", "set by", "instead of", whole=("option",))
+    built_in = build_table("left at the default", "value", whole=("left at the default",))
     for row in explain_rows(resolution):
-        cells = (row.option, row.value, row.set_by or "built in", row.overrode)
-        table.add_row(*map(_plain, cells))
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    # Rich reads brackets as mark-up.
-    return text.replace("[", r"\[")
+        if row.set_by:
+            ruled.add_row(*map(plain, (row.option, row.value, row.set_by, row.overrode)))
+        else:
+            built_in.add_row(row.option, plain(row.value))
+    for table in (ruled, built_in):
+        if table.row_count:
+            console.print(table)

@@ -51,6 +51,10 @@ def run(arguments: Sequence[str]) -> int:
         # The reader of our output went away; that is its business.
         sys.stderr.close()
         return _FAILED
+    except OSError as error:
+        # A directory that can't be made, a disk that is full: the system says which.
+        click.echo(f"penstock-server: {error}", err=True)
+        return _FAILED
     except KeyboardInterrupt:
         return _FAILED
     return status if isinstance(status, int) else 0

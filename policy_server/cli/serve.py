@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,19 +16,20 @@ from policy_server.cli.session import ENVIRONMENT_HELP, Session, config_option
 from policy_server.server import run_server
 from policy_server.settings import Settings
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class _FactsFormatter(logging.Formatter):
-    """Appends the facts of a record as key=value."""
+    """Writes `time level logger: message key=value …`, in UTC, as the agent does."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = " ".join(
-            f"{key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN_RECORD
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        facts = "".join(
+            f" {key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN_RECORD
         )
-        line = super().format(record)
-        return f"{line} {facts}" if facts else line
+        level = record.levelname.lower()
+        line = f"{time} {level} {record.name}: {record.getMessage()}{facts}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 @click.command(epilog=ENVIRONMENT_HELP)
@@ -41,7 +43,12 @@ class _FactsFormatter(logging.Formatter):
 )
 @click.pass_obj
 def serve(session: Session, log_level: str) -> None:
-    """Run the policy server until SIGTERM."""
+    """
+    Run the policy server until SIGTERM or SIGINT.
+
+    It creates and migrates its SQLite database itself. On the first signal it ends what it is
+    doing and exits with 0; on a second one it exits at once.
+    """
     settings = session.settings()
     _start_logging(log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -57,7 +64,7 @@ async def _serve(settings: Settings) -> None:
 
 def _start_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_FactsFormatter(_LOG_FORMAT))
+    handler.setFormatter(_FactsFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # It tells every step; what came of them is logged by us.
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@ What every command starts from: the settings, and the database they name.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -52,14 +53,22 @@ def config_option(command: _Function) -> _Function:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+expect_option = click.option(
+    "--expect-revision",
+    "expected_revision",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Fail if the rules have changed since revision N; 0 takes them as they are.",
+)
 
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database; a new one is created, one of another version refused."""
+    """Open the database; a new embedded one is created, one of another version refused."""
     database = Database(settings.database.url)
     try:
-        if not database.read_now(read_schema):
+        if database.is_sqlite and not database.read_now(read_schema):
             upgrade(database)
         database.read_now(check_schema)
         yield database
@@ -67,9 +76,22 @@ def open_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
+@contextmanager
+def keeping_objects() -> Iterator[None]:
+    """Do without the collector of cycles: a large import has millions of objects, and none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def database_exists(settings: Settings) -> bool:
-    """Whether there is a database yet."""
-    return Path(settings.database.url.removeprefix("sqlite:///")).exists()
+    """Whether there is a database yet; one elsewhere is said to be there."""
+    path = settings.database.url.removeprefix("sqlite:///")
+    return path == settings.database.url or Path(path).exists()
 
 
 def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:

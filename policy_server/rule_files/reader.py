@@ -10,12 +10,14 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path as FilePath
 from typing import Any
 
 from policy_server.rule_files.json_lines import line_of, locate_json
 from policy_server.rule_files.toml_lines import locate_toml
-from policy_server.rules.document import Path, read_document
+from policy_server.rules.comments import Path
+from policy_server.rules.document import Remarks, read_document
 from policy_server.rules.layers import Issue, LayerDraft
 
 #: Larger files are refused: a rule file of 100,000 domains has some 20 MiB.
@@ -33,34 +35,59 @@ class _UnreadableError(Exception):
         self.line = line
 
 
+class FileFormat(StrEnum):
+    """How a rule file is written."""
+
+    TOML = "toml"
+    JSON = "json"
+
+
 def read_rule_file(path: str) -> tuple[LayerDraft, tuple[Issue, ...]]:
     """
     Read the file at *path*, TOML unless its name ends in .json, as the layer of its stem's name.
 
     The issues have everything that its layout gets wrong; `parse` finds the rest.
     """
-    stem = FilePath(path).stem
-    try:
-        text = _read_text(path)
-        if path.lower().endswith(".json"):
-            document, lines, repeated = _read_json(text, path)
-        else:
-            document, lines, repeated = *_read_toml(text), ()
-    except _UnreadableError as error:
-        issue = Issue(code=error.code, message=str(error), file=path, line=error.line)
-        return LayerDraft(name=stem, file=path), (issue,)
-    find_line = functools.partial(line_of, lines)
-    draft, issues = read_document(document, name=stem, file=path, find_line=find_line)
-    return draft, (*repeated, *issues)
-
-
-def _read_text(path: str) -> str:
+    name = FilePath(path).stem
     try:
         with FilePath(path).open("rb") as file:
             content = file.read(MAX_FILE_SIZE + 1)
-    except OSError as error:
-        reason = error.strerror or "unknown reason"
-        raise _UnreadableError("unreadable_file", f"cannot be read: {reason}") from None
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a null byte.
+        reason = getattr(error, "strerror", None) or str(error)
+        issue = Issue(code="unreadable_file", message=f"cannot be read: {reason}", file=path)
+        return LayerDraft(name=name, file=path), (issue,)
+    return read_content(content, name=name, file=path, format=find_format(path))
+
+
+def find_format(name: str) -> FileFormat:
+    """Tell the format of a file by its name."""
+    return FileFormat.JSON if name.lower().endswith(".json") else FileFormat.TOML
+
+
+def read_content(
+    content: bytes, *, name: str, file: str, format: FileFormat
+) -> tuple[LayerDraft, tuple[Issue, ...]]:
+    """Read the content of *file* as the layer *name*."""
+    remarks, repeated = Remarks(), tuple[Issue, ...]()
+    try:
+        text = _decode(content)
+        match format:
+            case FileFormat.JSON:
+                document, lines, repeated = _read_json(text, file)
+            case FileFormat.TOML:
+                document, lines, remarks = _read_toml(text)
+    except _UnreadableError as error:
+        issue = Issue(code=error.code, message=str(error), file=file, line=error.line)
+        return LayerDraft(name=name, file=file), (issue,)
+    find_line = functools.partial(line_of, lines)
+    draft, issues = read_document(
+        document, name=name, file=file, find_line=find_line, remarks=remarks
+    )
+    return draft, (*repeated, *issues)
+
+
+def _decode(content: bytes) -> str:
     if len(content) > MAX_FILE_SIZE:
         limit = MAX_FILE_SIZE // (1024 * 1024)
         raise _UnreadableError("file_too_large", f"larger than {limit} MiB: split the file")
@@ -73,7 +100,7 @@ def _read_text(path: str) -> str:
         raise _UnreadableError("not_utf8", message, line) from None
 
 
-def _read_toml(text: str) -> tuple[Any, Mapping[Path, int]]:
+def _read_toml(text: str) -> tuple[Any, Mapping[Path, int], Remarks]:
     try:
         document = tomllib.loads(text)
     except RecursionError:
@@ -86,7 +113,11 @@ def _read_toml(text: str) -> tuple[Any, Mapping[Path, int]]:
             line = max(1, text.rstrip().count("\n") + 1)
         remedy = "texts need quotes, and quotes and brackets need closing"
         raise _UnreadableError("broken_toml", f"not TOML: {error}; {remedy}", line) from None
-    return document, locate_toml(text.replace("\r\n", "\n"))
+    places = locate_toml(text.replace("\r\n", "\n"))
+    remarks = Remarks(
+        head=places.head, comments=tuple(places.comments), headers=frozenset(places.headers)
+    )
+    return document, places.lines, remarks
 
 
 def _read_json(text: str, path: str) -> tuple[Any, Mapping[Path, int], tuple[Issue, ...]]:

@@ -65,11 +65,18 @@ class _Findings:
     def __init__(self) -> None:
         self.found: list[Finding] = []
 
-    def attempt(self, field: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+    def attempt(
+        self,
+        field: str,
+        value: Any,
+        parse: Callable[[Any], Any],
+        *,
+        show: Callable[[Any], Any] = lambda value: value,
+    ) -> Any:
         try:
             return parse(value)
         except InvalidValueError as error:
-            self.found.append(Finding(f"bad_{field}", field, value, str(error)))
+            self.found.append(Finding(f"bad_{field}", field, show(value), str(error)))
             return None
 
     @property
@@ -145,13 +152,26 @@ def _parse_actions(draft: AutomationDraft, findings: _Findings) -> tuple[Action,
         findings.found.append(Finding("missing_action", "action", None, message))
     parsed = []
     for raw in draft.actions:
-        action = findings.attempt("action", raw, _parse_action)
+        action = findings.attempt("action", raw, _parse_action, show=_hide_secret)
         if isinstance(action, Suspend | SetConfig):
             parsed.append(action)
         elif action is not None:
             message = f"{action} is not carried out by this version; the rule is kept for later"
             findings.found.append(Finding("action_not_carried_out", "action", raw, message, True))
     return tuple(parsed)
+
+
+def _hide_secret(raw: Any) -> Any:
+    """Return an action as issues may show it: a secret's value is left out, however spelt."""
+    if not isinstance(raw, Mapping):
+        return raw
+    options = build_catalogue().options
+    shown = {}
+    for name, fields in raw.items():
+        option = options.get(str(fields.get("name"))) if isinstance(fields, Mapping) else None
+        is_secret = option is not None and option.is_secret
+        shown[name] = {**fields, "value": "(hidden)"} if is_secret else fields
+    return shown
 
 
 def _parse_action(raw: Any) -> Action | str:

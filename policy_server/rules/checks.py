@@ -4,7 +4,7 @@ Checks over all layers together: what is allowed, and yet rarely meant.
 What is wrong by itself is found by `parse`; these need the other layers or the sites of domains.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from policy_server.rules.issues import block_title
 from policy_server.rules.layers import Block, Issue, Layer, Scope, Severity
 from policy_server.rules.scopes import Question, find_scopes
 from policy_server.rules.site import Site
-from policy_server.rules.snapshot import Snapshot, compile_snapshot, site_hosts
+from policy_server.rules.snapshot import SiteRules, Snapshot, compile_snapshot, site_hosts
 
 
 class CheckLevel(StrEnum):
@@ -44,17 +44,19 @@ def check_layers(
     layers: Sequence[Layer],
     sites: Mapping[str, Site],
     *,
+    failed: Collection[str] = (),
     levels: Mapping[str, CheckLevel] = DEFAULT_LEVELS,
 ) -> tuple[Issue, ...]:
     """
-    Check *layers* together; *sites* has those of the domains whose look-up succeeded.
+    Check *layers* together; *sites* has those that are known, *failed* names the domains among
+    them whose look-up failed now.
 
     Checks that *levels* does not name keep their default level.
     """
     snapshot = compile_snapshot(layers, sites=sites, revision=0)
     named = _first_blocks(layers)
     found = (
-        *_check_lookups(named, sites),
+        *_check_lookups(named, sites, failed),
         *_check_aliases(named, sites),
         *_check_collisions(named, sites),
         *_check_overlaps(named, sites, snapshot),
@@ -64,6 +66,34 @@ def check_layers(
     return tuple(
         _at_level(issue, chosen) for issue in found if chosen[issue.code] is not CheckLevel.IGNORE
     )
+
+
+def find_collisions(snapshot: Snapshot) -> tuple[Issue, ...]:
+    """Warn of site names in *snapshot* that stand for more than one host set."""
+    shared = [(name, rules) for name, rules in snapshot.sites.items() if len(rules) > 1]
+    return tuple(
+        _collision(block, first.name, site_name)
+        for site_name, groups in shared
+        for (first, *_), *others in (list(map(_domains_of, groups)),)
+        for domains in others
+        for block in domains
+    )
+
+
+def _domains_of(rules: SiteRules) -> list[Block]:
+    """Return the first block of each domain in a site's rules."""
+    blocks = (rules.blocks.base, *rules.blocks.by_source.values())
+    return list(
+        {block.name: block for group in reversed(blocks) for block in reversed(group)}.values()
+    )[::-1]
+
+
+def _collision(block: Block, other: str, site_name: str) -> Issue:
+    message = (
+        f"{block.name} and {other} have different MX hosts that make the same site name,"
+        f" {site_name}: each block applies only where the hosts are its own"
+    )
+    return _issue("site_collision", block, message)
 
 
 def _at_level(issue: Issue, levels: Mapping[str, CheckLevel]) -> Issue:
@@ -92,8 +122,16 @@ def _issue(code: str, block: Block, message: str) -> Issue:
     )
 
 
-def _check_lookups(named: Mapping[str, Block], sites: Mapping[str, Site]) -> Iterator[Issue]:
+def _check_lookups(
+    named: Mapping[str, Block], sites: Mapping[str, Site], failed: Collection[str]
+) -> Iterator[Issue]:
     for domain, block in named.items():
+        if domain in sites and domain in failed:
+            message = (
+                f"the MX of {domain} could not be looked up: its last known site,"
+                f" {sites[domain].site_name or 'none'}, stays in force"
+            )
+            yield _issue("dns_fail", block, message)
         if domain not in sites:
             message = (
                 f"the MX of {domain} could not be looked up: until it can, the block applies to"
@@ -132,11 +170,7 @@ def _check_collisions(named: Mapping[str, Block], sites: Mapping[str, Site]) -> 
         hosts = site_hosts(domain, site)
         other, other_hosts = first.setdefault(site.site_name, (domain, hosts))
         if other_hosts != hosts:
-            message = (
-                f"{domain} and {other} have different MX hosts that make the same site name,"
-                f" {site.site_name}: each block applies only where the hosts are its own"
-            )
-            yield _issue("site_collision", block, message)
+            yield _collision(block, other, site.site_name)
 
 
 def _check_overlaps(

@@ -6,11 +6,13 @@ are no option because they say how a block applies. Names and values of options 
 `parse`, so that rows from SQL pass the same checks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from policy_server.rules.catalogue import build_catalogue
+from policy_server.rules.comments import Comment, Path, sort_comments
 from policy_server.rules.issues import block_title, plain, quote_value
 from policy_server.rules.layers import (
     AutomationDraft,
@@ -22,8 +24,6 @@ from policy_server.rules.layers import (
 )
 from policy_server.rules.nearest import suggest
 
-#: A place in a document: keys, and positions in lists.
-Path = tuple[str | int, ...]
 #: Tells the line of a place; None where it is not known.
 FindLine = Callable[[Path], int | None]
 
@@ -36,42 +36,72 @@ _MATCH_KINDS = MappingProxyType(
         "DomainSuffix": MatchKind.DOMAIN_SUFFIX,
     }
 )
-_RULE_FIELDS = ("regex", "action", "trigger", "duration", "match_internal", "mode")
+_RULE_FIELDS = ("regex", "action", "trigger", "duration", "match_internal", "mode", "enabled")
 #: Keys of a block that are no options, by scope.
 _STRUCTURE: Mapping[Scope, frozenset[str]] = MappingProxyType(
     {
-        Scope.DEFAULT: frozenset({"replace_base", "sources", "automation", "unset"}),
-        Scope.PROVIDER: frozenset({"replace_base", "sources", "automation", "unset", "match"}),
-        Scope.DOMAIN: frozenset({"replace_base", "sources", "automation", "unset", "mx_rollup"}),
+        Scope.DEFAULT: frozenset({"sources", "automation", "unset", "replace_base", "enabled"}),
+        Scope.PROVIDER: frozenset(
+            {"sources", "automation", "unset", "replace_base", "enabled", "match"}
+        ),
+        Scope.DOMAIN: frozenset(
+            {"sources", "automation", "unset", "replace_base", "enabled", "mx_rollup"}
+        ),
     }
 )
-_SOURCE_STRUCTURE = frozenset({"automation", "unset"})
 _ALL_STRUCTURE = frozenset().union(*_STRUCTURE.values())
+#: Keys of a block that its sources don't have.
+_NOT_OF_SOURCES = frozenset({"sources", "match"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remarks:
+    """What the text of a file says beside its document."""
+
+    #: The comment at the head of the file.
+    head: str = ""
+    comments: tuple[Comment, ...] = ()
+    #: Tables with a header of their own.
+    headers: Collection[Path] = frozenset()
 
 
 def read_document(
-    document: Any, *, name: str, file: str, find_line: FindLine
+    document: Any, *, name: str, file: str, find_line: FindLine, remarks: Remarks | None = None
 ) -> tuple[LayerDraft, tuple[Issue, ...]]:
     """Turn the content of a rule file into the draft of the layer *name*."""
-    reader = _Reader(file, find_line)
-    blocks: tuple[BlockDraft, ...] = ()
-    if _is_too_deep(document):
+    remarks = remarks or Remarks()
+    reader = _Reader(file, find_line, remarks, document)
+    blocks: list[BlockDraft] = []
+    if is_too_deep(document):
         message = f"nested more than {MAX_DEPTH} levels deep: no rule needs that"
         reader.report("too_deep", message, path=())
     elif not isinstance(document, Mapping):
         reader.report("not_a_table", "a rule file is a table of blocks", path=())
     else:
-        blocks = tuple(_read_blocks(document, reader))
-    return LayerDraft(name=name, blocks=blocks, file=file), tuple(reader.issues)
+        blocks = list(_read_blocks(document, reader))
+        if all(block.line is not None for block in blocks):
+            # Providers are one table, and yet may stand between domains.
+            blocks.sort(key=lambda block: block.line or 0)
+    description = "\n".join(filter(None, (remarks.head, reader.comment(()).strip("\n"))))
+    draft = LayerDraft(name=name, blocks=tuple(blocks), description=description, file=file)
+    return draft, tuple(reader.issues)
 
 
 class _Reader:
-    """Gathers issues and knows where things stand."""
+    """Gathers issues, and knows where things stand and what comments say of them."""
 
-    def __init__(self, file: str, find_line: FindLine) -> None:
+    def __init__(self, file: str, find_line: FindLine, remarks: Remarks, document: Any) -> None:
         self._file = file
         self.find_line = find_line
+        self.headers = remarks.headers
+        # Options that are unset have comments of their own, among the entries of a list.
+        needs_unset = any(comment.path[-2:-1] == ("unset",) for comment in remarks.comments)
+        unset = _find_unset(document) if needs_unset else {}
+        self._comments = sort_comments(remarks.comments, unset)
         self.issues: list[Issue] = []
+
+    def comment(self, path: Path) -> str:
+        return self._comments.get(path, "")
 
     def report(
         self, code: str, message: str, *, path: Path, block: str = "", value: Any = None
@@ -90,7 +120,8 @@ class _Reader:
         )
 
 
-def _is_too_deep(document: Any) -> bool:
+def is_too_deep(document: Any) -> bool:
+    """Whether a document is nested deeper than any rule is."""
     level = [document]
     for _ in range(MAX_DEPTH):
         children: list[Any] = []
@@ -103,6 +134,21 @@ def _is_too_deep(document: Any) -> bool:
             return False
         level = children
     return True
+
+
+def _find_unset(document: Any) -> Mapping[Path, tuple[str, ...]]:
+    """Find the options that the lists of `unset` name, by the lists' places."""
+    found: dict[Path, tuple[str, ...]] = {}
+    level: list[tuple[Path, Any]] = [((), document)]
+    for _ in range(MAX_DEPTH):
+        inner: list[tuple[Path, Any]] = []
+        for path, value in level:
+            if isinstance(value, Mapping):
+                inner += (((*path, key), entry) for key, entry in value.items())
+            elif isinstance(value, list) and path[-1:] == ("unset",):
+                found[path] = tuple(map(str, value))
+        level = inner
+    return found
 
 
 def _read_blocks(document: Mapping[str, Any], reader: _Reader) -> Iterator[BlockDraft]:
@@ -169,64 +215,74 @@ def _report_forgotten_quotes(path: Path, reader: _Reader) -> None:
 def _read_block(
     scope: Scope, name: str, table: Mapping[str, Any], *, path: Path, reader: _Reader
 ) -> Iterator[BlockDraft]:
-    block = block_title(scope, name, "")
-    _check_structure(table, _STRUCTURE[scope], path=path, block=block, reader=reader)
-    mx_rollup = _read_bool(table, "mx_rollup", True, path=path, block=block, reader=reader)
-    yield BlockDraft(
-        scope=scope,
-        name=name,
-        mx_rollup=mx_rollup,
-        replace_base=_read_bool(
-            table, "replace_base", False, path=path, block=block, reader=reader
-        ),
-        options=_read_options(table, path=path, block=block, reader=reader),
-        matches=(
-            tuple(_read_matches(table, path=path, block=block, reader=reader))
-            if scope is Scope.PROVIDER
-            else ()
-        ),
-        automation=tuple(_read_automation(table, path=path, block=block, reader=reader)),
-        line=reader.find_line(path),
-        option_lines=_find_option_lines(table, path, reader),
-    )
-    yield from _read_sources(scope, name, table, mx_rollup=mx_rollup, path=path, reader=reader)
+    defaults = BlockDraft(scope=scope, name=name)
+    block = _read_table(table, defaults, path=path, allowed=_STRUCTURE[scope], reader=reader)
+    # A table that only holds those of its sources says nothing for every source.
+    if path in reader.headers or block.comment or table.keys() != {"sources"}:
+        yield block
+    yield from _read_sources(table, block, path=path, reader=reader)
 
 
 def _read_sources(
-    scope: Scope,
-    name: str,
-    table: Mapping[str, Any],
-    *,
-    mx_rollup: bool,
-    path: Path,
-    reader: _Reader,
+    table: Mapping[str, Any], base: BlockDraft, *, path: Path, reader: _Reader
 ) -> Iterator[BlockDraft]:
     sources = table.get("sources", {})
+    title = block_title(base.scope, base.name, "")
     if not isinstance(sources, Mapping):
-        block = block_title(scope, name, "")
-        message = f'sources is a table: write [{block}.sources."source name"]'
-        reader.report("bad_sources", message, path=(*path, "sources"), block=block, value=sources)
+        message = f'sources is a table: write [{title}.sources."source name"]'
+        reader.report("bad_sources", message, path=(*path, "sources"), block=title, value=sources)
         return
+    allowed = _STRUCTURE[base.scope] - _NOT_OF_SOURCES
     for source, options in sources.items():
-        block = block_title(scope, name, source)
+        title = block_title(base.scope, base.name, source)
         source_path = (*path, "sources", source)
         if not isinstance(options, Mapping) or not source:
-            message = f"a source is a table with a name: write [{block}]"
-            reader.report("bad_sources", message, path=source_path, block=block, value=options)
+            message = f"a source is a table with a name: write [{title}]"
+            reader.report("bad_sources", message, path=source_path, block=title, value=options)
             continue
-        _check_structure(options, _SOURCE_STRUCTURE, path=source_path, block=block, reader=reader)
-        yield BlockDraft(
-            scope=scope,
-            name=name,
+        defaults = BlockDraft(
+            scope=base.scope,
+            name=base.name,
             source=source,
-            mx_rollup=mx_rollup,
-            options=_read_options(options, path=source_path, block=block, reader=reader),
-            automation=tuple(
-                _read_automation(options, path=source_path, block=block, reader=reader)
-            ),
-            line=reader.find_line(source_path),
-            option_lines=_find_option_lines(options, source_path, reader),
+            mx_rollup=base.mx_rollup,
+            enabled=base.enabled,
         )
+        yield _read_table(options, defaults, path=source_path, allowed=allowed, reader=reader)
+
+
+def _read_table(
+    table: Mapping[str, Any],
+    defaults: BlockDraft,
+    *,
+    path: Path,
+    allowed: frozenset[str],
+    reader: _Reader,
+) -> BlockDraft:
+    """Read what a table says of its own block, on top of what holds without it."""
+    title = block_title(defaults.scope, defaults.name, defaults.source)
+    _check_structure(table, allowed, path=path, block=title, reader=reader)
+    matches: list[tuple[str, str]] = []
+    if "match" in allowed:
+        matches = list(_read_matches(table, path=path, block=title, reader=reader))
+    options = _read_options(table, path=path, block=title, reader=reader)
+
+    def flag(key: str, default: bool) -> bool:
+        return _read_bool(table, key, default, path=path, block=title, reader=reader)
+
+    return replace(
+        defaults,
+        mx_rollup=flag("mx_rollup", defaults.mx_rollup),
+        replace_base=flag("replace_base", defaults.replace_base),
+        enabled=flag("enabled", defaults.enabled),
+        options=options,
+        matches=tuple(dict.fromkeys(matches)),
+        automation=tuple(_read_automation(table, path=path, block=title, reader=reader)),
+        comment=reader.comment(path),
+        option_comments=_find_option_comments(options, path, reader),
+        match_comments=_find_match_comments(matches, path, reader),
+        line=reader.find_line(path),
+        option_lines=_find_option_lines(table, path, reader),
+    )
 
 
 def _check_structure(
@@ -261,18 +317,38 @@ def _read_bool(
 def _read_options(
     table: Mapping[str, Any], *, path: Path, block: str, reader: _Reader
 ) -> Mapping[str, Any]:
-    options = {name: value for name, value in table.items() if name not in _ALL_STRUCTURE}
     unset = table.get("unset", [])
     if not isinstance(unset, list) or not all(isinstance(name, str) for name in unset):
         message = f'unset {quote_value(unset)}: write a list of options, such as ["max_ready"]'
         reader.report("bad_value", message, path=(*path, "unset"), block=block, value=unset)
-        return MappingProxyType(options)
+        unset = []
+    options: dict[str, Any] = {}
+    for name, value in table.items():
+        if name == "unset":
+            options |= {name: None for name in unset if name not in table}
+        elif name not in _ALL_STRUCTURE:
+            options[name] = value
     for name in unset:
         if options.get(name) is not None:
             message = f"{name} is both set and unset: remove one of the two"
             reader.report("set_and_unset", message, path=(*path, name), block=block, value=name)
-        options.setdefault(name, None)
     return MappingProxyType(options)
+
+
+def _find_option_comments(
+    options: Mapping[str, Any], path: Path, reader: _Reader
+) -> Mapping[str, str]:
+    comments = {name: reader.comment((*path, name)) for name in options}
+    return MappingProxyType({name: text for name, text in comments.items() if text})
+
+
+def _find_match_comments(
+    matches: Iterable[tuple[str, str]], path: Path, reader: _Reader
+) -> Mapping[tuple[str, str], str]:
+    comments = {
+        match: reader.comment((*path, "match", place)) for place, match in enumerate(matches)
+    }
+    return MappingProxyType({match: text for match, text in comments.items() if text})
 
 
 def _find_option_lines(table: Mapping[str, Any], path: Path, reader: _Reader) -> Mapping[str, int]:
@@ -341,6 +417,8 @@ def _read_rule(
         duration=entry.get("duration"),
         match_internal=entry.get("match_internal", False),
         mode=entry.get("mode", "enforce"),
+        enabled=_read_bool(entry, "enabled", True, path=path, block=block, reader=reader),
+        comment=reader.comment(path),
         line=reader.find_line(path),
         field_lines=_find_option_lines(entry, path, reader),
     )

@@ -102,6 +102,9 @@ class BlockDraft:
     matches: tuple[tuple[str, str], ...] = ()
     automation: tuple[AutomationDraft, ...] = ()
     comment: str = ""
+    #: Comments of single options and matches, where there are any.
+    option_comments: Mapping[str, str] = field(default_factory=dict)
+    match_comments: Mapping[tuple[str, str], str] = field(default_factory=dict)
     id: int = 0
     line: int | None = None
     #: Lines of single options, where known.

@@ -5,9 +5,10 @@ Everything wrong is reported at once, as issues. How a file is laid out is not k
 `document`), nor what another layer says (see `checks`).
 """
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -36,17 +37,25 @@ _PROVIDER_SOURCE_OPTIONS = frozenset({"provider_source_selection_rate"})
 # RFC 1035 2.3.4 bounds the lengths; underscores are seen in real names.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _MAX_DOMAIN = 253
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
     """Parse a layer; blocks with errors are left out of it, and the issues say why."""
     blocks: list[Block] = []
-    issues: list[Issue] = list(_check_layer(draft))
+    issues: list[Issue] = list(check_validity(draft))
+    seen: dict[Hashable, BlockDraft] = {}
     for block_draft in draft.blocks:
         block, found = parse_block(block_draft, layer=draft.name, file=draft.file)
         issues.extend(found)
-        if block is not None and block_draft.enabled:
+        if block is None or not block_draft.enabled:
+            continue
+        place = (block.scope, block.name, block.source, block.mx_rollup)
+        first = seen.setdefault(place, block_draft)
+        if first is block_draft:
             blocks.append(block)
+        else:
+            issues.append(_stands_twice(block_draft, first, draft.file))
     layer = Layer(
         id=draft.id,
         name=draft.name,
@@ -92,7 +101,6 @@ class _Place:
     def __init__(self, draft: BlockDraft, file: str) -> None:
         self._draft = draft
         self._file = file
-        self._title = block_title(draft.scope, draft.name, draft.source)
 
     def issue(
         self,
@@ -110,18 +118,29 @@ class _Place:
             severity=severity,
             file=self._file,
             line=line or self._draft.option_lines.get(option) or self._draft.line,
-            block=self._title,
+            block=block_title(self._draft.scope, self._draft.name, self._draft.source),
             option=option,
             value=plain(value),
             block_id=self._draft.id or None,
         )
 
 
-def _check_layer(draft: LayerDraft) -> Iterator[Issue]:
+def check_validity(draft: LayerDraft) -> Iterator[Issue]:
+    """Report dates between which a layer is never in force."""
     start, end = draft.valid_from, draft.valid_until
     if start is not None and end is not None and start >= end:
         message = "valid_from is not before valid_until: the layer would never be in force"
         yield Issue(code="bad_validity", message=message, file=draft.file, option="valid_until")
+
+
+def _stands_twice(draft: BlockDraft, first: BlockDraft, file: str) -> Issue:
+    where = ""
+    if first.line is not None:
+        where = f" in line {first.line}"
+    elif first.id:
+        where = f" as rule_blocks {first.id}"
+    message = f"the block stands already{where}: merge the two, or put this one in another layer"
+    return _Place(draft, file).issue("duplicate_block", message, value=draft.name)
 
 
 def _normalise_name(draft: BlockDraft) -> str:
@@ -131,6 +150,9 @@ def _normalise_name(draft: BlockDraft) -> str:
 def _check_name(draft: BlockDraft, place: _Place) -> Iterator[Issue]:
     if draft.scope is not Scope.DEFAULT and not draft.name:
         yield place.issue("bad_name", f"a {draft.scope} block needs a name")
+    elif _CONTROL.search(draft.name + draft.source):
+        message = "the name of a block or source has a control character such as a line end"
+        yield place.issue("bad_name", message)
     elif draft.scope is Scope.DOMAIN:
         yield from _check_domain(draft, place)
 
@@ -177,10 +199,22 @@ def _parse_options(
             issues.append(_misplaced(place, draft, option, raw))
         else:
             try:
-                parsed[name] = option.parse(raw)
+                parsed[name] = _parse_value(option, raw)
             except InvalidValueError as error:
                 issues.append(_bad_value(place, option, raw, error))
     return MappingProxyType(parsed)
+
+
+def _parse_value(option: Option, raw: Any) -> OptionValue:
+    # Most values stand in many blocks; what is equal is parsed, and kept in memory, once.
+    if isinstance(raw, str | int) and not option.is_secret:
+        return _parse_plain(option.name, raw)
+    return option.parse(raw)
+
+
+@functools.lru_cache(maxsize=20_000, typed=True)
+def _parse_plain(name: str, raw: str | int) -> OptionValue:
+    return build_catalogue().options[name].parse(raw)
 
 
 def _hint(name: str, raw: Any, known: Mapping[str, Option]) -> str:
@@ -232,7 +266,7 @@ def _parse_matches(
 def _parse_match(kind: str, text: Any) -> ProviderMatch:
     if kind not in list(MatchKind):
         raise InvalidValueError(f"unknown kind {quote_value(kind)}, known are {list(MatchKind)}")
-    if not isinstance(text, str) or not text.strip().strip("."):
+    if not isinstance(text, str) or not text.strip().strip(".") or _CONTROL.search(text):
         raise InvalidValueError("a pattern is a text with at least one label")
     return ProviderMatch(kind=MatchKind(kind), value=normalise_domain(text.strip().rstrip(".")))
 

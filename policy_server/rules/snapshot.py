@@ -12,10 +12,13 @@ concern nothing but questions for that very domain.
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.providers import ProviderIndex, build_index
 from policy_server.rules.site import Site, host_set
+
+_NO_SOURCES: Mapping[str, tuple[Block, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class ScopeBlocks:
 
     #: For every source.
     base: tuple[Block, ...] = ()
-    by_source: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    by_source: Mapping[str, tuple[Block, ...]] = field(default_factory=lambda: _NO_SOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def compile_snapshot(
     for layer in layers:
         if layer.enabled:
             _add_layer(layer, scopes, sites)
-    frozen = {key: _split_by_source(blocks) for key, blocks in scopes.items()}
+    frozen = {key: split_by_source(blocks) for key, blocks in scopes.items()}
     providers = [key for key in scopes if isinstance(key, _ProviderKey)]
     return Snapshot(
         revision=revision,
@@ -129,13 +132,14 @@ def _add_layer(
     # What earlier layers said goes first, so that the order within the layer does not matter.
     for key, block in placed:
         if block.replace_base and key in scopes:
-            scopes[key] = [kept for kept in scopes[key] if not _replaces(block, kept)]
+            scopes[key] = keep_earlier(block, scopes[key])
     for key, block in placed:
         scopes.setdefault(key, []).append(block)
 
 
-def _replaces(block: Block, earlier: Block) -> bool:
-    return not block.source or block.source == earlier.source
+def keep_earlier(block: Block, earlier: Iterable[Block]) -> list[Block]:
+    """Return the blocks of earlier layers that a block with `replace_base` leaves in its scope."""
+    return [kept for kept in earlier if block.source and block.source != kept.source]
 
 
 def _find_scope(block: Block, sites: Mapping[str, Site]) -> Hashable | None:
@@ -164,11 +168,15 @@ def site_hosts(domain: str, site: Site) -> frozenset[str]:
     return host_set(site.mx_hosts) or frozenset({domain})
 
 
-def _split_by_source(blocks: Sequence[Block]) -> ScopeBlocks:
+def split_by_source(blocks: Sequence[Block]) -> ScopeBlocks:
+    """Make a scope of its blocks, which are in the order they apply."""
     by_source: dict[str, list[Block]] = {}
     for block in blocks:
         by_source.setdefault(block.source, []).append(block)
     base = tuple(by_source.pop("", ()))
+    if not by_source:
+        # Most scopes: a million of them share one empty table.
+        return ScopeBlocks(base)
     return ScopeBlocks(base, {source: tuple(found) for source, found in by_source.items()})
 
 

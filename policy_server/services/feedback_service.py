@@ -7,7 +7,7 @@ Matching is decided in `policy_server.automation`; counting and acting is one tr
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,7 @@ from policy_server.automation.matching import (
 from policy_server.automation.outcomes import Outcome
 from policy_server.convert import read_outcomes
 from policy_server.errors import InvalidRequest, PolicyServerError
+from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.layers import AutomationRule, SetConfig
 from policy_server.rules.resolve import Question, resolve
@@ -69,10 +70,12 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
         policy: Policy,
         actions: ActionStore,
         *,
+        metrics: ServerMetrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._policy = policy
         self._actions = actions
+        self._metrics = metrics
         self._clock = clock
         self._sets = CompiledSets()
         self._compiling = asyncio.Lock()
@@ -97,10 +100,14 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
             replace(outcome, event_time=now) if outcome.event_time > now else outcome
             for outcome in read_outcomes(request.outcomes)
         ]
+        for kind, count in Counter(outcome.type.value for outcome in outcomes).items():
+            self._metrics.outcomes.labels(kind).inc(count)
         matches = await self._match(outcomes)
         if not matches:
             return feedback_service_pb2.ReportOutcomesResponse()
         counted = await self._actions.count_and_act(matches, now)
+        self._metrics.matches.inc(counted.new_matches)
+        self._metrics.actions_begun.inc(len(counted.begun_ids))
         if counted.has_changed:
             # Watchers hear of it before the agent does.
             await self._policy.reload()
@@ -124,6 +131,7 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
         else:
             hits = _match_all(concerned, effort)
         for pattern, timeouts in effort.timeouts.items():
+            self._metrics.pattern_timeouts.inc(timeouts)
             facts = {"pattern": pattern, "timeouts": timeouts}
             logger.warning("pattern took too long and was given up", extra=facts)
         return self._with_ruled_values(hits)

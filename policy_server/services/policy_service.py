@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from penstock.v1 import policy_service_pb2
-from policy_server.convert import read_hosts
+from policy_server.convert import read_hosts, to_explained
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
@@ -45,6 +45,16 @@ class PolicyService:
         results = await asyncio.gather(*map(self._result, request.requests))
         return policy_service_pb2.BatchGetEgressPathConfigsResponse(results=results)
 
+    async def explain_egress_path_config(
+        self, request: policy_service_pb2.ExplainEgressPathConfigRequest, _context: Any
+    ) -> policy_service_pb2.ExplainEgressPathConfigResponse:
+        """Answer for one egress path, with the origin of every value."""
+        question = await self._question(request)
+        answer, resolution = self._policy.answer(question), self._policy.resolve(question)
+        return to_explained(
+            resolution, question, revision=answer.response.revision, etag=answer.etag
+        )
+
     async def _result(
         self, request: policy_service_pb2.GetEgressPathConfigRequest
     ) -> policy_service_pb2.EgressPathResult:
@@ -62,7 +72,11 @@ class PolicyService:
         result.response.ParseFromString(answer.not_modified)
         return result
 
-    async def _question(self, request: policy_service_pb2.GetEgressPathConfigRequest) -> Question:
+    async def _question(
+        self,
+        request: policy_service_pb2.GetEgressPathConfigRequest
+        | policy_service_pb2.ExplainEgressPathConfigRequest,
+    ) -> Question:
         hosts = read_hosts(request.mx_hosts)
         return await self._policy.question(
             request.routing_domain, request.egress_source, request.site_name, hosts
@@ -81,6 +95,11 @@ def add_policy_service(server: grpc.aio.Server, service: PolicyService, hub: Wat
         "BatchGetEgressPathConfigs": grpc.unary_unary_rpc_method_handler(
             service.batch_get_egress_path_configs,
             request_deserializer=pb.BatchGetEgressPathConfigsRequest.FromString,
+            response_serializer=_serialise,
+        ),
+        "ExplainEgressPathConfig": grpc.unary_unary_rpc_method_handler(
+            service.explain_egress_path_config,
+            request_deserializer=pb.ExplainEgressPathConfigRequest.FromString,
             response_serializer=_serialise,
         ),
         "WatchPolicy": grpc.stream_stream_rpc_method_handler(

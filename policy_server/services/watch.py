@@ -7,15 +7,18 @@ How one client is kept current stands in `watch_stream`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce, ActionKind
-from policy_server.errors import InvalidRequest, Unavailable
+from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
+from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.snapshot import Snapshot
+from policy_server.services.announced_sources import MAX_SOURCES, AnnouncedSources
+from policy_server.services.caller import read_caller
 from policy_server.services.resume_token import (
     ResumeToken,
     decode_token,
@@ -46,13 +49,16 @@ class WatchHub:
         policy: Policy,
         actions: ActionStore,
         *,
-        datastore_id: str,
+        datastore_id: str = "",
+        metrics: ServerMetrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         timing: WatchTiming | None = None,
     ) -> None:
         self._policy = policy
         self._store = actions
         self._datastore_id = datastore_id
+        self._metrics = metrics
+        self._sources = AnnouncedSources()
         self._clock = clock
         self._timing = timing or WatchTiming()
         self._streams: set[WatchStream] = set()
@@ -63,6 +69,10 @@ class WatchHub:
         self._unsubscribe = policy.subscribe(self._hear_change)
         if policy.is_loaded:
             self._hear_change()
+
+    def use_datastore(self, datastore_id: str) -> None:
+        """Take clients from now on: the database, which tokens name, is known."""
+        self._datastore_id = datastore_id
 
     @property
     def streams(self) -> int:
@@ -78,6 +88,8 @@ class WatchHub:
         Errors: `InvalidRequest` for requests out of order, `Aborted` for a client that
         acknowledges nothing, `Unavailable` when the server stops or has no room.
         """
+        if not self._datastore_id:
+            raise RulesNotLoaded
         if self._is_draining or len(self._streams) >= MAX_STREAMS:
             raise Unavailable("no more streams are taken now; connect again")
         stream = WatchStream(
@@ -89,9 +101,11 @@ class WatchHub:
         )
         self._streams.add(stream)
         tasks: list[asyncio.Task[None]] = []
+        sources: frozenset[str] = frozenset()
         try:
             start = await self._read_start(request_iterator)
-            stream.start(start)
+            stream.start(start, caller=read_caller(context))
+            sources = self._announce(stream.agent, start.agent_info.egress_sources)
             tasks = [
                 _run(stream, _listen(stream, request_iterator)),
                 _run(stream, stream.find_sites()),
@@ -103,6 +117,8 @@ class WatchHub:
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
             self._streams.discard(stream)
+            self._sources.remove(stream.agent, sources)
+            self._metrics.shared_sources.set(self._sources.count_shared())
             for task in tasks:
                 task.cancel()
             logger.info("watch ended", extra={"agent": stream.agent})
@@ -113,6 +129,16 @@ class WatchHub:
         self._unsubscribe()
         for number, stream in enumerate(tuple(self._streams)):
             stream.end(_SOONEST + number % 100 * (_SPREAD / 100))
+
+    def _announce(self, agent: str, announced: Sequence[str]) -> frozenset[str]:
+        sources = frozenset(announced[:MAX_SOURCES])
+        shared = self._sources.add(agent, sources)
+        self._metrics.shared_sources.set(self._sources.count_shared())
+        if shared:
+            source, others = next(iter(shared.items()))
+            facts = {"agent": agent, "sources": len(shared), "one": source, "others": others[:5]}
+            logger.warning("agents share egress sources, each keeps the limits alone", extra=facts)
+        return sources
 
     async def _serve(
         self, stream: WatchStream, raw_token: bytes
@@ -164,6 +190,8 @@ class WatchHub:
             for action in (actions.get(action_id) or self._known_actions[action_id],)
         ]
         has_new_rules = self._policy.snapshot is not self._known_rules
+        # Without rules before, all that clients hold is to be looked at.
+        change = self._policy.last_change if self._known_rules is not None else None
         self._known_actions, self._known_rules = actions, self._policy.snapshot
         self._known_suspensions = {
             action_id: action
@@ -176,7 +204,7 @@ class WatchHub:
             if suspensions or scopes:
                 stream.touch_actions(suspensions, scopes)
             if has_new_rules:
-                stream.touch_rules()
+                stream.touch_rules(change)
 
     def _suspensions(self) -> dict[int, ActionInForce]:
         return self._known_suspensions

@@ -27,6 +27,7 @@ from policy_server.automation.actions import ActionInForce, ActionScope
 from policy_server.convert import read_hosts, to_suspension
 from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
+from policy_server.rules.book import RulesChange
 from policy_server.services.watched_paths import WatchedPath, WatchedPaths
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class WatchStream:
         self._open_names: dict[str, None] = {}
         self._gone_names: dict[str, None] = {}
         self._rules_changed: tuple[float, float] | None = None
+        #: Names to compare after a change of rules; None: all.
+        self._concerned: set[str] | None = set()
         self._token = b""
         self._nonce = 0
         self._unacked: deque[tuple[int, float]] = deque()
@@ -114,11 +117,17 @@ class WatchStream:
         self._touched_names.update(dict.fromkeys(self._paths.names_in(scopes)))
         if len(self._touched_names) > _MAX_CHANGED:
             # Too many to send one by one: compare all, at once.
-            self._rules_changed = _AT_ONCE
+            self._rules_changed, self._concerned = _AT_ONCE, None
         self._wake.set()
 
-    def touch_rules(self) -> None:
-        """Note that rules or sites changed."""
+    def touch_rules(self, change: RulesChange | None = None) -> None:
+        """Note that rules or sites changed; None: any answer may have."""
+        if change is None or change.is_wide:
+            self._concerned = None
+        elif self._concerned is not None:
+            self._concerned |= self._paths.names_concerned(change)
+        if self._concerned is not None and not self._concerned:
+            return
         now = self._now()
         first = self._rules_changed[0] if self._rules_changed else now
         self._rules_changed = (first, now)
@@ -135,9 +144,9 @@ class WatchStream:
         self._is_closed = True
         self._wake.set()
 
-    def start(self, start: pb.WatchStart) -> None:
-        """Take in the first request."""
-        self.agent = start.agent_info.name[:_LOGGED_LENGTH]
+    def start(self, start: pb.WatchStart, *, caller: str) -> None:
+        """Take in the first request, of *caller* or of whoever it names itself."""
+        self.agent = (caller or start.agent_info.name)[:_LOGGED_LENGTH]
         self._subscribe(start.subscribe, start.known)
 
     def hear(self, request: pb.WatchPolicyRequest) -> None:
@@ -295,11 +304,11 @@ class WatchStream:
         snapshot = self._policy.snapshot
         self._rules_changed = None
         touched, self._touched_names = self._touched_names, {}
-        for name in self._paths.open_names():
+        names = self._take_concerned(touched)
+        for name in self._paths.open_among(names):
             self._ask_site(name)
         changed: list[str] = []
         is_invalidated = False
-        names = self._paths.names()
         for start in range(0, len(names), _STRIDE):
             part = names[start : start + _STRIDE]
             if is_invalidated:
@@ -320,6 +329,13 @@ class WatchStream:
                 return
         if not is_invalidated:
             self._dirty_names.update(dict.fromkeys(changed))
+
+    def _take_concerned(self, touched: Iterable[str]) -> list[str]:
+        """List the names to compare; all of them where so many are that an invalidation may be."""
+        concerned, self._concerned = self._concerned, set()
+        if concerned is None or len(concerned) > _MAX_CHANGED:
+            return self._paths.names()
+        return list(dict.fromkeys([*concerned, *touched]))
 
     def _find_differing(self, names: Iterable[str], touched: Mapping[str, None]) -> list[str]:
         differing = []

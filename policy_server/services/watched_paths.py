@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policy_server.automation.actions import ActionScope
+from policy_server.rules.book import RulesChange
 from policy_server.rules.resolve import Question
 from policy_server.rules.site import MxHost
 
@@ -36,11 +37,12 @@ class WatchedPath:
 
 
 class WatchedPaths:
-    """The subscriptions of one stream, by name and by (source, site)."""
+    """The subscriptions of one stream, by name, site and domain."""
 
     def __init__(self) -> None:
         self._paths: dict[str, WatchedPath] = {}
-        self._by_site: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._by_site: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_domain: defaultdict[str, set[str]] = defaultdict(set)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -53,9 +55,9 @@ class WatchedPaths:
         """List the names subscribed."""
         return list(self._paths)
 
-    def open_names(self) -> list[str]:
-        """List the names whose questions the server makes out itself."""
-        return [path.name for path in self._paths.values() if path.is_open]
+    def open_among(self, names: Iterable[str]) -> list[str]:
+        """List those of *names* whose questions the server makes out itself."""
+        return [name for name in names if (path := self._paths.get(name)) and path.is_open]
 
     def put(self, path: WatchedPath) -> None:
         """Add a subscription, in the place of one of the same name."""
@@ -74,22 +76,39 @@ class WatchedPaths:
         """Set the question of a subscription."""
         self._leave_site(path)
         path.question = question
-        self._by_site[question.egress_source, question.site_name].add(path.name)
+        self._by_site[question.site_name].add(path.name)
+        self._by_domain[question.routing_domain].add(path.name)
 
     def names_in(self, scopes: Iterable[ActionScope]) -> set[str]:
         """List the names whose answers actions of these scopes are part of."""
         found = set()
         for scope in scopes:
-            for name in self._by_site.get((scope.egress_source, scope.site_name), ()):
+            for name in self._by_site.get(scope.site_name, ()):
                 question = self._paths[name].question
-                if question and scope.routing_domain in ("", question.routing_domain):
+                if (
+                    question
+                    and question.egress_source == scope.egress_source
+                    and scope.routing_domain in ("", question.routing_domain)
+                ):
                     found.add(name)
+        return found
+
+    def names_concerned(self, change: RulesChange) -> set[str]:
+        """List the names whose answers a change of rules can concern, if it is not wide."""
+        found = {path.name for path in self._paths.values() if path.question is None}
+        for site in change.sites:
+            found |= self._by_site.get(site, set())
+        for domain in change.domains:
+            found |= self._by_domain.get(domain, set())
         return found
 
     def _leave_site(self, path: WatchedPath) -> None:
         if path.question is None:
             return
-        key = (path.question.egress_source, path.question.site_name)
-        self._by_site[key].discard(path.name)
-        if not self._by_site[key]:
-            del self._by_site[key]
+        for table, key in (
+            (self._by_site, path.question.site_name),
+            (self._by_domain, path.question.routing_domain),
+        ):
+            table[key].discard(path.name)
+            if not table[key]:
+                del table[key]

@@ -6,14 +6,25 @@ together or not at all, and `count_and_act` returns after the commit. What follo
 decided in `policy_server.automation.decide`; here it is put in force.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from policy_server.automation.actions import (
     EVIDENCE_KEPT,
@@ -32,10 +43,12 @@ from policy_server.automation.decide import (
     is_settled,
 )
 from policy_server.automation.threshold import history_spans
-from policy_server.errors import NotFound
+from policy_server.errors import NotFound, StoreRefused
 from policy_server.rules.layers import Threshold
 from policy_server.store.database import Database
-from policy_server.store.revisions import one_revision
+from policy_server.store.locks import Lock, take_lock
+from policy_server.store.revisions import is_known_since, one_revision
+from policy_server.store.rows import insert_or, plain_columns, read_json, read_time
 from policy_server.store.tables import (
     automation_actions,
     automation_evidence,
@@ -43,11 +56,15 @@ from policy_server.store.tables import (
     change_log,
 )
 
+logger = logging.getLogger(__name__)
+
 #: More rows than are added are swept with each report, so that the table can't outgrow its use.
 _SWEPT_BESIDE = 100
 #: SQLite allows 32,766 values in one statement.
 _ROWS_PER_STATEMENT = 2000
 _AUTHOR = "automation"
+#: What reading a value that a person spelt wrongly raises.
+_UNREADABLE = (ValueError, TypeError)
 
 _actions = automation_actions.c
 _matches = automation_matches.c
@@ -115,14 +132,17 @@ class ActionStore:
         return await self._database.write(partial(count_and_act, matches=matches, now=now))
 
     async def touched_since(self, revision: int, limit: int) -> tuple[int, ...] | None:
-        """List the actions changed after *revision*; None if there are more than *limit*."""
+        """
+        List the actions changed after *revision*; None if there are more than *limit*, or if so
+        old a revision's changes are forgotten.
+        """
         return await self._database.read(partial(_touched_since, revision=revision, limit=limit))
 
 
 def read_in_force(connection: Connection, *, now: datetime) -> tuple[ActionInForce, ...]:
     """Read the actions that have an effect at *now*, oldest first."""
     statement = (
-        select(automation_actions)
+        _select_actions(connection)
         .where(
             or_(
                 and_(_actions.state == ActionState.IN_FORCE, _actions.expire_time > now),
@@ -131,7 +151,7 @@ def read_in_force(connection: Connection, *, now: datetime) -> tuple[ActionInFor
         )
         .order_by(_actions.id)
     )
-    return tuple(map(_to_action, connection.execute(statement)))
+    return _read_readable(connection.execute(statement))
 
 
 def read_actions(
@@ -142,19 +162,22 @@ def read_actions(
     before_id: int | None = None,
 ) -> tuple[ActionInForce, ...]:
     """Read up to *limit* actions in these states, newest first, older than *before_id*."""
-    statement = select(automation_actions).where(_actions.state.in_(sorted(states)))
+    statement = _select_actions(connection).where(_actions.state.in_(sorted(states)))
     if before_id is not None:
         statement = statement.where(_actions.id < before_id)
     rows = connection.execute(statement.order_by(_actions.id.desc()).limit(limit))
-    return tuple(map(_to_action, rows))
+    return _read_readable(rows)
 
 
 def read_action(connection: Connection, *, action_id: int) -> ActionInForce:
-    """Read one action. Errors: `NotFound`."""
-    row = connection.execute(select(automation_actions).where(_actions.id == action_id)).first()
+    """Read one action. Errors: `NotFound`, `StoreRefused` for one that can't be read."""
+    row = connection.execute(_select_actions(connection).where(_actions.id == action_id)).first()
     if row is None:
         raise NotFound(f"there is no action {action_id}")
-    return _to_action(row)
+    try:
+        return _to_action(row)
+    except _UNREADABLE as error:
+        raise StoreRefused(f"action {action_id} can't be read: {error}") from error
 
 
 def read_evidence(connection: Connection, *, action_id: int) -> tuple[Evidence, ...]:
@@ -165,8 +188,7 @@ def read_evidence(connection: Connection, *, action_id: int) -> tuple[Evidence, 
         .order_by(_evidence.event_time.desc(), _evidence.event_id.desc())
     )
     return tuple(
-        Evidence(event_id=row.event_id, event_time=_utc(row.event_time), reply=row.reply)
-        for row in rows
+        Evidence(event_id=row.event_id, event_time=row.event_time, reply=row.reply) for row in rows
     )
 
 
@@ -193,6 +215,7 @@ def cancel_action(
 
 def count_and_act(connection: Connection, *, matches: Iterable[Match], now: datetime) -> Counted:
     """Count each event once per rule and put in force what follows."""
+    take_lock(connection, Lock.COUNTING)
     new = _count(connection, [match for match in matches if not is_settled(match, now)])
     due = bool(_due_ids(connection, now=now))
     plans = [
@@ -242,15 +265,11 @@ def _count(connection: Connection, matches: Sequence[Match]) -> list[Match]:
     new: list[Match] = []
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         # One statement decides what is new, so that two reports of an event can't both count.
-        statement = _insert_unless_known(connection).returning(_matches.rule_key, _matches.event_id)
+        statement = insert_or(connection, automation_matches).on_conflict_do_nothing()
+        statement = statement.returning(_matches.rule_key, _matches.event_id)
         added = connection.execute(statement, rows[start : start + _ROWS_PER_STATEMENT])
         new.extend(by_key[rule_key, event_id] for rule_key, event_id in added)
     return new
-
-
-def _insert_unless_known(connection: Connection) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(automation_matches).on_conflict_do_nothing()
 
 
 def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetime]:
@@ -273,7 +292,7 @@ def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetim
             .order_by(_matches.event_time.desc())
             .limit(span.limit + len(group))
         )
-        known.extend(_utc(row.event_time) for row in rows if row.event_id not in new_ids)
+        known.extend(row.event_time for row in rows if row.event_id not in new_ids)
     return sorted(known)
 
 
@@ -285,9 +304,13 @@ def _put_in_force(
     changed: set[int],
     begun: set[int],
 ) -> None:
-    live = connection.execute(select(automation_actions).where(*_live(plan, now=now))).first()
+    live = connection.execute(_select_actions(connection).where(*_live(plan, now=now))).first()
     if live is not None:
-        _extend(connection, _to_action(live), plan)
+        readable = _read_readable([live])
+        if not readable:
+            # Until it is repaired or removed it stands in the way of its like, but of no other.
+            return
+        _extend(connection, readable[0], plan)
         action_id = int(live.id)
     elif _is_cancelled(connection, plan):
         return
@@ -355,7 +378,7 @@ def _same_action(plan: PlannedAction) -> list[ColumnElement[bool]]:
 
 def _live(plan: PlannedAction, *, now: datetime) -> list[ColumnElement[bool]]:
     if plan.rule.observe:
-        # No index holds these to one; the writer is alone.
+        # No index holds these to one; who counts is alone.
         return [
             *_same_action(plan),
             _actions.state == ActionState.OBSERVED,
@@ -414,6 +437,10 @@ def _is_due(now: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def _expire(connection: Connection, *, now: datetime) -> bool:
+    take_lock(connection, Lock.REVISIONS)
+    if not _due_ids(connection, now=now):
+        # Another server was quicker.
+        return False
     with one_revision(connection, author=_AUTHOR, summary=_summary(())):
         return _mark_expired(connection, now=now)
 
@@ -434,6 +461,8 @@ def _sweep(connection: Connection, *, now: datetime, limit: int) -> None:
 
 
 def _touched_since(connection: Connection, *, revision: int, limit: int) -> tuple[int, ...] | None:
+    if not is_known_since(connection, revision):
+        return None
     rows = connection.execute(
         select(change_log.c.row_id)
         .where(
@@ -445,6 +474,23 @@ def _touched_since(connection: Connection, *, revision: int, limit: int) -> tupl
     )
     touched = tuple(int(row_id) for row_id in rows.scalars())
     return touched if len(touched) <= limit else None
+
+
+def _select_actions(connection: Connection) -> Select[Any]:
+    # As plain values: one that a person spelt wrongly must not take the other rows with it.
+    return select(*plain_columns(connection, automation_actions))
+
+
+def _read_readable(rows: Iterable[Any]) -> tuple[ActionInForce, ...]:
+    """Read the rows that make sense; the others are logged and have no effect."""
+    actions = []
+    for row in rows:
+        try:
+            actions.append(_to_action(row))
+        except _UNREADABLE as error:
+            facts = {"action_id": row.id, "why": str(error)}
+            logger.warning("action can't be read, it is left out", extra=facts)
+    return tuple(actions)
 
 
 def _to_action(row: Any) -> ActionInForce:
@@ -459,21 +505,23 @@ def _to_action(row: Any) -> ActionInForce:
         tenant=row.tenant,
         campaign=row.campaign,
         option=row.option,
-        old_value=row.old_value,
-        new_value=row.new_value,
+        old_value=read_json(row.old_value),
+        new_value=read_json(row.new_value),
         rule_key=row.rule_key,
         rule_layer=row.rule_layer,
         rule_block=row.rule_block,
         rule_position=row.rule_position,
-        rule_regexes=tuple(row.rule_regexes),
+        rule_regexes=tuple(read_json(row.rule_regexes)),
         match_count=row.match_count,
-        first_match_time=_utc(row.first_match_time),
-        last_match_time=_utc(row.last_match_time),
-        expire_time=_utc(row.expire_time),
+        first_match_time=_read_time(row.first_match_time),
+        last_match_time=_read_time(row.last_match_time),
+        expire_time=_read_time(row.expire_time),
         changed_by=row.changed_by,
     )
 
 
-def _utc(time: datetime) -> datetime:
-    # SQLite forgets the zone; all our times are UTC.
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+def _read_time(value: Any) -> datetime:
+    time = read_time(value)
+    if time is None:
+        raise ValueError("a time is missing")
+    return time

@@ -2,31 +2,30 @@
 The database: one writer thread, a few readers, errors in our own words.
 
 Every write is one transaction on the single writer thread, so that the server never waits for
-itself; other processes (commands, people) are waited for by SQLite's busy timeout.
+itself; other processes (commands, people, further servers) are waited for a few seconds. SQLite
+and PostgreSQL differ in `store.engines`, `store.locks` and `store.triggers` alone.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from policy_server.errors import InvalidSettings, StoreRefused, StoreUnavailable
+from policy_server.errors import InvalidSettings
+from policy_server.store.engines import (
+    READERS,
+    build_read_engine,
+    build_write_engine,
+    to_store_error,
+)
 
 _Result = TypeVar("_Result")
-
-_PRAGMAS = (
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA journal_mode = WAL",
-    # An acknowledged outcome or import must survive a power cut.
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-)
-_READERS = 2
+_EXAMPLES = "use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
 
 
 class Database:
@@ -34,12 +33,17 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = _parse_url(url)
-        if self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self._write_engine = _build_engine(self.url, begin="BEGIN IMMEDIATE")
-        self._read_engine = _build_engine(self.url, begin="BEGIN")
+        if self.is_sqlite:
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        self._write_engine = build_write_engine(self.url)
+        self._read_engine = build_read_engine(self.url)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database, which a server migrates by itself."""
+        return self.url.get_backend_name() == "sqlite"
 
     async def write(self, change: Callable[[Connection], _Result]) -> _Result:
         """Run *change* in one transaction on the writer thread; return its result after commit."""
@@ -76,14 +80,22 @@ def database_problem(url: str) -> str:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        return f'database.url "{url}" is no url; write sqlite:///PATH'
+        return f"database.url: this is no url; {_EXAMPLES}"
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return "database.url: PostgreSQL comes with a later version; use sqlite:///PATH"
+        return _postgresql_problem(parsed)
     if backend != "sqlite":
-        return f'database.url: unknown kind of database "{backend}"; use sqlite:///PATH'
+        return f'database.url: unknown kind of database "{backend}"; {_EXAMPLES}'
     if not parsed.database or parsed.database == ":memory:":
         return "database.url: a file is needed, as commands share it; use sqlite:///PATH"
+    return ""
+
+
+def _postgresql_problem(url: URL) -> str:
+    if url.drivername != "postgresql":
+        return f'database.url: "{url.drivername}" names a driver; write postgresql:// alone'
+    if not url.database:
+        return f"database.url: the name of the database is missing; {_EXAMPLES}"
     return ""
 
 
@@ -94,28 +106,9 @@ def _parse_url(url: str) -> URL:
     return make_url(url)
 
 
-def _build_engine(url: URL, *, begin: str) -> Engine:
-    engine = create_engine(url)
-
-    def prepare(connection: Any, _record: Any) -> None:
-        # The driver's own notion of transactions is switched off: `begin` below is ours.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    event.listen(engine, "connect", prepare)
-    event.listen(engine, "begin", start)
-    return engine
-
-
 def _run(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
     try:
         with engine.begin() as connection:
             return work(connection)
-    except OperationalError as error:
-        raise StoreUnavailable(f"database: {error.orig}") from error
     except SQLAlchemyError as error:
-        raise StoreRefused(f"database: {getattr(error, 'orig', None) or error}") from error
+        raise to_store_error(error) from error

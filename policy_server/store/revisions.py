@@ -12,13 +12,19 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, func, insert, select, update
 
 from policy_server.store.rows import insert_row
-from policy_server.store.tables import change_log, policy_revisions
+from policy_server.store.tables import change_log, datastore, policy_revisions
 
 
 def read_revision(connection: Connection) -> int:
     """Read the newest revision; 0 before the first change."""
     newest = connection.execute(select(func.max(policy_revisions.c.id))).scalar()
     return int(newest or 0)
+
+
+def is_known_since(connection: Connection, revision: int) -> bool:
+    """Whether every change after *revision* is still in the log."""
+    forgotten = connection.execute(select(func.max(datastore.c.log_forgotten_until))).scalar()
+    return revision >= int(forgotten or 0)
 
 
 @contextmanager
@@ -29,6 +35,9 @@ def one_revision(connection: Connection, *, author: str, summary: str) -> Iterat
     )
     revision = insert_row(connection, statement)
     yield revision
+    if connection.dialect.name == "postgresql":
+        # Its triggers wait for the commit; what was changed here belongs to this revision.
+        connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
     connection.execute(
         update(policy_revisions).where(policy_revisions.c.id == revision).values(is_open=False)
     )

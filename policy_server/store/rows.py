@@ -5,23 +5,59 @@ SQLAlchemy's own readers raise at the first odd value and take the whole answer 
 each value is read by itself, so that one bad row is refused alone.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, select, type_coerce
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    Insert,
+    Label,
+    Table,
+    Text,
+    cast,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import NullType
+
+from policy_server.rules.document import is_too_deep
+from policy_server.store.column_types import UtcTime
+
+#: Databases keep booleans as numbers or as such; people write them as texts as well.
+_BOOLEANS = MappingProxyType(
+    {1: True, "1": True, "true": True, 0: False, "0": False, "false": False}
+)
 
 
 def read_rows(
     connection: Connection, table: Table, *, order_by: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """Read every row of *table* as plain driver values, ordered."""
-    columns = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
+    """Read every row of *table* as plain driver values, ordered; JSON and times as text."""
     order = [table.columns[name] for name in order_by]
-    for row in connection.execute(select(*columns).order_by(*order)):
+    for row in connection.execute(select(*plain_columns(connection, table)).order_by(*order)):
         yield dict(row._mapping)
+
+
+def plain_columns(connection: Connection, table: Table) -> list[Label[Any]]:
+    """Name the columns of *table* so that no value can fail to be read."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    return [
+        (type_coerce(column, NullType()) if is_sqlite else _as_plain(column)).label(column.name)
+        for column in table.columns
+    ]
+
+
+def _as_plain(column: Column[Any]) -> ColumnElement[Any]:
+    # The driver of PostgreSQL reads JSON by itself, and fails at times such as "infinity".
+    return cast(column, Text) if isinstance(column.type, (JSON, UtcTime)) else column
 
 
 def read_json(value: Any) -> Any:
@@ -36,7 +72,22 @@ def read_json(value: Any) -> Any:
         value = value.decode()
     if not isinstance(value, str):
         return value
-    return json.loads(value)
+    if not value.lstrip().startswith(("[", "{")):
+        return _read_scalar(value)
+    try:
+        read = json.loads(value)
+    except RecursionError:
+        # SQLite takes deeper JSON than Python does.
+        raise ValueError("nested too deep") from None
+    if is_too_deep(read):
+        raise ValueError("nested too deep")
+    return read
+
+
+@functools.lru_cache(maxsize=20_000)
+def _read_scalar(text: str) -> Any:
+    # The same few values stand in very many rows.
+    return json.loads(text)
 
 
 def read_time(value: Any) -> datetime | None:
@@ -62,9 +113,8 @@ def read_bool(value: Any) -> bool:
     >>> read_bool(1), read_bool("false")
     (True, False)
     """
-    known = {"1": True, "true": True, "0": False, "false": False}
     try:
-        return known[str(value).lower()]
+        return _BOOLEANS[value if isinstance(value, int) else str(value).lower()]
     except KeyError:
         raise ValueError(f'"{value}" is neither 1 nor 0') from None
 
@@ -74,3 +124,9 @@ def insert_row(connection: Connection, statement: Insert) -> int:
     key = connection.execute(statement).inserted_primary_key
     assert key is not None
     return int(key[0])
+
+
+def insert_or(connection: Connection, table: Table) -> Any:
+    """Begin an insert that can say what to do about a row that exists, by `on_conflict_…`."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)

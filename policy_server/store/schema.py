@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from policy_server.errors import WrongSchema
 from policy_server.store.database import Database
+from policy_server.store.locks import Lock, take_lock
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ def downgrade(database: Database, target: str) -> str:
 
 
 def _move(connection: Connection, target: str, *, forward: bool) -> str:
+    if connection.dialect.name == "postgresql":
+        # Rather fail and be run again than hold up a server that is in use.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '4s'")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = '5s'")
+    take_lock(connection, Lock.SETUP)
     config = _config()
     config.attributes["connection"] = connection
     try:

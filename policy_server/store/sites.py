@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete, select
 
 from policy_server.rules.site import MxHost, Site
-from policy_server.store.rows import read_json, read_rows, read_time
+from policy_server.store.rows import insert_or, plain_columns, read_json, read_rows, read_time
 from policy_server.store.tables import sites
+
+# SQLite takes few parameters for one statement.
+_DOMAINS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +33,49 @@ def load_sites(connection: Connection) -> dict[str, StoredSite]:
     return {stored.site.domain: stored for stored in rows if stored is not None}
 
 
+def load_sites_of(connection: Connection, domains: Iterable[str]) -> dict[str, StoredSite | None]:
+    """Load the sites of these domains; None for one that is not known."""
+    found: dict[str, StoredSite | None] = dict.fromkeys(domains)
+    wanted = sorted(found)
+    for start in range(0, len(wanted), _DOMAINS_AT_ONCE):
+        some = wanted[start : start + _DOMAINS_AT_ONCE]
+        statement = select(*plain_columns(connection, sites)).where(sites.c.domain.in_(some))
+        for row in connection.execute(statement):
+            found[row.domain] = _to_stored(dict(row._mapping))
+    return found
+
+
 def save_sites(connection: Connection, stored: Iterable[StoredSite]) -> None:
     """Keep these sites in the place of what was known of their domains."""
-    for item in stored:
-        values = {
-            "site_name": item.site.site_name,
-            "mx_hosts": [
-                {"host": host.host, "preference": host.preference} for host in item.site.mx_hosts
-            ],
-            "expires_at": item.expires_at,
-        }
-        known = connection.execute(
-            sites.update().where(sites.c.domain == item.site.domain).values(values)
-        )
-        if not known.rowcount:
-            connection.execute(insert(sites).values(domain=item.site.domain, **values))
+    rows = [_to_row(item) for item in stored]
+    if not rows:
+        return
+    statement = insert_or(connection, sites)
+    # One statement, as several servers may learn of a domain at the same time.
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[sites.c.domain],
+            set_={name: statement.excluded[name] for name in rows[0] if name != "domain"},
+        ),
+        # In one order everywhere, so that two servers can't wait for each other.
+        sorted(rows, key=lambda row: str(row["domain"])),
+    )
 
 
 def forget_sites(connection: Connection, domains: Iterable[str]) -> None:
     """Forget the sites of these domains."""
     for domain in domains:
         connection.execute(delete(sites).where(sites.c.domain == domain))
+
+
+def _to_row(stored: StoredSite) -> dict[str, Any]:
+    hosts = stored.site.mx_hosts
+    return {
+        "domain": stored.site.domain,
+        "site_name": stored.site.site_name,
+        "mx_hosts": [{"host": host.host, "preference": host.preference} for host in hosts],
+        "expires_at": stored.expires_at,
+    }
 
 
 def _to_stored(row: dict[str, Any]) -> StoredSite | None:

@@ -2,16 +2,14 @@
 The tables, as promised to people and scripts that read and write them.
 
 Migrations make them (`migrations/`); a test holds the two equal. Triggers, which keep
-`change_log` and `policy_revisions`, live in the migrations alone.
+`policy_revisions`, `change_log` and `rule_history`, are made by the migrations alone.
 """
 
 from sqlalchemy import (
     JSON,
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -20,6 +18,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+
+from policy_server.store.column_types import Id, UtcTime
 
 metadata = MetaData(
     naming_convention={
@@ -31,30 +31,28 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only under the exact type INTEGER.
-_Id = BigInteger().with_variant(Integer, "sqlite")
-_Time = DateTime(timezone=True)
-
 rule_layers = Table(
     "rule_layers",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("name", Text, nullable=False),
     Column("position", Integer, nullable=False, comment="Layers apply in this order; later wins."),
     Column("enabled", Boolean, nullable=False, server_default="1"),
     Column("description", Text, nullable=False, server_default=""),
-    Column("valid_from", _Time, comment="Not in force before; null: always."),
-    Column("valid_until", _Time, comment="Not in force from then on; null: for ever."),
+    Column("valid_from", UtcTime, comment="Not in force before; null: always."),
+    Column("valid_until", UtcTime, comment="Not in force from then on; null: for ever."),
     UniqueConstraint("name"),
     CheckConstraint("name <> ''", name="name_given"),
     comment="Named, ordered sets of rules; a rule file is one layer.",
+    # Numbers are not used again, so that the history of a row is its own.
+    sqlite_autoincrement=True,
 )
 
 rule_blocks = Table(
     "rule_blocks",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("layer_id", _Id, ForeignKey("rule_layers.id", ondelete="CASCADE"), nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("layer_id", Id, ForeignKey("rule_layers.id", ondelete="CASCADE"), nullable=False),
     Column("scope", Text, nullable=False),
     Column("name", Text, nullable=False, server_default="", comment="Provider or domain."),
     Column("source", Text, nullable=False, server_default="", comment="'' is every source."),
@@ -68,24 +66,29 @@ rule_blocks = Table(
     # Loads and cascading deletes go by layer.
     Index(None, "layer_id"),
     comment="One scope in a layer, for one egress source or for all.",
+    # Numbers are not used again, so that the history of a row is its own.
+    sqlite_autoincrement=True,
 )
 
 rule_options = Table(
     "rule_options",
     metadata,
-    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
+    Column("block_id", Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
     Column("name", Text, primary_key=True),
     Column("value", JSON(none_as_null=False), nullable=False, comment="JSON null unsets."),
     Column("comment", Text, nullable=False, server_default=""),
+    Column("position", Integer, nullable=False, server_default="0", comment="Place in the file."),
     comment="Settings of a block, in the rule files' spelling.",
 )
 
 provider_matches = Table(
     "provider_matches",
     metadata,
-    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
+    Column("block_id", Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("value", Text, primary_key=True),
+    Column("position", Integer, nullable=False, server_default="0", comment="Place in the file."),
+    Column("comment", Text, nullable=False, server_default=""),
     CheckConstraint("kind IN ('mx_suffix', 'domain_suffix', 'host_name')", name="kind_known"),
     CheckConstraint("value <> ''", name="value_given"),
     comment="Patterns that make a provider.",
@@ -94,8 +97,8 @@ provider_matches = Table(
 automation_rules = Table(
     "automation_rules",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("block_id", _Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("block_id", Id, ForeignKey("rule_blocks.id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False, server_default="0"),
     Column("regexes", JSON, nullable=False, comment="List of patterns; any may match."),
     Column("actions", JSON, nullable=False, comment="List, spelt as in rule files."),
@@ -109,20 +112,22 @@ automation_rules = Table(
     # Loads and cascading deletes go by block.
     Index(None, "block_id"),
     comment="Patterns on outcomes and what follows.",
+    # Numbers are not used again, so that the history of a row is its own.
+    sqlite_autoincrement=True,
 )
 
 rule_errors = Table(
     "rule_errors",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("severity", Text, nullable=False),
     Column("code", Text, nullable=False),
     Column("table_name", Text, nullable=False),
-    Column("block_id", _Id, comment="Row of rule_blocks, if one is to blame."),
+    Column("block_id", Id, comment="Row of rule_blocks, if one is to blame."),
     Column("option", Text, nullable=False, server_default=""),
     Column("value", JSON),
     Column("message", Text, nullable=False),
-    Column("since_revision", _Id, nullable=False),
+    Column("since_revision", Id, nullable=False),
     CheckConstraint("severity IN ('warning', 'error')", name="severity_known"),
     comment="Written by the server: what it refused or found odd, until it is repaired.",
 )
@@ -130,8 +135,8 @@ rule_errors = Table(
 policy_revisions = Table(
     "policy_revisions",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("committed_at", _Time, nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("committed_at", UtcTime, nullable=False),
     Column("author", Text, nullable=False, server_default=""),
     Column("summary", Text, nullable=False, server_default=""),
     Column(
@@ -148,11 +153,18 @@ policy_revisions = Table(
 change_log = Table(
     "change_log",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("revision", _Id, nullable=False),
+    Column("id", Id, primary_key=True),
+    Column("revision", Id, nullable=False),
     Column("table_name", Text, nullable=False),
-    Column("row_id", _Id, nullable=False, comment="Row of that table; a block's for its parts."),
+    Column("row_id", Id, nullable=False, comment="Row of that table; a block's for its parts."),
     Column("operation", Text, nullable=False),
+    Column(
+        "row_name",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="Key of rows that have a name in the place of a number: a site's domain.",
+    ),
     CheckConstraint("operation IN ('insert', 'update', 'delete')", name="operation_known"),
     # The server asks for what came after the revision it has.
     Index(None, "revision"),
@@ -160,10 +172,33 @@ change_log = Table(
     sqlite_autoincrement=True,
 )
 
+rule_history = Table(
+    "rule_history",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("revision", Id, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("block_id", Id, comment="Row of rule_blocks that it is or belongs to."),
+    Column("layer_id", Id, comment="Row of rule_layers that it is or belongs to."),
+    Column("row_key", JSON, nullable=False, comment="Primary key of the row."),
+    Column("operation", Text, nullable=False),
+    Column("old", JSON(none_as_null=True), comment="The row before; null for an insert."),
+    Column("new", JSON(none_as_null=True), comment="The row after; null for a delete."),
+    Column("changed_at", UtcTime, nullable=False),
+    Column("author", Text, nullable=False),
+    CheckConstraint("operation IN ('insert', 'update', 'delete')", name="operation_known"),
+    # A block is stepped back change by change.
+    Index(None, "block_id", "id"),
+    # A rollback asks for what came after a revision.
+    Index(None, "revision"),
+    comment="Every change of every row of the rules, kept by triggers.",
+    sqlite_autoincrement=True,
+)
+
 automation_actions = Table(
     "automation_actions",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("path_name", Text, nullable=False),
@@ -181,9 +216,9 @@ automation_actions = Table(
     Column("rule_position", Integer, nullable=False),
     Column("rule_regexes", JSON, nullable=False),
     Column("match_count", Integer, nullable=False),
-    Column("first_match_time", _Time, nullable=False),
-    Column("last_match_time", _Time, nullable=False),
-    Column("expire_time", _Time, nullable=False),
+    Column("first_match_time", UtcTime, nullable=False),
+    Column("last_match_time", UtcTime, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
     Column("changed_by", Text, nullable=False, server_default="automation"),
     CheckConstraint(
         "state IN ('in_force', 'expired', 'cancelled', 'pinned', 'observed')", name="state_known"
@@ -212,12 +247,12 @@ automation_actions = Table(
 automation_evidence = Table(
     "automation_evidence",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column(
-        "action_id", _Id, ForeignKey("automation_actions.id", ondelete="CASCADE"), nullable=False
+        "action_id", Id, ForeignKey("automation_actions.id", ondelete="CASCADE"), nullable=False
     ),
     Column("event_id", Text, nullable=False),
-    Column("event_time", _Time, nullable=False),
+    Column("event_time", UtcTime, nullable=False),
     Column("reply", Text, nullable=False, comment="On one line, recipients' local parts removed."),
     Index(None, "action_id"),
     comment="The newest replies, up to 20, that led to an action.",
@@ -229,8 +264,8 @@ automation_matches = Table(
     Column("rule_key", Text, primary_key=True),
     Column("event_id", Text, primary_key=True),
     Column("path_name", Text, nullable=False),
-    Column("event_time", _Time, nullable=False),
-    Column("keep_until", _Time, nullable=False, comment="No decision can need it from then on."),
+    Column("event_time", UtcTime, nullable=False),
+    Column("keep_until", UtcTime, nullable=False, comment="No decision can need it from then on."),
     # Thresholds count the matches of one rule on one path within a period.
     Index(None, "rule_key", "path_name", "event_time"),
     # Matches that no decision needs any more are swept.
@@ -242,6 +277,20 @@ datastore = Table(
     "datastore",
     metadata,
     Column("id", Text, primary_key=True, comment="Made at random when the server first starts."),
+    Column(
+        "log_forgotten_until",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Newest revision that is not whole in change_log any more.",
+    ),
+    Column(
+        "history_forgotten_until",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Newest revision that is not whole in rule_history any more.",
+    ),
     comment="Which database this is; resume tokens of another one are refused.",
 )
 
@@ -251,6 +300,6 @@ sites = Table(
     Column("domain", Text, primary_key=True),
     Column("site_name", Text, nullable=False),
     Column("mx_hosts", JSON, nullable=False, comment='List of {"host", "preference"}.'),
-    Column("expires_at", _Time, nullable=False, comment="When the MX answer ends."),
+    Column("expires_at", UtcTime, nullable=False, comment="When the MX answer ends."),
     comment="Last known site of each domain.",
 )

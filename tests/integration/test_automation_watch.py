@@ -1,7 +1,9 @@
 """From an agent's report to every watching agent, with the real server, database and gRPC."""
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -10,6 +12,7 @@ from penstock.v1 import automation_service_pb2 as actions_pb
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.automation_service_pb2 import CancelActionRequest, ListActionsRequest
 from policy_server.services.watch_stream import WatchTiming
+from policy_server.store.retention import HistoryBounds, forget_history
 from tests.integration.watching import (
     automation,
     outcome,
@@ -27,13 +30,13 @@ _SLOW = automation(
 
 
 @pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "penstock.db")
+def url(database_url):
+    return database_url
 
 
-async def test_a_suspension_reaches_a_watching_agent_and_so_does_its_cancellation(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client, client.watch() as watch:
+async def test_a_suspension_reaches_a_watching_agent_and_so_does_its_cancellation(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client, client.watch() as watch:
         await watch.until(lambda: watch.token)
 
         answer = await client.report(outcome("e1", "<joe@yahoo.com> [TS04] deferred"))
@@ -56,9 +59,9 @@ async def test_a_suspension_reaches_a_watching_agent_and_so_does_its_cancellatio
         assert (await client.report(outcome("e2"))).action_ids
 
 
-async def test_an_override_reaches_a_watching_agent_and_ends_by_itself(path):
-    write_rules(path, yahoo(_SLOW, connection_limit=7))
-    async with serving(path) as client, client.watch("yahoo.com", "ymail.com") as watch:
+async def test_an_override_reaches_a_watching_agent_and_ends_by_itself(url):
+    write_rules(url, yahoo(_SLOW, connection_limit=7))
+    async with serving(url) as client, client.watch("yahoo.com", "ymail.com") as watch:
         await watch.until(lambda: len(watch.paths) == 2)
         assert watch.paths["yahoo.com"].config.connection_limit.value == 7
         almost = datetime.now(UTC) - timedelta(hours=2) + timedelta(seconds=0.6)
@@ -78,16 +81,16 @@ async def test_an_override_reaches_a_watching_agent_and_ends_by_itself(path):
         assert (action.option, action.old_value, action.new_value) == ("connection_limit", "7", "1")
 
 
-async def test_an_action_outlives_a_restart_and_its_stream_goes_on_from_the_token(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client, client.watch("yahoo.com") as watch:
+async def test_an_action_outlives_a_restart_and_its_stream_goes_on_from_the_token(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client, client.watch("yahoo.com") as watch:
         await watch.until(lambda: watch.paths and watch.token)
         await client.report(outcome("e1"))
         await watch.until(lambda: watch.suspensions)
         (name,) = watch.suspensions
         token, etag = watch.token, watch.paths["yahoo.com"].etag
 
-    async with serving(path) as client:
+    async with serving(url) as client:
         async with client.watch("yahoo.com", token=token, known={"yahoo.com": etag}) as same:
             await same.until(lambda: same.token)
             assert same.kinds == [pb.WatchPolicyResponse.KIND_DELTA]
@@ -104,9 +107,9 @@ async def test_an_action_outlives_a_restart_and_its_stream_goes_on_from_the_toke
 
 
 @pytest.mark.parametrize("token", [b"nonsense", b'[1,"other",1,"x"]', b"[" * 400])
-async def test_a_foreign_token_leads_to_a_reset_and_a_snapshot(path, token):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client:
+async def test_a_foreign_token_leads_to_a_reset_and_a_snapshot(url, token):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
         await client.report(outcome("e1"))
         async with client.watch("yahoo.com", token=token) as watch:
             await watch.until(lambda: watch.suspensions and watch.paths and watch.token)
@@ -117,10 +120,30 @@ async def test_a_foreign_token_leads_to_a_reset_and_a_snapshot(path, token):
             ]
 
 
-async def test_an_event_counts_once_however_often_it_is_sent(path):
+async def test_a_token_older_than_the_history_leads_to_a_reset(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
+        async with client.watch() as first:
+            await first.until(lambda: first.token)
+        for event in ("e1", "e2"):
+            await client.report(outcome(event))
+            await client.automation.CancelAction(CancelActionRequest(id=1))
+        bounds = HistoryBounds(rows=1)
+        forget = partial(forget_history, bounds=bounds, now=datetime.now(UTC))
+        await client.server.database.write(forget)
+
+        async with client.watch(token=first.token) as late:
+            await late.until(lambda: len(late.kinds) >= 2)
+            assert late.kinds[:2] == [
+                pb.WatchPolicyResponse.KIND_RESET,
+                pb.WatchPolicyResponse.KIND_SNAPSHOT,
+            ]
+
+
+async def test_an_event_counts_once_however_often_it_is_sent(url):
     rule = automation(r"\[TS04\]", "Suspend", trigger={"Threshold": "3/hr"})
-    write_rules(path, yahoo(rule))
-    async with serving(path) as client:
+    write_rules(url, yahoo(rule))
+    async with serving(url) as client:
         counts = [
             (await client.report(*batch)).match_count
             for batch in (
@@ -139,9 +162,9 @@ async def test_an_event_counts_once_however_often_it_is_sent(path):
         assert action.match_count == 3
 
 
-async def test_an_observed_rule_is_recorded_and_has_no_effect(path):
-    write_rules(path, yahoo(automation(r"\[TS04\]", "Suspend", mode="observe")))
-    async with serving(path) as client:
+async def test_an_observed_rule_is_recorded_and_has_no_effect(url):
+    write_rules(url, yahoo(automation(r"\[TS04\]", "Suspend", mode="observe")))
+    async with serving(url) as client:
         for event_id in ("a", "b"):
             await client.report(outcome(event_id))
 
@@ -153,10 +176,10 @@ async def test_an_observed_rule_is_recorded_and_has_no_effect(path):
         assert not client.server.policy.actions()
 
 
-async def test_actions_are_listed_in_pages(path):
+async def test_actions_are_listed_in_pages(url):
     rules = [automation(r"\[TS04\]", "Suspend", duration=f"{n} hours") for n in range(1, 6)]
-    write_rules(path, yahoo(*rules))
-    async with serving(path) as client:
+    write_rules(url, yahoo(*rules))
+    async with serving(url) as client:
         await client.report(outcome("a"))
         ids, token = [], ""
         while True:
@@ -181,9 +204,9 @@ async def test_actions_are_listed_in_pages(path):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_bad_batch_is_refused_whole_with_every_violation(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client:
+async def test_a_bad_batch_is_refused_whole_with_every_violation(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
         for batch in ([outcome("a"), outcome(""), outcome("b", type=0)], [outcome("a")] * 1001):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.report(*batch)
@@ -193,9 +216,9 @@ async def test_a_bad_batch_is_refused_whole_with_every_violation(path):
         assert (await client.report(outcome("a"))).match_count == 1
 
 
-async def test_a_change_of_rules_is_sent_only_for_answers_that_differ(path):
-    write_rules(path, yahoo(connection_limit=7))
-    async with serving(path) as client, client.watch("yahoo.com") as watch:
+async def test_a_change_of_rules_is_sent_only_for_answers_that_differ(url):
+    write_rules(url, yahoo(connection_limit=7))
+    async with serving(url) as client, client.watch("yahoo.com") as watch:
         await watch.until(lambda: watch.paths)
         other = pb.PathSubscription(
             name="other",
@@ -208,20 +231,20 @@ async def test_a_change_of_rules_is_sent_only_for_answers_that_differ(path):
         assert watch.removed == [("nobody", pb.RESOURCE_TYPE_EGRESS_PATH)]
         watch.paths.pop("other")
 
-        await asyncio.to_thread(run_sql, path, "UPDATE rule_options SET value = '9'")
+        await asyncio.to_thread(run_sql, url, "UPDATE rule_options SET value = '9'")
         await watch.until(lambda: watch.paths["yahoo.com"].config.connection_limit.value == 9)
 
         assert list(watch.paths) == ["yahoo.com"]
 
 
-async def test_many_changed_answers_are_told_by_one_invalidation(path):
-    write_rules(path, yahoo(_SLOW, connection_limit=7))
+async def test_many_changed_answers_are_told_by_one_invalidation(url):
+    write_rules(url, yahoo(_SLOW, connection_limit=7))
     names = [f"d{n}.example" for n in range(200)]
-    async with serving(path) as client, client.watch(*names) as watch:
+    async with serving(url) as client, client.watch(*names) as watch:
         await watch.until(lambda: len(watch.paths) == 200)
         watch.paths.clear()
 
-        await asyncio.to_thread(run_sql, path, "UPDATE rule_options SET value = '9'")
+        await asyncio.to_thread(run_sql, url, "UPDATE rule_options SET value = '9'")
         await watch.until(lambda: watch.invalidations == 1)
         await client.report(outcome("e1", "slow down"))
         await watch.until(lambda: watch.invalidations == 2)
@@ -229,9 +252,9 @@ async def test_many_changed_answers_are_told_by_one_invalidation(path):
         assert watch.paths == {}
 
 
-async def test_a_path_without_answer_is_told_as_removed(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client, client.watch() as watch:
+async def test_a_path_without_answer_is_told_as_removed(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client, client.watch() as watch:
         unknown = pb.PathSubscription(name="x", routing_domain="no.example", egress_source="ip-1")
 
         await watch.send(subscribe=pb.WatchSubscribe(add=[unknown]))
@@ -255,9 +278,9 @@ async def test_a_path_without_answer_is_told_as_removed(path):
         ),
     ],
 )
-async def test_requests_out_of_order_end_the_stream(path, request_of):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client, client.watch() as watch:
+async def test_requests_out_of_order_end_the_stream(url, request_of):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client, client.watch() as watch:
         watch.stop_acknowledging()
         await watch.send(**request_of())
 
@@ -267,9 +290,9 @@ async def test_requests_out_of_order_end_the_stream(path, request_of):
         assert await watch.call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_stopping_server_asks_its_clients_to_come_back(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client, client.watch() as watch:
+async def test_a_stopping_server_asks_its_clients_to_come_back(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client, client.watch() as watch:
         await watch.until(lambda: watch.token)
 
         stopping = asyncio.create_task(client.server.stop())
@@ -280,9 +303,9 @@ async def test_a_stopping_server_asks_its_clients_to_come_back(path):
         assert watch.reconnect_after is not None
 
 
-async def test_a_client_that_acknowledges_nothing_is_cut_off(path):
-    write_rules(path, yahoo(_SUSPEND))
-    async with serving(path) as client:
+async def test_a_client_that_acknowledges_nothing_is_cut_off(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
         hub = client.server._hub
         assert hub is not None
         hub._timing = WatchTiming(ack=0.3)
@@ -295,3 +318,93 @@ async def test_a_client_that_acknowledges_nothing_is_cut_off(path):
         assert caught.value.code() is grpc.StatusCode.ABORTED
         # At most the window was sent, beside bookmarks.
         assert sum(kind != pb.WatchPolicyResponse.KIND_BOOKMARK for kind in watch.kinds) <= 4
+
+
+async def test_what_automation_does_is_counted(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
+        await client.report(outcome("e1"), outcome("e2", "fine"))
+
+        kind = {"kind": "Suspend"}
+        assert client.metric("penstock_server_outcomes_total", type="TransientFailure") == 2
+        assert client.metric("penstock_server_automation_matches_total") == 1
+        assert client.metric("penstock_server_actions_begun_total") == 1
+        assert client.metric("penstock_server_actions_in_force", **kind) == 1
+        await client.automation.CancelAction(CancelActionRequest(id=1))
+        assert client.metric("penstock_server_actions_in_force", **kind) == 0
+
+
+async def test_a_pattern_that_takes_too_long_is_counted(url):
+    write_rules(url, yahoo(automation(r"(?=x)x(a|aa)+$", "Suspend")))
+    async with serving(url) as client:
+        await client.report(outcome("e1", f"x{'a' * 200}b"))
+
+        assert client.metric("penstock_server_pattern_timeouts_total") == 1
+
+
+async def test_agents_that_share_a_source_are_told_of_in_log_and_metric(url, caplog):
+    write_rules(url, yahoo(_SUSPEND))
+
+    def info(name, *sources):
+        return pb.AgentInfo(name=name, egress_sources=sources)
+
+    async with serving(url) as client:
+        shared = "penstock_server_sources_shared"
+        async with client.watch(info=info("mta-1", "ip-1", "ip-2")) as first:
+            await first.until(lambda: first.token)
+            async with client.watch(info=info("mta-1", "ip-1", "ip-2")) as again:
+                await again.until(lambda: again.token)
+                assert client.metric(shared) == 0
+            async with client.watch(info=info("mta-2", "ip-2", "ip-3")) as second:
+                await second.until(lambda: second.token)
+                assert client.metric(shared) == 1
+            (said,) = (r for r in caplog.records if r.message.startswith("agents share"))
+            assert (said.agent, said.one, said.others) == ("mta-2", "ip-2", ("mta-1",))
+            async with asyncio.timeout(5):
+                while client.metric(shared):  # noqa: ASYNC110  # a gauge tells nobody
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_caller_is_taken_at_its_word(url, caplog):
+    write_rules(url, yahoo(_SUSPEND))
+    caplog.set_level(logging.INFO)
+    async with serving(url) as client:
+        by = (("penstock-agent", "mta-7"),)
+        async with client.watch(info=pb.AgentInfo(name="other"), metadata=by) as watch:
+            await watch.until(lambda: watch.token)
+        await client.report(outcome("e1"))
+        await client.automation.CancelAction(CancelActionRequest(id=1), metadata=by)
+
+        assert (await client.server.actions.get(1)).changed_by == "mta-7"
+    began = [record.agent for record in caplog.records if record.message == "watch began"]
+    assert began == ["mta-7"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("kind = 'Slow'", id="unknown kind"),
+        pytest.param("expire_time = 'infinity'", id="no time"),
+        pytest.param("new_value = 'fast'", id="no JSON"),
+        pytest.param("rule_regexes = '7'", id="no list"),
+    ],
+)
+async def test_an_action_that_nobody_can_read_holds_up_no_other(url, caplog, damage):
+    if damage == "new_value = 'fast'" and url.startswith("postgresql"):
+        pytest.skip("it takes no such value")
+    write_rules(url, yahoo(_SUSPEND, _SLOW, connection_limit=7))
+    async with serving(url) as client, client.watch("yahoo.com") as watch:
+        await client.report(outcome("e1"))
+        await watch.until(lambda: watch.suspensions)
+
+        run_sql(url, f"UPDATE automation_actions SET {damage}, state = 'pinned'")
+        await watch.until(lambda: not watch.suspensions)
+        await client.report(outcome("e2"), outcome("e3", "slow down"))
+        await watch.until(lambda: watch.paths["yahoo.com"].overrides)
+
+        listing = await client.automation.ListActions(ListActionsRequest())
+        assert "connection_limit" in [action.option for action in listing.actions]
+        assert 1 not in [action.id for action in listing.actions]
+    assert any(
+        record.message == "action can't be read, it is left out" for record in caplog.records
+    )

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,11 @@ from agent.sink.dns_server import DnsServer
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policy_server.cli.main import run
+from policy_server.rules.site import MxHost, Site
+from policy_server.settings import load_settings
+from policy_server.store.database import Database
+from policy_server.store.schema import upgrade
+from policy_server.store.sites import StoredSite, save_sites
 
 _SHARED = Path(__file__).parents[3] / "shared" / "data"
 _KUMOMTA = [str(_SHARED / "kumomta" / name) for name in ("shaping.toml", "community-shaping.toml")]
@@ -192,6 +198,83 @@ def test_a_refusal_has_its_json_too(config, rule_file, capsys):
         "max_message_rate",
         "100/foo",
     )
+
+
+def _know_sites(config, **hosts):
+    url = load_settings(config, {}).database.url
+    database = Database(url)
+    try:
+        upgrade(database)
+        known = [
+            StoredSite(
+                site=Site(
+                    domain=f"{name}.example", site_name=host.rstrip("."), mx_hosts=(MxHost(host),)
+                ),
+                expires_at=datetime.now(UTC) + timedelta(hours=1),
+            )
+            for name, host in hosts.items()
+        ]
+        database.write_now(lambda connection: save_sites(connection, known))
+    finally:
+        database.close()
+
+
+_ODD = """["a.example"]
+max_ready = 5
+["B.example"]
+max_ready = 6
+["none.example"]
+max_ready = 7
+["unknown.example"]
+max_ready = 8
+[provider.p]
+match = [{MXSuffix=".x.example"}]
+[provider.q]
+max_ready = 9
+"""
+
+
+def test_an_import_warns_of_what_is_rarely_meant_by_the_sites_that_are_known(
+    config, rule_file, capsys
+):
+    _know_sites(config, a="mx.x.example", b="mx.x.example", none=".")
+    file = rule_file(_ODD)
+
+    assert run(["rules", "import", file, "--json", "--config", config]) == 0
+
+    warnings = _json(capsys)["warnings"]
+    assert sorted((item["code"], item["file"], item["line"]) for item in warnings) == [
+        ("aliased_site", file, 3),
+        ("null_mx", file, 5),
+        ("provider_overlap", file, 1),
+        ("provider_overlap", file, 3),
+        ("provider_without_match", file, 11),
+    ]
+
+
+def test_an_import_warns_of_its_own_blocks_alone(config, rule_file, capsys):
+    _know_sites(config, a="mx.x.example", b="mx.x.example", none=".")
+    run(["rules", "import", rule_file(_ODD, "base.toml"), "--config", config])
+    capsys.readouterr()
+
+    assert (
+        run(["rules", "import", rule_file(_GOOD, "good.toml"), "--json", "--config", config]) == 0
+    )
+
+    assert _json(capsys)["warnings"] == []
+
+
+def test_check_tells_a_silent_dns_from_a_site_that_was_never_known(config, rule_file, capsys):
+    _know_sites(config, known="mx.x.example")
+    rules = '["known.example"]\nmax_ready = 5\n["never.example"]\nmax_ready = 5\n'
+    run(["rules", "import", rule_file(rules), "--config", config])
+    capsys.readouterr()
+
+    assert run(["check", "--config", config]) == 0
+
+    said = capsys.readouterr().err
+    assert "known.example could not be looked up: its last known site, mx.x.example" in said
+    assert "never.example could not be looked up: until it can" in said
 
 
 def test_list_shows_layers_in_order(config, rule_file, capsys):

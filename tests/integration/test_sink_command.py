@@ -28,6 +28,18 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def _run_to_end(path: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the whole command line, which says what went wrong."""
+    program = "from agent.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "sink", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """Wait, as a person would, until the report is there."""
     for _ in range(1000):
@@ -71,10 +83,11 @@ def test_mistakes_are_said_without_a_traceback(tmp_path):
     path = tmp_path / "sink.toml"
     path.write_text('[sink]\nsed = 1\n[[provider]]\nname = "p"\nlisten = ["x"]\n')
 
-    result = CliRunner().invoke(sink, ["--config", str(path)])
+    result = _run_to_end(path)
 
-    assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 2
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["penstock-agent"] * 2
     assert 'did you mean "seed"?' in result.stderr
 
 
@@ -82,7 +95,9 @@ def test_address_that_can_not_be_had_is_said(tmp_path):
     path = tmp_path / "sink.toml"
     path.write_text('[[provider]]\nname = "p"\nlisten = ["203.0.113.1:2525"]\n')
 
-    result = CliRunner().invoke(sink, ["--config", str(path)])
+    result = _run_to_end(path)
 
-    assert result.exit_code == 1
-    assert result.stderr.startswith("cannot run the sink:")
+    assert result.returncode == 1
+    assert result.stderr.startswith("penstock-agent: ")
+    assert "203.0.113.1" in result.stderr
+    assert "Traceback" not in result.stderr

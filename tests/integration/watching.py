@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,7 +20,7 @@ from policy_server.rules.layers import AutomationDraft, BlockDraft, LayerDraft, 
 from policy_server.server import Server
 from policy_server.settings import load_settings
 from policy_server.store.database import Database
-from policy_server.store.rules import import_layers
+from policy_server.store.layers import import_layers
 from policy_server.store.schema import upgrade
 
 SITE = "(mta5|mta6).am0.yahoodns.net"
@@ -49,9 +48,9 @@ def yahoo(*rules: AutomationDraft, **options) -> LayerDraft:
     return LayerDraft(name="base", blocks=(block,))
 
 
-def write_rules(path: str, *drafts: LayerDraft) -> None:
+def write_rules(url: str, *drafts: LayerDraft) -> None:
     """Import layers, as the command does."""
-    database = Database(f"sqlite:///{path}")
+    database = Database(url)
     try:
         upgrade(database)
         database.write_now(lambda connection: import_layers(connection, drafts, author="test"))
@@ -59,9 +58,9 @@ def write_rules(path: str, *drafts: LayerDraft) -> None:
         database.close()
 
 
-def run_sql(path: str, statement: str) -> None:
+def run_sql(url: str, statement: str) -> None:
     """Change a row by hand."""
-    database = Database(f"sqlite:///{path}")
+    database = Database(url)
     try:
         database.write_now(lambda connection: connection.execute(text(statement)))
     finally:
@@ -69,11 +68,17 @@ def run_sql(path: str, statement: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(path: str) -> AsyncIterator["Client"]:
+async def serving(url: str) -> AsyncIterator["Client"]:
     """Run a server on this database; give a client of it."""
-    config = f"{path}.toml"
-    _write_config(config, path)
-    server = Server(load_settings(config, {}))
+    settings = {
+        "PENSTOCK_SERVER_GRPC_LISTEN": "127.0.0.1:0",
+        "PENSTOCK_SERVER_HTTP_LISTEN": "127.0.0.1:0",
+        "PENSTOCK_DATABASE_URL": url,
+        # Nothing answers at port 9, so that no test depends on a name server.
+        "PENSTOCK_DNS_NAMESERVERS": "127.0.0.1:9",
+        "PENSTOCK_DNS_TIMEOUT": "0.2s",
+    }
+    server = Server(load_settings(None, settings))
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
@@ -87,15 +92,6 @@ async def serving(path: str) -> AsyncIterator["Client"]:
             yield client
     finally:
         await server.stop()
-
-
-def _write_config(config: str, path: str) -> None:
-    # Nothing answers at port 9, so that no test depends on a name server.
-    Path(config).write_text(
-        f'[server]\ngrpc_listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\n'
-        f'[database]\nurl = "sqlite:///{path}"\n[dns]\nnameservers = ["127.0.0.1:9"]\n'
-        'timeout = "0.2s"\n'
-    )
 
 
 class Client:
@@ -113,12 +109,28 @@ class Client:
             ReportOutcomesRequest(outcomes=outcomes), timeout=20
         )
 
-    def watch(self, *names: str, token: bytes = b"", known=None, acknowledge=True) -> "Watch":
+    def watch(
+        self,
+        *names: str,
+        token: bytes = b"",
+        known=None,
+        acknowledge=True,
+        info: pb.AgentInfo | None = None,
+        metadata=(),
+    ) -> "Watch":
         """Watch suspensions and the paths of these domains."""
         start = pb.WatchStart(
-            resume_token=token, known=known, subscribe=list(map(subscription, names))
+            resume_token=token,
+            known=known,
+            subscribe=list(map(subscription, names)),
+            agent_info=info,
         )
-        return Watch(self.policy.WatchPolicy(), start, acknowledge=acknowledge)
+        call = self.policy.WatchPolicy(metadata=metadata)
+        return Watch(call, start, acknowledge=acknowledge)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read one of the server's metrics."""
+        return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def subscription(name: str) -> pb.PathSubscription:

@@ -66,7 +66,10 @@ def test_the_environment_overrides_the_file(tmp_path):
             '[server]\ngrpc_listen = "0.0.0.0:7350"\n', ["loopback"], id="beyond loopback"
         ),
         pytest.param(
-            '[database]\nurl = "postgresql://h/d"\n', ["later version", "sqlite"], id="postgresql"
+            '[database]\nurl = "postgresql://h"\n', ["name of the database"], id="no database"
+        ),
+        pytest.param(
+            '[database]\nurl = "postgresql+psycopg://h/d"\n', ["names a driver"], id="driver"
         ),
         pytest.param('[database]\nurl = "mysql://h/d"\n', ["mysql"], id="unknown database"),
         pytest.param('[database]\nurl = "sqlite://"\n', ["a file is needed"], id="memory"),

@@ -6,13 +6,16 @@ from typing import Any
 
 from policy_server.answers import build_answer
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
-from policy_server.rule_loader import LoadedRules
+from policy_server.known_sites import KnownSites
+from policy_server.rule_keeper import KeptRules
 from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.resolve import Question
 from policy_server.rules.site import MxHost, Site
+from policy_server.rules.snapshot import compile_snapshot
+from policy_server.rules.validity import layers_in_force
 from policy_server.rules.values import Limit
 from policy_server.site_keeper import SiteSchedule
-from policy_server.state import build_state, find_collisions, to_override
+from policy_server.state import build_state, to_override
 from policy_server.store.sites import StoredSite
 
 _NOW = datetime(2026, 8, 1, tzinfo=UTC)
@@ -39,9 +42,8 @@ def _layer(name, limit, **more):
     return Layer(id=1, name=name, blocks=(block,), **more)
 
 
-def _rules(*layers, sites=()):
-    known = {item.site.domain: item for item in sites}
-    return LoadedRules(revision=5, layers=layers, sites=known, issues=())
+def _rules(*layers):
+    return KeptRules(layers=layers, sites={}, site_hosts={}, issues=())
 
 
 def _action(number=1, **more):
@@ -68,8 +70,9 @@ def _action(number=1, **more):
     return ActionInForce(id=number, **(values | more))
 
 
-def _state(rules, *actions, now=_NOW, previous=None):
-    return build_state(rules, actions, revision=7, now=now, previous=previous)
+def _state(rules, *actions, now=_NOW):
+    snapshot = compile_snapshot(layers_in_force(rules.layers, now), sites={}, revision=5)
+    return build_state(rules, actions, snapshot=snapshot, revision=7, now=now)
 
 
 def _limit(state, question=_QUESTION):
@@ -116,12 +119,6 @@ def test_an_action_that_can_not_be_read_overrides_nothing():
     assert to_override(_action(kind=ActionKind.SUSPEND, option="")) is None
 
 
-def test_new_actions_alone_do_not_compile_the_rules_again():
-    first = _state(_rules(_layer("base", 10)))
-
-    assert _state(first.rules, _action(), previous=first).snapshot is first.snapshot
-
-
 def test_an_answer_with_overrides_shows_the_ruled_config_and_the_end():
     state = _state(_rules(_layer("base", 10)), _action(8))
     answer = build_answer(state.snapshot, _QUESTION, state.overrides_of(_QUESTION), revision=7)
@@ -148,10 +145,15 @@ def _stored(domain, host, *, name="same.example", expires_at=_NOW):
 
 
 def test_a_site_name_of_two_host_sets_has_no_known_hosts():
-    rules = _rules(sites=[_stored("a.example", "x"), _stored("b.example", "y")])
+    sites = KnownSites()
+    sites.update({"a.example": _stored("a.example", "x")})
+    assert sites.hosts == {"same.example": (MxHost("x"),)}
 
-    assert dict(_state(rules).site_hosts) == {}
-    assert find_collisions(_state(_rules())) == ()
+    sites.update({"b.example": _stored("b.example", "y")})
+    assert sites.hosts == {}
+
+    sites.update({"a.example": None})
+    assert sites.hosts == {"same.example": (MxHost("y"),)}
 
 
 def test_sites_are_looked_up_when_unknown_expired_or_due_again():

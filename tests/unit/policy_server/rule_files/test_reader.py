@@ -167,7 +167,7 @@ max_ready = 1
 
 
 def test_lines_of_toml():
-    lines = locate_toml(_TOML)
+    lines = locate_toml(_TOML).lines
 
     assert {path: line for path, line in lines.items() if path[0] != "provider"} == {
         ("default",): 2,
@@ -175,6 +175,7 @@ def test_lines_of_toml():
         ("default", "max_ready"): 4,
         ("default", "regexes"): 5,
         ("default", "text"): 11,
+        ("default", "a"): 12,
         ("default", "a", "b"): 12,
         ("foo.com",): 14,
         ("foo.com", "automation"): 14,

@@ -47,3 +47,15 @@ def test_rules_that_are_meant_raise_nothing():
     custom = make_layer("custom", '["a.example"]\nmax_ready = 5\n["b.example"]\nmx_rollup=false\n')
 
     assert check_layers([base, custom], make_sites(_MX)) == ()
+
+
+def test_failed_look_up_of_a_known_site_is_told_and_its_site_is_checked():
+    layer = make_layer("base", '["a.example"]\n["b.example"]\n')
+
+    found = check_layers([layer], make_sites(_MX), failed={"a.example"})
+
+    assert [(issue.code, issue.value) for issue in found] == [
+        ("dns_fail", "a.example"),
+        ("aliased_site", "b.example"),
+    ]
+    assert "mx.one.example, stays in force" in found[0].message

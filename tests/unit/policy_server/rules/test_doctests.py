@@ -5,7 +5,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["values", "catalogue", "nearest", "site", "issues", "document", "explain"]
+    "name",
+    [
+        *("values", "catalogue", "nearest", "site", "issues", "document", "comments", "explain"),
+        "patterns",
+    ],
 )
 def test_examples_in_docstrings_hold(name):
     module = importlib.import_module(f"policy_server.rules.{name}")

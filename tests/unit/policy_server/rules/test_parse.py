@@ -323,6 +323,15 @@ def test_layer_that_ends_before_it_begins_is_refused():
                 ),
             )
         },
+        {
+            "automation": (
+                _rule(
+                    actions=(
+                        {"SetConfig": {"name": "smtp_auth_plain_password", "value": "hunter2"}},
+                    )
+                ),
+            )
+        },
     ],
 )
 def test_no_issue_shows_a_secret(fields):

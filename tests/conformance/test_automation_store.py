@@ -18,9 +18,7 @@ from policy_server.store.actions import (
     read_evidence,
     read_in_force,
 )
-from policy_server.store.database import Database
 from policy_server.store.revisions import read_revision
-from policy_server.store.schema import upgrade
 from policy_server.store.tables import (
     automation_actions,
     automation_evidence,
@@ -29,20 +27,6 @@ from policy_server.store.tables import (
 from tests.unit.policy_server.automation.examples import START, make_outcome, make_rule
 
 _NOW = START + timedelta(minutes=200)
-
-
-@pytest.fixture(scope="module")
-def _database(tmp_path_factory):
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('store')}/penstock.db")
-    upgrade(database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def database(_database):
-    _clear(_database)
-    return _database
 
 
 def _clear(database):

@@ -1,0 +1,38 @@
+"""All benchmarks, or those named: `python -m benchmarks [answers] [imports] [changes]`."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from benchmarks import answers, changes, imports
+from benchmarks.report import Report
+
+_BENCHMARKS: Mapping[str, Callable[[], Report]] = {
+    "answers": answers.measure,
+    "imports": imports.measure,
+    "changes": changes.measure,
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(tuple(_BENCHMARKS)))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results there.")
+@click.option("--small", is_flag=True, help="Leave out the million blocks, which take minutes.")
+def main(names: tuple[str, ...], json_path: Path | None, small: bool) -> None:
+    """Measure, and print one table a benchmark."""
+    results = []
+    for name in names or tuple(_BENCHMARKS):
+        if name == "answers" and small:
+            report = answers.measure(answers.SIZES[:-1])
+        else:
+            report = _BENCHMARKS[name]()
+        report.show()
+        results.append(report.to_json())
+    if json_path is not None:
+        json_path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""
+Keeps the history of changes within bounds while the server runs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from policy_server.errors import PolicyServerError
+from policy_server.store.database import Database
+from policy_server.store.retention import HistoryBounds, forget_history
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.5
+_IDLE_SECONDS = 600.0
+
+
+async def keep_history(
+    database: Database,
+    *,
+    bounds: HistoryBounds | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> None:
+    """Forget what is beyond *bounds*, step by step, for ever."""
+    bounds = bounds or HistoryBounds()
+    while True:
+        has_more = False
+        try:
+            forget = partial(forget_history, bounds=bounds, now=clock())
+            has_more = await database.write(forget)
+        except PolicyServerError as error:
+            logger.warning("history can't be shortened now", extra={"why": str(error)})
+        await asyncio.sleep(_PAUSE_SECONDS if has_more else _IDLE_SECONDS)
