@@ -368,7 +368,7 @@ async def test_a_pushed_suspension_holds_and_ends_by_itself_without_a_server(pee
         told: list[bool] = []
         policy.client.subscribe(lambda: told.append(policy.client.suspension_of(path) is not None))
         await until(lambda: peer.streams)
-        peer.outgoing.put_nowait(snapshot(suspension(seconds=0.6)))
+        peer.outgoing.put_nowait(snapshot(suspension(seconds=2)))
         await until(lambda: told == [True])
         await peer.stop()
 
