@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ from policy_server.store.database import Database
 from policy_server.store.layers import import_layers
 from policy_server.store.schema import upgrade
 
-_ZONE = {
+_ZONE: dict[str, Any] = {
     "mx": {
         "a.example": [[10, "mx1.mail.example"], [20, "mx2.mail.example"]],
         "b.example": [[10, "mx1.mail.example"], [20, "mx2.mail.example"]],
@@ -327,6 +328,22 @@ async def test_the_last_known_site_outlives_the_dns(server, stub, dns, settings)
 
     assert answer.site_name == "(mx1|mx2).mail.example"
     assert answer.config.connection_limit.value == 3
+
+
+async def test_a_rule_follows_its_domain_to_new_mx_hosts_when_the_answer_expires(server, stub, dns):
+    dns.zone = type(dns.zone).from_mapping({**_ZONE, "ttl": 1})
+    await _import(server)
+    moved = {**_ZONE["mx"], "a.example": [[10, "new.other.example"]]}
+    dns.zone = type(dns.zone).from_mapping({**_ZONE, "mx": moved, "ttl": 1})
+    question = _ask("c.example", mx_hosts=[pb.MxHost(host="new.other.example", preference=1)])
+    seen: list[int] = []
+
+    async with asyncio.timeout(20):
+        while seen[-1:] != [3]:
+            seen.append((await stub.GetEgressPathConfig(question)).config.connection_limit.value)
+            await asyncio.sleep(0.1)
+
+    assert seen[0] == 10
 
 
 async def test_health_reflection_and_http_pages(server):
