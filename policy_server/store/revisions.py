@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, func, insert, select, update
 
 from policy_server.store.rows import insert_row
-from policy_server.store.tables import change_log, datastore, policy_revisions
+from policy_server.store.tables import datastore, policy_revisions
 
 
 def read_revision(connection: Connection) -> int:
@@ -41,9 +41,3 @@ def one_revision(connection: Connection, *, author: str, summary: str) -> Iterat
     connection.execute(
         update(policy_revisions).where(policy_revisions.c.id == revision).values(is_open=False)
     )
-
-
-def changed_tables(connection: Connection, since: int) -> frozenset[str]:
-    """Name the tables that changed after revision *since*."""
-    names = select(change_log.c.table_name).where(change_log.c.revision > since).distinct()
-    return frozenset(connection.execute(names).scalars())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 
 from policy_server.rules.site import MxHost, Site
 from policy_server.store.rows import insert_or, plain_columns, read_json, read_rows, read_time
@@ -60,12 +60,6 @@ def save_sites(connection: Connection, stored: Iterable[StoredSite]) -> None:
         # In one order everywhere, so that two servers can't wait for each other.
         sorted(rows, key=lambda row: str(row["domain"])),
     )
-
-
-def forget_sites(connection: Connection, domains: Iterable[str]) -> None:
-    """Forget the sites of these domains."""
-    for domain in domains:
-        connection.execute(delete(sites).where(sites.c.domain == domain))
 
 
 def _to_row(stored: StoredSite) -> dict[str, Any]:
