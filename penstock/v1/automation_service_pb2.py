@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from penstock.v1 import outcome_pb2 as penstock_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/v1/automation_service.proto\x12\x0bpenstock.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"T\n\x11\x41utomationRuleRef\x12\r\n\x05layer\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0f\n\x07regexes\x18\x04 \x03(\t\"\xf4\x03\n\x10\x41utomationAction\x12\n\n\x02id\x18\x01 \x01(\x03\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ActionKind\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.penstock.v1.ActionState\x12\x11\n\tpath_name\x18\x04 \x01(\t\x12\x16\n\x0erouting_domain\x18\x05 \x01(\t\x12\x11\n\tsite_name\x18\x06 \x01(\t\x12\x15\n\regress_source\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\t \x01(\t\x12\x0e\n\x06option\x18\n \x01(\t\x12\x11\n\told_value\x18\x0b \x01(\t\x12\x11\n\tnew_value\x18\x0c \x01(\t\x12,\n\x04rule\x18\r \x01(\x0b\x32\x1e.penstock.v1.AutomationRuleRef\x12\r\n\x05\x63ount\x18\x0e \x01(\x04\x12\x34\n\x10\x66irst_match_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_match_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x12ListActionsRequest\x12(\n\x06states\x18\x01 \x03(\x0e\x32\x18.penstock.v1.ActionState\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x13ListActionsResponse\x12.\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.AutomationAction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13\x43\x61ncelActionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"E\n\x14\x43\x61ncelActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction*^\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_KIND_SUSPEND\x10\x01\x12\x1a\n\x16\x41\x43TION_KIND_SET_CONFIG\x10\x02*\x97\x01\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43TION_STATE_IN_FORCE\x10\x01\x12\x18\n\x14\x41\x43TION_STATE_EXPIRED\x10\x02\x12\x1a\n\x16\x41\x43TION_STATE_CANCELLED\x10\x03\x12\x19\n\x15\x41\x43TION_STATE_OBSERVED\x10\x04\x32\xba\x01\n\x11\x41utomationService\x12P\n\x0bListActions\x12\x1f.penstock.v1.ListActionsRequest\x1a .penstock.v1.ListActionsResponse\x12S\n\x0c\x43\x61ncelAction\x12 .penstock.v1.CancelActionRequest\x1a!.penstock.v1.CancelActionResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/v1/automation_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19penstock/v1/outcome.proto\"T\n\x11\x41utomationRuleRef\x12\r\n\x05layer\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0f\n\x07regexes\x18\x04 \x03(\t\"\xcc\x04\n\x10\x41utomationAction\x12\n\n\x02id\x18\x01 \x01(\x03\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ActionKind\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.penstock.v1.ActionState\x12\x11\n\tpath_name\x18\x04 \x01(\t\x12\x16\n\x0erouting_domain\x18\x05 \x01(\t\x12\x11\n\tsite_name\x18\x06 \x01(\t\x12\x15\n\regress_source\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\t \x01(\t\x12\x0e\n\x06option\x18\n \x01(\t\x12\x11\n\told_value\x18\x0b \x01(\t\x12\x11\n\tnew_value\x18\x0c \x01(\t\x12,\n\x04rule\x18\r \x01(\x0b\x32\x1e.penstock.v1.AutomationRuleRef\x12\r\n\x05\x63ount\x18\x0e \x01(\x04\x12\x34\n\x10\x66irst_match_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_match_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nchanged_by\x18\x12 \x01(\t\x12\x0e\n\x06reason\x18\x13 \x01(\t\x12\x32\n\x0enext_step_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x12ListActionsRequest\x12(\n\x06states\x18\x01 \x03(\x0e\x32\x18.penstock.v1.ActionState\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x13ListActionsResponse\x12.\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.AutomationAction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13\x43\x61ncelActionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"E\n\x14\x43\x61ncelActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction\"\x1e\n\x10GetActionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"a\n\x0e\x41\x63tionEvidence\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05reply\x18\x03 \x01(\t\"q\n\x11GetActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction\x12-\n\x08\x65vidence\x18\x02 \x03(\x0b\x32\x1b.penstock.v1.ActionEvidence\"\xa0\x02\n\x13\x43reateActionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ActionKind\x12\x15\n\regress_source\x18\x03 \x01(\t\x12\x11\n\tsite_name\x18\x04 \x01(\t\x12\x16\n\x0erouting_domain\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x07 \x01(\t\x12\x0e\n\x06option\x18\x08 \x01(\t\x12\r\n\x05value\x18\t \x01(\t\x12+\n\x08\x64uration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x0e\n\x06reason\x18\x0c \x01(\t\"E\n\x14\x43reateActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction\"\x8c\x01\n\x13\x45xtendActionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12-\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x07\n\x05until\"E\n\x14\x45xtendActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction\"\x1e\n\x10PinActionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"B\n\x11PinActionResponse\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1d.penstock.v1.AutomationAction\"\xc1\x01\n\x10TestRulesRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12.\n\x08outcomes\x18\x03 \x03(\x0b\x32\x1c.penstock.v1.DeliveryOutcome\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\nTestedRule\x12,\n\x04rule\x18\x01 \x01(\x0b\x32\x1e.penstock.v1.AutomationRuleRef\x12\x13\n\x0bmatch_count\x18\x02 \x01(\x04\x12\x14\n\x0c\x61\x63tion_count\x18\x03 \x01(\x04\"\xad\x01\n\x11TestRulesResponse\x12.\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.AutomationAction\x12&\n\x05rules\x18\x02 \x03(\x0b\x32\x17.penstock.v1.TestedRule\x12\x15\n\routcome_count\x18\x03 \x01(\x04\x12\x17\n\x0funmatched_count\x18\x04 \x01(\x04\x12\x10\n\x08warnings\x18\x05 \x03(\t*\xba\x02\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_KIND_SUSPEND\x10\x01\x12\x1a\n\x16\x41\x43TION_KIND_SET_CONFIG\x10\x02\x12\x1e\n\x1a\x41\x43TION_KIND_SUSPEND_TENANT\x10\x03\x12 \n\x1c\x41\x43TION_KIND_SUSPEND_CAMPAIGN\x10\x04\x12\x16\n\x12\x41\x43TION_KIND_BOUNCE\x10\x05\x12\x1d\n\x19\x41\x43TION_KIND_BOUNCE_TENANT\x10\x06\x12\x1f\n\x1b\x41\x43TION_KIND_BOUNCE_CAMPAIGN\x10\x07\x12!\n\x1d\x41\x43TION_KIND_SET_DOMAIN_CONFIG\x10\x08\x12\x1d\n\x19\x41\x43TION_KIND_ADJUST_CONFIG\x10\t*\xb0\x01\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43TION_STATE_IN_FORCE\x10\x01\x12\x18\n\x14\x41\x43TION_STATE_EXPIRED\x10\x02\x12\x1a\n\x16\x41\x43TION_STATE_CANCELLED\x10\x03\x12\x19\n\x15\x41\x43TION_STATE_OBSERVED\x10\x04\x12\x17\n\x13\x41\x43TION_STATE_PINNED\x10\x05\x32\xc8\x04\n\x11\x41utomationService\x12P\n\x0bListActions\x12\x1f.penstock.v1.ListActionsRequest\x1a .penstock.v1.ListActionsResponse\x12S\n\x0c\x43\x61ncelAction\x12 .penstock.v1.CancelActionRequest\x1a!.penstock.v1.CancelActionResponse\x12J\n\tGetAction\x12\x1d.penstock.v1.GetActionRequest\x1a\x1e.penstock.v1.GetActionResponse\x12S\n\x0c\x43reateAction\x12 .penstock.v1.CreateActionRequest\x1a!.penstock.v1.CreateActionResponse\x12S\n\x0c\x45xtendAction\x12 .penstock.v1.ExtendActionRequest\x1a!.penstock.v1.ExtendActionResponse\x12J\n\tPinAction\x12\x1d.penstock.v1.PinActionRequest\x1a\x1e.penstock.v1.PinActionResponse\x12J\n\tTestRules\x12\x1d.penstock.v1.TestRulesRequest\x1a\x1e.penstock.v1.TestRulesResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +35,46 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.automation_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\'penstock.dev/gen/penstock/v1;penstockv1'
-  _globals['_ACTIONKIND']._serialized_start=980
-  _globals['_ACTIONKIND']._serialized_end=1074
-  _globals['_ACTIONSTATE']._serialized_start=1077
-  _globals['_ACTIONSTATE']._serialized_end=1228
-  _globals['_AUTOMATIONRULEREF']._serialized_start=86
-  _globals['_AUTOMATIONRULEREF']._serialized_end=170
-  _globals['_AUTOMATIONACTION']._serialized_start=173
-  _globals['_AUTOMATIONACTION']._serialized_end=673
-  _globals['_LISTACTIONSREQUEST']._serialized_start=675
-  _globals['_LISTACTIONSREQUEST']._serialized_end=776
-  _globals['_LISTACTIONSRESPONSE']._serialized_start=778
-  _globals['_LISTACTIONSRESPONSE']._serialized_end=872
-  _globals['_CANCELACTIONREQUEST']._serialized_start=874
-  _globals['_CANCELACTIONREQUEST']._serialized_end=907
-  _globals['_CANCELACTIONRESPONSE']._serialized_start=909
-  _globals['_CANCELACTIONRESPONSE']._serialized_end=978
-  _globals['_AUTOMATIONSERVICE']._serialized_start=1231
-  _globals['_AUTOMATIONSERVICE']._serialized_end=1417
+  _globals['_ACTIONKIND']._serialized_start=2525
+  _globals['_ACTIONKIND']._serialized_end=2839
+  _globals['_ACTIONSTATE']._serialized_start=2842
+  _globals['_ACTIONSTATE']._serialized_end=3018
+  _globals['_AUTOMATIONRULEREF']._serialized_start=145
+  _globals['_AUTOMATIONRULEREF']._serialized_end=229
+  _globals['_AUTOMATIONACTION']._serialized_start=232
+  _globals['_AUTOMATIONACTION']._serialized_end=820
+  _globals['_LISTACTIONSREQUEST']._serialized_start=822
+  _globals['_LISTACTIONSREQUEST']._serialized_end=923
+  _globals['_LISTACTIONSRESPONSE']._serialized_start=925
+  _globals['_LISTACTIONSRESPONSE']._serialized_end=1019
+  _globals['_CANCELACTIONREQUEST']._serialized_start=1021
+  _globals['_CANCELACTIONREQUEST']._serialized_end=1054
+  _globals['_CANCELACTIONRESPONSE']._serialized_start=1056
+  _globals['_CANCELACTIONRESPONSE']._serialized_end=1125
+  _globals['_GETACTIONREQUEST']._serialized_start=1127
+  _globals['_GETACTIONREQUEST']._serialized_end=1157
+  _globals['_ACTIONEVIDENCE']._serialized_start=1159
+  _globals['_ACTIONEVIDENCE']._serialized_end=1256
+  _globals['_GETACTIONRESPONSE']._serialized_start=1258
+  _globals['_GETACTIONRESPONSE']._serialized_end=1371
+  _globals['_CREATEACTIONREQUEST']._serialized_start=1374
+  _globals['_CREATEACTIONREQUEST']._serialized_end=1662
+  _globals['_CREATEACTIONRESPONSE']._serialized_start=1664
+  _globals['_CREATEACTIONRESPONSE']._serialized_end=1733
+  _globals['_EXTENDACTIONREQUEST']._serialized_start=1736
+  _globals['_EXTENDACTIONREQUEST']._serialized_end=1876
+  _globals['_EXTENDACTIONRESPONSE']._serialized_start=1878
+  _globals['_EXTENDACTIONRESPONSE']._serialized_end=1947
+  _globals['_PINACTIONREQUEST']._serialized_start=1949
+  _globals['_PINACTIONREQUEST']._serialized_end=1979
+  _globals['_PINACTIONRESPONSE']._serialized_start=1981
+  _globals['_PINACTIONRESPONSE']._serialized_end=2047
+  _globals['_TESTRULESREQUEST']._serialized_start=2050
+  _globals['_TESTRULESREQUEST']._serialized_end=2243
+  _globals['_TESTEDRULE']._serialized_start=2245
+  _globals['_TESTEDRULE']._serialized_end=2346
+  _globals['_TESTRULESRESPONSE']._serialized_start=2349
+  _globals['_TESTRULESRESPONSE']._serialized_end=2522
+  _globals['_AUTOMATIONSERVICE']._serialized_start=3021
+  _globals['_AUTOMATIONSERVICE']._serialized_end=3605
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AutomationServiceStub(object):
-    """AutomationService shows actions and takes them back.
+    """AutomationService shows actions, takes them back, and puts an operator's own in force.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,35 @@ class AutomationServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_automation__service__pb2.CancelActionRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_automation__service__pb2.CancelActionResponse.FromString,
                 _registered_method=True)
+        self.GetAction = channel.unary_unary(
+                '/penstock.v1.AutomationService/GetAction',
+                request_serializer=penstock_dot_v1_dot_automation__service__pb2.GetActionRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_automation__service__pb2.GetActionResponse.FromString,
+                _registered_method=True)
+        self.CreateAction = channel.unary_unary(
+                '/penstock.v1.AutomationService/CreateAction',
+                request_serializer=penstock_dot_v1_dot_automation__service__pb2.CreateActionRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_automation__service__pb2.CreateActionResponse.FromString,
+                _registered_method=True)
+        self.ExtendAction = channel.unary_unary(
+                '/penstock.v1.AutomationService/ExtendAction',
+                request_serializer=penstock_dot_v1_dot_automation__service__pb2.ExtendActionRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_automation__service__pb2.ExtendActionResponse.FromString,
+                _registered_method=True)
+        self.PinAction = channel.unary_unary(
+                '/penstock.v1.AutomationService/PinAction',
+                request_serializer=penstock_dot_v1_dot_automation__service__pb2.PinActionRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_automation__service__pb2.PinActionResponse.FromString,
+                _registered_method=True)
+        self.TestRules = channel.unary_unary(
+                '/penstock.v1.AutomationService/TestRules',
+                request_serializer=penstock_dot_v1_dot_automation__service__pb2.TestRulesRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_automation__service__pb2.TestRulesResponse.FromString,
+                _registered_method=True)
 
 
 class AutomationServiceServicer(object):
-    """AutomationService shows actions and takes them back.
+    """AutomationService shows actions, takes them back, and puts an operator's own in force.
     """
 
     def ListActions(self, request, context):
@@ -67,6 +92,46 @@ class AutomationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAction(self, request, context):
+        """GetAction shows one action and the newest replies that led to it. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAction(self, request, context):
+        """CreateAction puts an action of an operator's in force. Sending a request_id again gives the
+        action that was made then. Errors: INVALID_ARGUMENT with field violations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendAction(self, request, context):
+        """ExtendAction sets when an action ends by itself; a pinned one is pinned no more. Errors:
+        NOT_FOUND; INVALID_ARGUMENT for a time that is over; FAILED_PRECONDITION for an action that
+        has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinAction(self, request, context):
+        """PinAction keeps an action in force until somebody extends or cancels it. Errors: NOT_FOUND;
+        FAILED_PRECONDITION for an action that has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestRules(self, request, context):
+        """TestRules runs automation rules over outcomes, stored or given, and says what would have
+        happened. Nothing is put in force. Errors: INVALID_ARGUMENT with field violations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AutomationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +145,31 @@ def add_AutomationServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_v1_dot_automation__service__pb2.CancelActionRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_automation__service__pb2.CancelActionResponse.SerializeToString,
             ),
+            'GetAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAction,
+                    request_deserializer=penstock_dot_v1_dot_automation__service__pb2.GetActionRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_automation__service__pb2.GetActionResponse.SerializeToString,
+            ),
+            'CreateAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAction,
+                    request_deserializer=penstock_dot_v1_dot_automation__service__pb2.CreateActionRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_automation__service__pb2.CreateActionResponse.SerializeToString,
+            ),
+            'ExtendAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendAction,
+                    request_deserializer=penstock_dot_v1_dot_automation__service__pb2.ExtendActionRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_automation__service__pb2.ExtendActionResponse.SerializeToString,
+            ),
+            'PinAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinAction,
+                    request_deserializer=penstock_dot_v1_dot_automation__service__pb2.PinActionRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_automation__service__pb2.PinActionResponse.SerializeToString,
+            ),
+            'TestRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestRules,
+                    request_deserializer=penstock_dot_v1_dot_automation__service__pb2.TestRulesRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_automation__service__pb2.TestRulesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'penstock.v1.AutomationService', rpc_method_handlers)
@@ -89,7 +179,7 @@ def add_AutomationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AutomationService(object):
-    """AutomationService shows actions and takes them back.
+    """AutomationService shows actions, takes them back, and puts an operator's own in force.
     """
 
     @staticmethod
@@ -136,6 +226,141 @@ class AutomationService(object):
             '/penstock.v1.AutomationService/CancelAction',
             penstock_dot_v1_dot_automation__service__pb2.CancelActionRequest.SerializeToString,
             penstock_dot_v1_dot_automation__service__pb2.CancelActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.AutomationService/GetAction',
+            penstock_dot_v1_dot_automation__service__pb2.GetActionRequest.SerializeToString,
+            penstock_dot_v1_dot_automation__service__pb2.GetActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.AutomationService/CreateAction',
+            penstock_dot_v1_dot_automation__service__pb2.CreateActionRequest.SerializeToString,
+            penstock_dot_v1_dot_automation__service__pb2.CreateActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.AutomationService/ExtendAction',
+            penstock_dot_v1_dot_automation__service__pb2.ExtendActionRequest.SerializeToString,
+            penstock_dot_v1_dot_automation__service__pb2.ExtendActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.AutomationService/PinAction',
+            penstock_dot_v1_dot_automation__service__pb2.PinActionRequest.SerializeToString,
+            penstock_dot_v1_dot_automation__service__pb2.PinActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.AutomationService/TestRules',
+            penstock_dot_v1_dot_automation__service__pb2.TestRulesRequest.SerializeToString,
+            penstock_dot_v1_dot_automation__service__pb2.TestRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from penstock.v1 import outcome_pb2 as penstock_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"penstock/v1/feedback_service.proto\x12\x0bpenstock.v1\x1a\x19penstock/v1/outcome.proto\"G\n\x15ReportOutcomesRequest\x12.\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1c.penstock.v1.DeliveryOutcome\"A\n\x16ReportOutcomesResponse\x12\x13\n\x0bmatch_count\x18\x01 \x01(\r\x12\x12\n\naction_ids\x18\x02 \x03(\x03\x32l\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12Y\n\x0eReportOutcomes\x12\".penstock.v1.ReportOutcomesRequest\x1a#.penstock.v1.ReportOutcomesResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"penstock/v1/feedback_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19penstock/v1/outcome.proto\"G\n\x15ReportOutcomesRequest\x12.\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1c.penstock.v1.DeliveryOutcome\"A\n\x16ReportOutcomesResponse\x12\x13\n\x0bmatch_count\x18\x01 \x01(\r\x12\x12\n\naction_ids\x18\x02 \x03(\x03\"?\n\x12OutcomeStreamStart\x12\x14\n\x0cwants_filter\x18\x01 \x01(\x08\x12\x13\n\x0b\x66ilter_etag\x18\x02 \x01(\t\"H\n\x0fSkippedOutcomes\x12&\n\x04type\x18\x01 \x01(\x0e\x32\x18.penstock.v1.OutcomeType\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\x94\x01\n\x0cOutcomeBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12.\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1c.penstock.v1.DeliveryOutcome\x12\x13\n\x0b\x66ilter_etag\x18\x03 \x01(\t\x12-\n\x07skipped\x18\x04 \x03(\x0b\x32\x1c.penstock.v1.SkippedOutcomes\"\x80\x01\n\x15StreamOutcomesRequest\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x1f.penstock.v1.OutcomeStreamStartH\x00\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.penstock.v1.OutcomeBatchH\x00\x42\t\n\x07request\"G\n\nOutcomeAck\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_count\x18\x02 \x01(\r\x12\x12\n\naction_ids\x18\x03 \x03(\x03\"\x97\x02\n\x0eOutcomeRefusal\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x32\n\x06reason\x18\x02 \x01(\x0e\x32\".penstock.v1.OutcomeRefusal.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x17\n\x0finvalid_indexes\x18\x04 \x03(\r\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"e\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13REASON_STALE_FILTER\x10\x01\x12\x12\n\x0eREASON_INVALID\x10\x02\x12\x16\n\x12REASON_UNAVAILABLE\x10\x03\"P\n\x0eOutcomePattern\x12\r\n\x05regex\x18\x01 \x01(\t\x12\x16\n\x0ematch_internal\x18\x02 \x01(\x08\x12\x17\n\x0fis_backtracking\x18\x03 \x01(\x08\"^\n\rOutcomeFilter\x12\x0c\n\x04\x65tag\x18\x01 \x01(\t\x12-\n\x08patterns\x18\x02 \x03(\x0b\x32\x1b.penstock.v1.OutcomePattern\x12\x10\n\x08send_all\x18\x03 \x01(\x08\"\xe0\x01\n\x16StreamOutcomesResponse\x12&\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.penstock.v1.OutcomeAckH\x00\x12.\n\x07refusal\x18\x02 \x01(\x0b\x32\x1b.penstock.v1.OutcomeRefusalH\x00\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.penstock.v1.OutcomeFilterH\x00\x12\x34\n\x0freconnect_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\n\n\x08response2\xcb\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12Y\n\x0eReportOutcomes\x12\".penstock.v1.ReportOutcomesRequest\x1a#.penstock.v1.ReportOutcomesResponse\x12]\n\x0eStreamOutcomes\x12\".penstock.v1.StreamOutcomesRequest\x1a#.penstock.v1.StreamOutcomesResponse(\x01\x30\x01\x42)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +34,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.feedback_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\'penstock.dev/gen/penstock/v1;penstockv1'
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=78
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=149
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=151
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=216
-  _globals['_FEEDBACKSERVICE']._serialized_start=218
-  _globals['_FEEDBACKSERVICE']._serialized_end=326
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=110
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=181
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=183
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=248
+  _globals['_OUTCOMESTREAMSTART']._serialized_start=250
+  _globals['_OUTCOMESTREAMSTART']._serialized_end=313
+  _globals['_SKIPPEDOUTCOMES']._serialized_start=315
+  _globals['_SKIPPEDOUTCOMES']._serialized_end=387
+  _globals['_OUTCOMEBATCH']._serialized_start=390
+  _globals['_OUTCOMEBATCH']._serialized_end=538
+  _globals['_STREAMOUTCOMESREQUEST']._serialized_start=541
+  _globals['_STREAMOUTCOMESREQUEST']._serialized_end=669
+  _globals['_OUTCOMEACK']._serialized_start=671
+  _globals['_OUTCOMEACK']._serialized_end=742
+  _globals['_OUTCOMEREFUSAL']._serialized_start=745
+  _globals['_OUTCOMEREFUSAL']._serialized_end=1024
+  _globals['_OUTCOMEREFUSAL_REASON']._serialized_start=923
+  _globals['_OUTCOMEREFUSAL_REASON']._serialized_end=1024
+  _globals['_OUTCOMEPATTERN']._serialized_start=1026
+  _globals['_OUTCOMEPATTERN']._serialized_end=1106
+  _globals['_OUTCOMEFILTER']._serialized_start=1108
+  _globals['_OUTCOMEFILTER']._serialized_end=1202
+  _globals['_STREAMOUTCOMESRESPONSE']._serialized_start=1205
+  _globals['_STREAMOUTCOMESRESPONSE']._serialized_end=1429
+  _globals['_FEEDBACKSERVICE']._serialized_start=1432
+  _globals['_FEEDBACKSERVICE']._serialized_end=1635
 # @@protoc_insertion_point(module_scope)

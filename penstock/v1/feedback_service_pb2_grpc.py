@@ -40,6 +40,11 @@ class FeedbackServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesResponse.FromString,
                 _registered_method=True)
+        self.StreamOutcomes = channel.stream_stream(
+                '/penstock.v1.FeedbackService/StreamOutcomes',
+                request_serializer=penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer(object):
@@ -56,6 +61,16 @@ class FeedbackServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamOutcomes(self, request_iterator, context):
+        """StreamOutcomes takes batches and acknowledges each once it is counted durably; an agent may
+        send further batches meanwhile. The first request is start. What is not acknowledged when a
+        stream ends is to be sent again; an event_id counts once. Errors: INVALID_ARGUMENT for
+        requests out of order; UNAVAILABLE, try again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +78,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.ReportOutcomes,
                     request_deserializer=penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesResponse.SerializeToString,
+            ),
+            'StreamOutcomes': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamOutcomes,
+                    request_deserializer=penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +113,33 @@ class FeedbackService(object):
             '/penstock.v1.FeedbackService/ReportOutcomes',
             penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesRequest.SerializeToString,
             penstock_dot_v1_dot_feedback__service__pb2.ReportOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamOutcomes(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penstock.v1.FeedbackService/StreamOutcomes',
+            penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.SerializeToString,
+            penstock_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,9 +18,11 @@ class ResourceType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESOURCE_TYPE_UNSPECIFIED: _ClassVar[ResourceType]
     RESOURCE_TYPE_EGRESS_PATH: _ClassVar[ResourceType]
     RESOURCE_TYPE_SUSPENSION: _ClassVar[ResourceType]
+    RESOURCE_TYPE_BOUNCE: _ClassVar[ResourceType]
 RESOURCE_TYPE_UNSPECIFIED: ResourceType
 RESOURCE_TYPE_EGRESS_PATH: ResourceType
 RESOURCE_TYPE_SUSPENSION: ResourceType
+RESOURCE_TYPE_BOUNCE: ResourceType
 
 class MxHost(_message.Message):
     __slots__ = ("host", "preference")
@@ -288,8 +290,24 @@ class Suspension(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     def __init__(self, action_id: _Optional[int] = ..., egress_source: _Optional[str] = ..., site_name: _Optional[str] = ..., routing_domain: _Optional[str] = ..., tenant: _Optional[str] = ..., campaign: _Optional[str] = ..., reason: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class Bounce(_message.Message):
+    __slots__ = ("action_id", "routing_domain", "tenant", "campaign", "reason", "expire_time")
+    ACTION_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    action_id: int
+    routing_domain: str
+    tenant: str
+    campaign: str
+    reason: str
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, action_id: _Optional[int] = ..., routing_domain: _Optional[str] = ..., tenant: _Optional[str] = ..., campaign: _Optional[str] = ..., reason: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class PolicyResource(_message.Message):
-    __slots__ = ("name", "type", "etag", "revision", "ttl", "egress_path", "suspension")
+    __slots__ = ("name", "type", "etag", "revision", "ttl", "egress_path", "suspension", "bounce")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +315,7 @@ class PolicyResource(_message.Message):
     TTL_FIELD_NUMBER: _ClassVar[int]
     EGRESS_PATH_FIELD_NUMBER: _ClassVar[int]
     SUSPENSION_FIELD_NUMBER: _ClassVar[int]
+    BOUNCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: ResourceType
     etag: str
@@ -304,7 +323,8 @@ class PolicyResource(_message.Message):
     ttl: _duration_pb2.Duration
     egress_path: GetEgressPathConfigResponse
     suspension: Suspension
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ResourceType, str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., egress_path: _Optional[_Union[GetEgressPathConfigResponse, _Mapping]] = ..., suspension: _Optional[_Union[Suspension, _Mapping]] = ...) -> None: ...
+    bounce: Bounce
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ResourceType, str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., egress_path: _Optional[_Union[GetEgressPathConfigResponse, _Mapping]] = ..., suspension: _Optional[_Union[Suspension, _Mapping]] = ..., bounce: _Optional[_Union[Bounce, _Mapping]] = ...) -> None: ...
 
 class ResourceRef(_message.Message):
     __slots__ = ("name", "type")
@@ -355,3 +375,23 @@ class WatchPolicyResponse(_message.Message):
     reconnect_after: _duration_pb2.Duration
     server_time: _timestamp_pb2.Timestamp
     def __init__(self, nonce: _Optional[str] = ..., token: _Optional[bytes] = ..., kind: _Optional[_Union[WatchPolicyResponse.Kind, str]] = ..., resources: _Optional[_Iterable[_Union[PolicyResource, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[ResourceRef, _Mapping]]] = ..., snapshot_end: bool = ..., invalidate: _Optional[_Iterable[_Union[Invalidation, _Mapping]]] = ..., reconnect_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., server_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListSuspensionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSuspensionsResponse(_message.Message):
+    __slots__ = ("suspensions", "bounces", "next_page_token", "revision")
+    SUSPENSIONS_FIELD_NUMBER: _ClassVar[int]
+    BOUNCES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    suspensions: _containers.RepeatedCompositeFieldContainer[Suspension]
+    bounces: _containers.RepeatedCompositeFieldContainer[Bounce]
+    next_page_token: str
+    revision: int
+    def __init__(self, suspensions: _Optional[_Iterable[_Union[Suspension, _Mapping]]] = ..., bounces: _Optional[_Iterable[_Union[Bounce, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...

@@ -55,6 +55,11 @@ class PolicyServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_policy__service__pb2.WatchPolicyRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_policy__service__pb2.WatchPolicyResponse.FromString,
                 _registered_method=True)
+        self.ListSuspensions = channel.unary_unary(
+                '/penstock.v1.PolicyService/ListSuspensions',
+                request_serializer=penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer(object):
@@ -97,6 +102,14 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSuspensions(self, request, context):
+        """ListSuspensions lists what holds or bounces mail now, for clients that poll instead of
+        watching. Errors: INVALID_ARGUMENT for a page_token that this RPC did not give; UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +132,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicy,
                     request_deserializer=penstock_dot_v1_dot_policy__service__pb2.WatchPolicyRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_policy__service__pb2.WatchPolicyResponse.SerializeToString,
+            ),
+            'ListSuspensions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuspensions,
+                    request_deserializer=penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +248,33 @@ class PolicyService(object):
             '/penstock.v1.PolicyService/WatchPolicy',
             penstock_dot_v1_dot_policy__service__pb2.WatchPolicyRequest.SerializeToString,
             penstock_dot_v1_dot_policy__service__pb2.WatchPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuspensions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.PolicyService/ListSuspensions',
+            penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsRequest.SerializeToString,
+            penstock_dot_v1_dot_policy__service__pb2.ListSuspensionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

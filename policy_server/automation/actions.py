@@ -20,7 +20,26 @@ class ActionKind(StrEnum):
     """What an action does, spelt as in rule files and in SQL."""
 
     SUSPEND = "Suspend"
+    SUSPEND_TENANT = "SuspendTenant"
+    SUSPEND_CAMPAIGN = "SuspendCampaign"
+    BOUNCE = "Bounce"
+    BOUNCE_TENANT = "BounceTenant"
+    BOUNCE_CAMPAIGN = "BounceCampaign"
     SET_CONFIG = "SetConfig"
+    SET_DOMAIN_CONFIG = "SetDomainConfig"
+    ADJUST_CONFIG = "AdjustConfig"
+
+
+#: Kinds that hold mail.
+SUSPENSIONS = frozenset(
+    {ActionKind.SUSPEND, ActionKind.SUSPEND_TENANT, ActionKind.SUSPEND_CAMPAIGN}
+)
+#: Kinds that bounce mail.
+BOUNCES = frozenset({ActionKind.BOUNCE, ActionKind.BOUNCE_TENANT, ActionKind.BOUNCE_CAMPAIGN})
+#: Kinds that override an option.
+OVERRIDES = frozenset(
+    {ActionKind.SET_CONFIG, ActionKind.SET_DOMAIN_CONFIG, ActionKind.ADJUST_CONFIG}
+)
 
 
 class ActionState(StrEnum):
@@ -41,8 +60,10 @@ LIVE_STATES = frozenset({ActionState.IN_FORCE, ActionState.PINNED})
 class ActionScope:
     """The mail that an action holds for."""
 
-    egress_source: str
-    site_name: str
+    #: Empty: every source.
+    egress_source: str = ""
+    #: Empty: every site.
+    site_name: str = ""
     #: Empty: the whole site.
     routing_domain: str = ""
     #: Empty: every tenant.

@@ -220,6 +220,10 @@ automation_actions = Table(
     Column("last_match_time", UtcTime, nullable=False),
     Column("expire_time", UtcTime, nullable=False),
     Column("changed_by", Text, nullable=False, server_default="automation"),
+    Column("reason", Text, nullable=False, server_default="", comment="As an operator gave it."),
+    Column("adjust", JSON(none_as_null=True), comment="How an adjustment lowers and recovers."),
+    Column("lowered_time", UtcTime, comment="When an adjustment last lowered the value."),
+    Column("next_step_time", UtcTime, comment="When an adjustment recovers by a step."),
     CheckConstraint(
         "state IN ('in_force', 'expired', 'cancelled', 'pinned', 'observed')", name="state_known"
     ),
@@ -271,6 +275,58 @@ automation_matches = Table(
     # Matches that no decision needs any more are swept.
     Index(None, "keep_until"),
     comment="Which outcome matched which rule: what thresholds count, each event once.",
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("event_time", UtcTime, nullable=False),
+    Column("type", Text, nullable=False, comment="Spelt as in the delivery log."),
+    Column("recipient_domain", Text, nullable=False),
+    Column("routing_domain", Text, nullable=False),
+    Column("site_name", Text, nullable=False),
+    Column("path_name", Text, nullable=False),
+    Column("egress_source", Text, nullable=False),
+    Column("egress_pool", Text, nullable=False),
+    Column("provider_name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("campaign", Text, nullable=False),
+    Column("code", Integer, nullable=False, comment="0: no reply."),
+    Column("enhanced_code", Text, nullable=False, comment="Such as 4.7.0; '' is none."),
+    Column("content", Text, nullable=False, comment="Local parts of addresses removed."),
+    Column("command", Text, nullable=False, comment="Local parts of addresses removed."),
+    Column("internal", Boolean, nullable=False, comment="Made by the agent, not by the peer."),
+    Column("num_attempts", Integer, nullable=False),
+    # A second report of an event changes nothing.
+    UniqueConstraint("event_id"),
+    # Rules are tried on the outcomes of a time; the oldest are swept.
+    Index(None, "event_time"),
+    comment="The newest outcomes that agents reported, for trying rules on.",
+    sqlite_autoincrement=True,
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("egress_sources", JSON, nullable=False),
+    Column("server", Text, nullable=False, comment="Process that it watches or last watched."),
+    Column("connect_time", UtcTime, nullable=False),
+    Column("seen_time", UtcTime, nullable=False, comment="When it was last known to watch."),
+    Column("disconnect_time", UtcTime, comment="Null while it watches."),
+    Column(
+        "applied_revision",
+        Id,
+        nullable=False,
+        comment="Every change up to it that concerns the agent has been applied.",
+    ),
+    Column("subscribed_paths", Integer, nullable=False),
+    Column("reject_time", UtcTime, comment="When it last refused part of a response."),
+    Column("reject_reason", Text, nullable=False, server_default=""),
+    comment="Who connected, and which revision each has applied.",
 )
 
 datastore = Table(
