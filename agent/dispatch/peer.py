@@ -13,6 +13,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection
+from typing import cast
 
 import aiosmtplib
 
@@ -283,9 +284,10 @@ class Peer:
     def _take_over(self) -> Wire:
         if self._wire is None:
             transport = self._smtp.transport
-            if not isinstance(transport, asyncio.Transport) or transport.is_closing():
+            if transport is None or transport.is_closing():
                 raise self._broken("", None)
-            self._wire = Wire(transport)
+            # Not every loop's transports derive from asyncio's, but they do the same.
+            self._wire = Wire(cast(asyncio.Transport, transport))
         return self._wire
 
     async def _raw(self, *parts: bytes, timeout: float, name: str = "") -> aiosmtplib.SMTPResponse:
