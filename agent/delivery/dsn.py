@@ -1,8 +1,8 @@
 """
 Dsn: the message that tells a sender what could not be delivered (RFC 3464, RFC 6522, RFC 6533).
 
-Pure: what happened, ids and times come in, the bytes of the message come out. Replies, addresses and
-the original's header come from strangers and may hold anything, so
+Pure: what happened, ids and times come in, the bytes of the message come out. Replies, addresses
+and the original's header come from strangers and may hold anything, so
 
 1. what goes into a field is brought to one line of printable characters first;
 2. a part that is not plain ASCII in lines of a fit length is encoded;

@@ -3,7 +3,7 @@
 import email
 import email.policy
 import quopri
-from email.message import Message
+from email.message import EmailMessage, Message
 
 import pytest
 from hypothesis import given
@@ -59,7 +59,7 @@ def report(*failures: Failure, **more) -> Report:
     return Report(failures=failures or (failure(),), **{**given, **more})
 
 
-def parse(dsn: bytes) -> tuple[Message, Message, Message, Message]:
+def parse(dsn: bytes) -> tuple[EmailMessage, EmailMessage, EmailMessage, EmailMessage]:
     """The message and its three parts, after a check of the outer form."""
     assert dsn.endswith(b"\r\n")
     assert max(map(len, dsn.split(b"\r\n"))) <= 998
