@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from agent.errors import SettingsError
+from agent.delivery.dsn import TellSender
+from agent.errors import BadRecipient, SettingsError
 from agent.setting_mistakes import Place, describe_mistakes, nearest
 from agent.setting_references import (
     PoolNames,
@@ -45,8 +46,9 @@ from agent.setting_values import (
     parse_duration,
     parse_size,
     parse_space_floor,
+    parse_tell_sender,
 )
-from agent.smtp.addresses import normalise_domain
+from agent.smtp.addresses import normalise_domain, parse_recipient
 
 _PREFIX = "PENSTOCK_"
 _TABLE_LISTS = ("source", "pool")
@@ -68,6 +70,17 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _check_mailbox(value: str) -> str:
+    try:
+        return parse_recipient(value)
+    except BadRecipient as refusal:
+        raise ValueError(
+            f'{value!r}: {refusal.text}; write one such as "mailer-daemon@example.com"'
+        ) from None
+
+
+Mailbox = Annotated[str, AfterValidator(_check_mailbox)]
+Tell = Annotated[TellSender, BeforeValidator(parse_tell_sender)]
 Span = Annotated[Duration, AfterValidator(_positive)]
 
 
@@ -177,6 +190,10 @@ class QueueSettings(_Section):
     retry_interval: Span = timedelta(minutes=20)
     max_retry_interval: Span = timedelta(hours=4)
     max_age: Span = timedelta(days=7)
+    #: Of which failures senders are told by a delivery status notification.
+    dsn: Tell = TellSender.ALWAYS
+    #: Address in the From of such a message; None: mailer-daemon at the source's EHLO name.
+    dsn_from: Mailbox | None = None
 
 
 class Settings(_Section):
@@ -221,6 +238,12 @@ class Settings(_Section):
     def queue_for(self, domain: str) -> QueueSettings:
         """How the mail for one recipient domain is tried."""
         return self.queues.get(domain, self.queue)
+
+    def ehlo_name(self, source: str, queue: QueueSettings) -> str:
+        """The EHLO name of *source*, or of the first of the queue's pool that has one; or none."""
+        names = [source, *self.pools[queue.egress_pool].weights]
+        named = (self.sources[name].ehlo_domain for name in names if name in self.sources)
+        return next((name for name in named if name), "")
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:

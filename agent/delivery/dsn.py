@@ -42,7 +42,7 @@ _MAILBOX = re.compile(
 )
 _MESSAGE_ID = re.compile(
     rb"^message-id[ \t]*:(?:[ \t]|\r\n[ \t])*"
-    rb"(<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,200}@[A-Za-z0-9!#$%&'*+/=?^_`{|}~.:\[\]-]{1,200}>)"
+    rb"(<[!-;=?-~]{1,400}>)"
     rb"[ \t]*\r$",
     re.IGNORECASE | re.MULTILINE,
 )
