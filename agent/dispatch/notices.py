@@ -3,8 +3,8 @@ Notices: whether a sender is told of a settlement's failures, and the message th
 
 Rules:
 
-1. Senders are told of permanent failures and of mail that grew too old, as the queue's `dsn` has it;
-   never of what an administrator bounced, nor of mail that we found to go in circles.
+1. Senders are told of permanent failures and of mail that grew too old, as the queue's `dsn` has
+   it; never of what an administrator bounced, nor of mail that we found to go in circles.
 2. Mail from the null sender brings nothing about, so a notice that fails ends there.
 3. One settlement makes at most one notice, for all its recipients.
 4. A notice is mail like any other: to the queue of the sender's domain, for the tenant of the

@@ -5,6 +5,7 @@ import email.policy
 import time
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,14 @@ def is_notice(content: bytes) -> bool:
     return b"Content-Type: multipart/report" in content
 
 
+def parts(notice: EmailMessage) -> Any:
+    """Its three parts."""
+    return notice.get_payload()
+
+
 def reported(notice: EmailMessage) -> list[tuple[str, str, str]]:
     """Recipient, status and diagnosis of each that failed."""
-    report = notice.get_payload()[1]
+    report = parts(notice)[1]
     assert report.get_content_type().endswith("delivery-status")
     return [
         (block["Final-Recipient"], block["Status"], block["Diagnostic-Code"])
@@ -67,7 +73,7 @@ async def test_the_sender_of_mail_that_bounces_is_told(tmp_path: Path) -> None:
             ("rfc822; bad@big.example", "5.1.1", "smtp; 550 5.1.1 no such user"),
             ("rfc822; bad2@big.example", "5.1.1", "smtp; 550 5.1.1 no such user"),
         ]
-        assert b"Subject: hello" in notice.get_payload()[2].as_bytes()
+        assert b"Subject: hello" in parts(notice)[2].as_bytes()
         assert b"and more" not in notice.as_bytes()
         (reception,) = of_notices(here, RecordType.RECEPTION)
         (delivery,) = of_notices(here, RecordType.DELIVERY)
@@ -156,7 +162,7 @@ async def test_mail_in_utf8_is_reported_in_utf8(tmp_path: Path, sender: str) -> 
         (notice,) = notices(here)
         kept = next(iter(here.sink.providers.values())).messages[-1]
         assert kept.recipients == (sender,)
-        kinds = [part.get_content_type() for part in notice.get_payload()]
+        kinds = [part.get_content_type() for part in parts(notice)]
         assert kinds[1:] == ["message/global-delivery-status", "message/global-headers"]
         assert kept.content.isascii() == sender.isascii()
         if not sender.isascii():

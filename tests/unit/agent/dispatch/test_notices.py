@@ -3,6 +3,7 @@
 import email
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,10 +71,10 @@ def settled(tried: Attempt, rules: QueueSettings | None = None, now: float = 100
 def statuses(settlement: Settlement) -> Sequence[tuple[str, str]]:
     """Recipient and status, as the notice reports them."""
     (message,) = settlement.new_messages
-    _, report, _ = email.message_from_bytes(message.body).get_payload()
+    parts: Any = email.message_from_bytes(message.body).get_payload()
     return [
         (block["Final-Recipient"], block["Status"])
-        for block in report.get_payload()
+        for block in parts[1].get_payload()
         if block["Final-Recipient"]
     ]
 
