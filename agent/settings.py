@@ -49,6 +49,7 @@ from agent.setting_values import (
     parse_tell_sender,
 )
 from agent.smtp.addresses import normalise_domain, parse_recipient
+from agent.smtp.certificate import CertificateFiles
 
 _PREFIX = "PENSTOCK_"
 _TABLE_LISTS = ("source", "pool")
@@ -117,6 +118,8 @@ class ListenSection(_Section):
     #: Networks that may inject by SMTP.
     relay_from: tuple[NetworkText, ...] = ("127.0.0.0/8", "::1")
     max_message_size: Size = 20 * 1024 * 1024
+    #: Longest line of a message, without its line end (RFC 5322 2.1.1); 0: any.
+    max_line_length: int = Field(default=998, ge=0)
     #: Most recipients of one message.
     max_recipients: int = Field(default=1024, ge=1)
     #: Most SMTP connections at one time, and most gRPC calls.
@@ -129,11 +132,32 @@ class ListenSection(_Section):
     max_hops: int = Field(default=50, ge=1)
     tenant_header: Header = "X-Tenant"
     campaign_header: Header = "X-Campaign"
+    #: PEM files for STARTTLS: the certificate with its chain, and its key; without: no STARTTLS.
+    tls_certificate: Path | None = None
+    tls_private_key: Path | None = None
 
     @property
     def most_buffered(self) -> int:
         """`max_buffered_size`, but never too little for one message and its envelope."""
-        return max(self.max_buffered_size, self.max_message_size * 5 // 4 + 64 * 1024)
+        return max(self.max_buffered_size, self.max_message_size * 4 // 3 + 64 * 1024)
+
+    @property
+    def certificate_files(self) -> CertificateFiles | None:
+        """The files for STARTTLS; None: it is not offered."""
+        if self.tls_certificate is None or self.tls_private_key is None:
+            return None
+        return CertificateFiles(certificate=self.tls_certificate, private_key=self.tls_private_key)
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_private_key is None):
+            given, other = "tls_certificate", "tls_private_key"
+            if self.tls_certificate is None:
+                given, other = other, given
+            raise ValueError(
+                f"{given} needs {other} too: the PEM files of a certificate and of its key"
+            )
+        return self
 
 
 class DnsSection(_Section):
