@@ -32,6 +32,7 @@ from policy_server.automation.outcomes import (
     Reply,
     remove_local_parts,
 )
+from policy_server.store.rows import storable
 from policy_server.store.tables import outcomes as outcomes_table
 
 #: Longest command kept, in characters; RFC 5321 4.5.3.1.4 allows 512.
@@ -130,17 +131,9 @@ def _delete(
     connection: Connection, condition: ColumnElement[bool], order: ColumnElement[Any], limit: int
 ) -> int:
     some = select(_outcomes.id).where(condition).order_by(order).limit(limit)
+    # Two servers that sweep the same rows must not wait for each other.
+    some = some.with_for_update(skip_locked=True)
     return connection.execute(delete(outcomes_table).where(_outcomes.id.in_(some))).rowcount
-
-
-def storable(text: str) -> str:
-    """
-    Replace what PostgreSQL can't keep in a text.
-
-    >>> storable("4\\x002")
-    '4\ufffd2'
-    """
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}") if "\x00" in text else text
 
 
 def _bare(text: str, longest: int) -> str:
