@@ -8,7 +8,7 @@ answered after its transaction and after this server has read what followed from
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -36,20 +36,30 @@ class ReportCounted:
     action_ids: tuple[int, ...] = ()
 
 
+Effects = Collection[tuple[str, str, int]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Report:
+    """A report and who waits for it."""
+
     outcomes: Sequence[Outcome]
     matches: Sequence[Match]
     done: asyncio.Future[ReportCounted]
 
-    def finish(self, counted: Counted) -> None:
-        """Tell who waits what came of this report among all."""
+    def finish(self, new_events: set[tuple[str, str]], effects: Effects) -> None:
+        """Tell who waits what came of it; take what is new in it out of *new_events*."""
         if self.done.done():
             return
-        keys = {(match.rule.key, match.outcome.event_id): match for match in self.matches}
-        new = [match for key, match in keys.items() if key in counted.new_events]
-        groups = {match.counted_under for match in new}
-        ids = {number for rule, path, number in counted.effects if (rule, path) in groups}
+        new = []
+        for match in self.matches:
+            key = (match.rule.key, match.outcome.event_id)
+            if key in new_events:
+                # Another report of the group may have it as well: it is new once.
+                new_events.remove(key)
+                new.append(match.counted_under)
+        groups = set(new)
+        ids = {number for rule, path, number in effects if (rule, path) in groups}
         self.done.set_result(ReportCounted(match_count=len(new), action_ids=tuple(sorted(ids))))
 
     def fail(self, error: Exception) -> None:
@@ -144,5 +154,6 @@ class GroupCommit:
 
 
 def _finish(group: Sequence[_Report], counted: Counted) -> None:
+    new_events = set(counted.new_events)
     for report in group:
-        report.finish(counted)
+        report.finish(new_events, counted.effects)
