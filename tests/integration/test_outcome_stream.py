@@ -88,7 +88,7 @@ async def streaming(client: Client, **start) -> AsyncIterator[Stream]:
 async def count_rows(client: Client, table) -> int:
     statement = select(func.count()).select_from(table)
     return await client.server.database.read(
-        lambda connection: connection.execute(statement).scalar()
+        lambda connection: connection.execute(statement).scalar() or 0
     )
 
 
