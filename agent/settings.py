@@ -107,6 +107,8 @@ class PolicySection(_Section):
     server: str = Field(default="127.0.0.1:7350", min_length=1)
     #: How long a last-known answer is used while the server is away.
     max_stale: Duration = timedelta(hours=24)
+    #: Whether outcomes that no automation rule could match stay with the agent.
+    filter_outcomes: bool = True
 
 
 class ListenSection(_Section):

@@ -114,6 +114,7 @@ async def open_agent(
             clock=clock,
             random=random,
             before_forget=log.flush,
+            filters=settings.policy.filter_outcomes,
         )
         stack.push_async_callback(uploader.close, _LAST_REPORT_SECONDS)
         metrics = AgentMetrics()

@@ -6,6 +6,7 @@ server's own value. It is pure: bad messages become violations, all of them at o
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,14 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from penstock.v1 import automation_service_pb2, outcome_pb2, policy_service_pb2
+from penstock.v1 import (
+    automation_service_pb2,
+    feedback_service_pb2,
+    outcome_pb2,
+    policy_service_pb2,
+)
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from policy_server.automation.outcome_filter import OutcomeFilter
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
 from policy_server.errors import InvalidRequest
 from policy_server.rules.explain import explain_json
@@ -83,6 +90,8 @@ def find_violations(message: outcome_pb2.DeliveryOutcome) -> list[Violation]:
     found: list[Violation] = []
     if not 0 < len(message.event_id) <= MAX_EVENT_ID:
         found.append(("event_id", f"must have 1 to {MAX_EVENT_ID} characters"))
+    elif "\x00" in message.event_id:
+        found.append(("event_id", "must not contain NUL"))
     if not message.HasField("event_time"):
         found.append(("event_time", "is required"))
     elif _read_time(message.event_time) is None:
@@ -91,11 +100,13 @@ def find_violations(message: outcome_pb2.DeliveryOutcome) -> list[Violation]:
         found.append(("type", "must be one of the known types"))
     if not message.recipient_domain:
         found.append(("recipient_domain", "is required"))
-    found += [
-        (name, f"must have at most {MAX_NAME} characters")
-        for name in _NAMES
-        if len(getattr(message, name)) > MAX_NAME
-    ]
+    for name in _NAMES:
+        text = getattr(message, name)
+        if len(text) > MAX_NAME:
+            found.append((name, f"must have at most {MAX_NAME} characters"))
+        elif "\x00" in text:
+            # PostgreSQL has no place for it.
+            found.append((name, "must not contain NUL"))
     return found
 
 
@@ -150,6 +161,32 @@ def to_outcome(outcome: Outcome) -> outcome_pb2.DeliveryOutcome:
             setattr(code, name, number)
         code.SetInParent()
     return message
+
+
+def read_skipped(messages: Iterable[feedback_service_pb2.SkippedOutcomes]) -> Counter[str]:
+    """Read how many outcomes of each known type were left out."""
+    counts: Counter[str] = Counter()
+    for message in messages:
+        kind = _OUTCOME_TYPES.get(message.type)
+        if kind is not None:
+            counts[kind.value] += message.count
+    return counts
+
+
+def to_filter(outcome_filter: OutcomeFilter) -> feedback_service_pb2.OutcomeFilter:
+    """Write a filter as agents are told it."""
+    return feedback_service_pb2.OutcomeFilter(
+        etag=outcome_filter.etag,
+        patterns=[
+            feedback_service_pb2.OutcomePattern(
+                regex=pattern.regex,
+                match_internal=pattern.match_internal,
+                is_backtracking=pattern.is_backtracking,
+            )
+            for pattern in outcome_filter.patterns
+        ],
+        send_all=outcome_filter.send_all,
+    )
 
 
 def to_action(action: ActionInForce) -> automation_service_pb2.AutomationAction:

@@ -48,7 +48,7 @@ from policy_server.rules.layers import Threshold
 from policy_server.store.database import Database
 from policy_server.store.locks import Lock, take_lock
 from policy_server.store.revisions import is_known_since, one_revision
-from policy_server.store.rows import insert_or, plain_columns, read_json, read_time
+from policy_server.store.rows import insert_or, plain_columns, read_json, read_time, storable
 from policy_server.store.tables import (
     automation_actions,
     automation_evidence,
@@ -83,6 +83,14 @@ class Counted:
     begun_ids: frozenset[int]
     #: Whether what is in force may have changed.
     has_changed: bool
+    #: (rule key, event id) of each new match.
+    new_events: frozenset[tuple[str, str]] = frozenset()
+    #: (rule key, path name, action id) of what the matches of a rule and path led to.
+    effects: frozenset[tuple[str, str, int]] = frozenset()
+
+
+#: What a report without matches leads to.
+NOTHING_COUNTED = Counted(new_matches=0, action_ids=(), begun_ids=frozenset(), has_changed=False)
 
 
 class ActionStore:
@@ -225,12 +233,16 @@ def count_and_act(connection: Connection, *, matches: Iterable[Match], now: date
     ]
     changed: set[int] = set()
     begun: set[int] = set()
+    effects: set[tuple[str, str, int]] = set()
     if plans or due:
         with one_revision(connection, author=_AUTHOR, summary=_summary(plans)):
             # What has ended must not be extended.
             _mark_expired(connection, now=now)
             for plan in plans:
-                _put_in_force(connection, plan, now=now, changed=changed, begun=begun)
+                action_id = _put_in_force(connection, plan, now=now, begun=begun)
+                if action_id is not None:
+                    changed.add(action_id)
+                    effects.add((plan.rule.key, plan.path_name, action_id))
     if new:
         _sweep(connection, now=now, limit=2 * len(new) + _SWEPT_BESIDE)
     return Counted(
@@ -238,6 +250,8 @@ def count_and_act(connection: Connection, *, matches: Iterable[Match], now: date
         action_ids=tuple(sorted(changed)),
         begun_ids=frozenset(begun),
         has_changed=bool(changed) or due,
+        new_events=frozenset((match.rule.key, match.outcome.event_id) for match in new),
+        effects=frozenset(effects),
     )
 
 
@@ -301,24 +315,24 @@ def _put_in_force(
     plan: PlannedAction,
     *,
     now: datetime,
-    changed: set[int],
     begun: set[int],
-) -> None:
+) -> int | None:
+    """Put *plan* in force and return its action; None where something stands in the way."""
     live = connection.execute(_select_actions(connection).where(*_live(plan, now=now))).first()
     if live is not None:
         readable = _read_readable([live])
         if not readable:
             # Until it is repaired or removed it stands in the way of its like, but of no other.
-            return
+            return None
         _extend(connection, readable[0], plan)
         action_id = int(live.id)
     elif _is_cancelled(connection, plan):
-        return
+        return None
     else:
         action_id = _begin(connection, plan)
         begun.add(action_id)
-    changed.add(action_id)
     _keep_evidence(connection, action_id, plan.evidence)
+    return action_id
 
 
 def _extend(connection: Connection, action: ActionInForce, plan: PlannedAction) -> None:
@@ -409,7 +423,7 @@ def _keep_evidence(connection: Connection, action_id: int, evidence: Sequence[Ev
                 "action_id": action_id,
                 "event_id": item.event_id,
                 "event_time": item.event_time,
-                "reply": item.reply,
+                "reply": storable(item.reply),
             }
             for item in evidence
         ],
