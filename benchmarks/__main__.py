@@ -1,4 +1,4 @@
-"""All benchmarks, or those named: `python -m benchmarks [answers] [imports] [changes] [leases]`."""
+"""All benchmarks, or those named: `python -m benchmarks [answers] [imports] …`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports, leases
+from benchmarks import answers, changes, imports, leases, outcomes
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
@@ -14,6 +14,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "imports": imports.measure,
     "changes": changes.measure,
     "leases": leases.measure,
+    "outcomes": outcomes.measure,
 }
 
 

@@ -5,6 +5,7 @@ The only module that knows both, apart from the answers of `EgressPathConfig`, w
 server's own value. It is pure: bad messages become violations, all of them at once.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,8 @@ from policy_server.rules.values import InvalidValueError
 MAX_EVENT_ID = 255
 #: Longest other name; the site name of a large host set is long.
 MAX_NAME = 8192
+#: The same few domains are in very many outcomes.
+_DOMAINS_KEPT = 4096
 
 _NAMES = (
     "recipient_domain",
@@ -307,6 +310,7 @@ def _read_reply(message: outcome_pb2.SmtpResponse) -> Reply:
     )
 
 
+@functools.lru_cache(maxsize=_DOMAINS_KEPT)
 def _read_domain(text: str) -> str:
     try:
         return normalise_domain(text)

@@ -86,10 +86,14 @@ def reply_text(reply: Reply) -> str:
     return " ".join(parts)[:MAX_REPLY_LENGTH]
 
 
+#: What ends the local part of an address that is not quoted.
+_NO_LOCAL = frozenset('\t\n\f\r <>()[],;:"@=')
+
+
 @functools.cache
 def _local_part() -> Any:
     # RE2 takes linear time, whatever a peer wrote. Quoted local parts first (RFC 5321 4.1.2).
-    return re2.compile(r'("[^"]*"|[^\s<>()\[\],;:"@=]+)@')
+    return re2.compile(r'("[^"]*"|[^\t\n\f\r <>()\[\],;:"@=]+)@')
 
 
 def remove_local_parts(text: str) -> str:
@@ -99,4 +103,17 @@ def remove_local_parts(text: str) -> str:
     >>> remove_local_parts("550 <john.doe@example.com>: unknown")
     '550 <@example.com>: unknown'
     """
-    return str(_local_part().sub("@", text))
+    if "@" not in text:
+        return text
+    if '"' in text:
+        return str(_local_part().sub("@", text))
+    # The same without quotes, in a fraction of the time: each reply that is kept comes by here.
+    *before, rest = text.split("@")
+    return "@".join((*map(_without_local, before), rest))
+
+
+def _without_local(text: str) -> str:
+    end = len(text)
+    while end and text[end - 1] not in _NO_LOCAL:
+        end -= 1
+    return text[:end]

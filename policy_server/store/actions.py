@@ -16,8 +16,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Select,
     and_,
+    bindparam,
     delete,
     insert,
     or_,
@@ -69,6 +71,18 @@ _UNREADABLE = (ValueError, TypeError)
 _actions = automation_actions.c
 _matches = automation_matches.c
 _evidence = automation_evidence.c
+#: Built once: it is asked for every rule and path of a report.
+_KNOWN_MATCHES = (
+    select(_matches.event_id, _matches.event_time)
+    .where(
+        _matches.rule_key == bindparam("of_rule"),
+        _matches.path_name == bindparam("of_path"),
+        _matches.event_time > bindparam("after", type_=_matches.event_time.type),
+        _matches.event_time <= bindparam("until", type_=_matches.event_time.type),
+    )
+    .order_by(_matches.event_time.desc())
+    .limit(bindparam("most", type_=Integer()))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,15 +310,14 @@ def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetim
     known: list[datetime] = []
     for span in history_spans(times, rule.trigger):
         rows = connection.execute(
-            select(_matches.event_id, _matches.event_time)
-            .where(
-                _matches.rule_key == rule.key,
-                _matches.path_name == group[0].outcome.counted_path,
-                _matches.event_time > span.after,
-                _matches.event_time <= span.until,
-            )
-            .order_by(_matches.event_time.desc())
-            .limit(span.limit + len(group))
+            _KNOWN_MATCHES,
+            {
+                "of_rule": rule.key,
+                "of_path": group[0].outcome.counted_path,
+                "after": span.after,
+                "until": span.until,
+                "most": span.limit + len(group),
+            },
         )
         known.extend(row.event_time for row in rows if row.event_id not in new_ids)
     return sorted(known)
