@@ -27,7 +27,7 @@ from policy_server.convert import read_outcomes
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
-from policy_server.rules.layers import AutomationRule, SetConfig
+from policy_server.rules.layers import AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, resolve
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import format_value
@@ -143,7 +143,7 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
         known: dict[int, Mapping[str, Any]] = {}
         matches = []
         for outcome, path, rule in hits:
-            options = [action.name for action in rule.actions if isinstance(action, SetConfig)]
+            options = [action.name for action in rule.actions if isinstance(action, OptionAction)]
             if options and id(path) not in known and path.question is not None:
                 resolved = resolve(snapshot, path.question, ()).options
                 known[id(path)] = {
