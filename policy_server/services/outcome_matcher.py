@@ -26,7 +26,7 @@ from policy_server.automation.outcomes import Outcome
 from policy_server.errors import PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
-from policy_server.rules.layers import AutomationRule, SetConfig
+from policy_server.rules.layers import AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, consulted_rules, resolve
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import format_value
@@ -169,7 +169,7 @@ def _with_ruled_values(hits: Sequence[_Hit], snapshot: Snapshot) -> list[Match]:
     known: dict[int, Mapping[str, Any]] = {}
     matches = []
     for outcome, path, rule in hits:
-        options = [action.name for action in rule.actions if isinstance(action, SetConfig)]
+        options = [action.name for action in rule.actions if isinstance(action, OptionAction)]
         if options and id(path) not in known and path.question is not None:
             resolved = resolve(snapshot, path.question, ()).options
             known[id(path)] = {name: format_value(entry.value) for name, entry in resolved.items()}
