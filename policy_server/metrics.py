@@ -67,6 +67,18 @@ class ServerMetrics:
             ("type",),
             registry=self.registry,
         )
+        self.outcomes_skipped = Counter(
+            "penstock_server_outcomes_skipped",
+            "Outcomes that agents left out because no rule could match them, by type.",
+            ("type",),
+            registry=self.registry,
+        )
+        self.outcome_refusals = Counter(
+            "penstock_server_outcome_refusals",
+            "Batches of outcomes that were refused, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
         self.matches = Counter(
             "penstock_server_automation_matches",
             "Outcomes that matched an automation rule, each counted once per rule.",

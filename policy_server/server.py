@@ -38,6 +38,9 @@ from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
 from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
+from policy_server.store.operator_actions import OperatorActionStore
+from policy_server.store.outcomes import OutcomeBounds
+from policy_server.store.reports import ReportStore
 from policy_server.store.schema import check_schema, upgrade
 from policy_server.supervisor import keep_running
 
@@ -68,7 +71,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_connection_age_ms", 1_800_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
-_MAX_CALLS = 5000
+#: Every agent has two streams.
+_MAX_CALLS = 10_000
 _RETRY_SECONDS = 1.0
 
 
@@ -90,6 +94,10 @@ class Server:
         self._http = HttpServer(self.metrics, self._why_not_ready)
         self._grpc: grpc.aio.Server | None = None
         self._hub: WatchHub | None = None
+        self._feedback: FeedbackService | None = None
+        self._bounds = OutcomeBounds(
+            age=settings.feedback.keep_outcomes, rows=settings.feedback.max_outcomes
+        )
         self._is_stopping = False
         self._keeper: asyncio.Task[None] | None = None
         #: Why there is nothing to answer from; empty once there is.
@@ -119,6 +127,8 @@ class Server:
         await self._set_health(_NOT_SERVING)
         if self._hub is not None:
             self._hub.drain()
+        if self._feedback is not None:
+            self._feedback.drain()
         if self._grpc is not None:
             await self._grpc.stop(grace.total_seconds())
         await self._http.stop()
@@ -132,7 +142,7 @@ class Server:
     async def _keep_database(self) -> None:
         while True:
             if await self._try_to_become_ready():
-                await keep_history(self.database)
+                await keep_history(self.database, outcome_bounds=self._bounds)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _try_to_become_ready(self) -> bool:
@@ -164,9 +174,12 @@ class Server:
         )
         self._hub = WatchHub(self.policy, self.actions, metrics=self.metrics)
         add_policy_service(server, PolicyService(self.policy), self._hub)
-        feedback = FeedbackService(self.policy, self.actions, metrics=self.metrics)
-        feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
-        automation = AutomationService(self.policy, self.actions)
+        reports = ReportStore(self.database, bounds=self._bounds)
+        self._feedback = FeedbackService(self.policy, reports, metrics=self.metrics)
+        feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(self._feedback, server)
+        automation = AutomationService(
+            self.policy, self.actions, OperatorActionStore(self.database)
+        )
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
         rules = RuleService(self.policy, self.database)
         rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)
