@@ -38,6 +38,8 @@ class Process:
     def __init__(self, name: str, loop: "VirtualLoop") -> None:
         self.name = name
         self.is_alive = True
+        #: Whether it may run again, to nobody's notice, so that nothing of it is left pending.
+        self.is_buried = False
         self._loop = loop
         self._context = contextvars.copy_context()
         self._context.run(_PROCESS.set, self)
@@ -115,6 +117,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         def work() -> None:
             if future.cancelled():
                 return
+            if process is not None and process.is_buried:
+                future.cancel()
+                return
             try:
                 result = func(*args)
             # As executors do: whatever it was, it belongs to whoever waits.
@@ -129,8 +134,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def bury(self) -> None:
         """Let what was killed run to its end, so that nothing is left pending."""
         tasks = [task for process in self._processes for task in process.tasks]
+        self.set_exception_handler(lambda _loop, _context: None)
         for process in self._processes:
-            process.is_alive = True
+            process.is_alive = process.is_buried = True
             for callback, args, context in process.frozen:
                 super().call_soon(callback, *args, context=context)
             process.frozen.clear()
