@@ -5,10 +5,11 @@ outcome once. Reckoned from the database anew, beside the servers.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from sqlalchemy import text
 
@@ -113,13 +114,17 @@ def _describe(action: ActionInForce) -> str:
 
 
 async def count_differences(
-    path: Path, records: Mapping[str, Record], acknowledged: Collection[str], *, now: datetime
+    path: Path,
+    records: Mapping[str, Record],
+    acknowledged: Mapping[str, datetime],
+    *,
+    now: datetime,
 ) -> list[str]:
     """
     List where the ledger differs from a count of the outcomes that agents reported.
 
-    *acknowledged* must be counted, others may be; matches so old that they can be forgotten are
-    left out.
+    *acknowledged* must be counted, others may be; its values are the earliest times that the
+    server may take the events to be of. Matches so old that they can be forgotten are left out.
     """
     database = Database(f"sqlite:///{path}")
     try:
@@ -139,9 +144,9 @@ async def count_differences(
     found = []
     counted = {(row.rule_key, row.event_id) for row in rows}
     for rule, event_id in expected:
-        made = datetime.fromtimestamp(records[event_id].timestamp, now.tzinfo)
-        is_needed = made + _window(rule) + rule.duration > now
-        if event_id in acknowledged and is_needed and (rule.key, event_id) not in counted:
+        if event_id not in acknowledged or (rule.key, event_id) in counted:
+            continue
+        if acknowledged[event_id] + _window(rule) + rule.duration > now:
             found.append(f"{event_id} was acknowledged and not counted by {rule.regexes}")
     right = {(rule.key, event_id) for rule, event_id in expected}
     keys = {rule.key: rule for rule, _ in expected}
@@ -192,25 +197,33 @@ def _check_counts(
     actions: Sequence,
     times: Mapping[tuple[str, str], list[datetime]],
 ) -> list[str]:
-    """Check the counts of actions that are the only ones of their rule and path."""
+    """Check the counts of actions that are the only ones of their rule and scope."""
     found = []
-    per_path = Counter((action.rule_key, action.path_name) for action in actions)
+    per_scope = Counter(map(_scope_of, actions))
     for action in actions:
         rule = rules.get(action.rule_key)
-        place = (action.rule_key, action.path_name)
-        if rule is None or rule.duration < timedelta(minutes=30) or per_path[place] != 1:
+        if rule is None or rule.duration < timedelta(minutes=30):
             continue
-        if action.state not in ("in_force", "observed") or action.kind.endswith(
-            ("Tenant", "Campaign")
-        ):
+        is_simple = action.kind in ("Suspend", "SetConfig") and per_scope[_scope_of(action)] == 1
+        if not is_simple or action.state not in ("in_force", "observed"):
             continue
-        right = _support(sorted(times[place]), rule)
+        # A domain that rules single out has a path of its own, for which is counted apart.
+        right = sum(
+            _support(sorted(of_path), rule)
+            for (rule_key, path), of_path in times.items()
+            if rule_key == rule.key
+            and path.partition("#")[0] == f"{action.egress_source}->{action.site_name}"
+        )
         if action.match_count != right:
             found.append(
                 f"action {action.id} of {rule.regexes} counts {action.match_count} matches,"
                 f" not {right}"
             )
     return found
+
+
+def _scope_of(action: Any) -> tuple[str, ...]:
+    return (action.rule_key, action.kind, action.egress_source, action.site_name, action.option)
 
 
 def _support(times: Sequence[datetime], rule: AutomationRule) -> int:

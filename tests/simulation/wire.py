@@ -26,6 +26,8 @@ from tests.simulation.virtual_loop import Process, VirtualLoop
 
 #: Bytes of a stream that may lie unread before its writer has to wait, as HTTP/2 has it.
 _WINDOW = 65_536
+#: Between two messages, as timers of one instant go off in any order.
+_GAP = 1e-6
 #: A peer that is gone without a word is noticed by keepalive after up to so many seconds.
 _KEEPALIVE = 25.0
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -308,12 +310,12 @@ class StreamCall:
     def _up(self, deliver: Callable[..., None], *args: Any) -> None:
         """Have something arrive at the server after what was sent before."""
         now = self._network.loop.time()
-        self._up_free = max(self._up_free, now + self._network.delay(self._client))
+        self._up_free = max(self._up_free + _GAP, now + self._network.delay(self._client))
         self._network.later(self._up_free - now, self._carry, deliver, *args)
 
     def _down(self, deliver: Callable[..., None], *args: Any) -> None:
         now = self._network.loop.time()
-        self._down_free = max(self._down_free, now + self._network.delay(self._client))
+        self._down_free = max(self._down_free + _GAP, now + self._network.delay(self._client))
         self._network.later(self._down_free - now, self._carry, deliver, *args)
 
     def _carry(self, deliver: Callable[..., None], *args: Any) -> None:

@@ -42,6 +42,8 @@ _QUIESCENCE = 150.0
 #: By how much longer a suspension may hold than the server wants: a message may be under way for
 #: as long as the agent bears silence, and clocks are set.
 _LATE = 25.0
+#: By how much the servers' clocks are off at most.
+_CLOCKS = 1.5
 _OPERATOR = "operator"
 _WATCH = "/penstock.v1.PolicyService/WatchPolicy"
 
@@ -143,6 +145,7 @@ class World:
         self._held: dict[str, dict[int, float]] = {}
         self._latest_end: dict[int, float] = {}
         self._generation = 0
+        self._is_over = False
         self._backup: tuple[Path, frozenset[str]] | None = None
 
     # What happens.
@@ -154,6 +157,7 @@ class World:
         try:
             self.loop.run_until_complete(self._run())
         finally:
+            self._is_over = True
             for process in (*self._servers.values(), *self._agents.values()):
                 process.kill()
             self.loop.bury()
@@ -383,7 +387,7 @@ class World:
     # Processes.
 
     def _start_server(self, name: str) -> None:
-        offset = self._offsets.setdefault(name, self._random.uniform(-1.5, 1.5))
+        offset = self._offsets.setdefault(name, self._random.uniform(-_CLOCKS, _CLOCKS))
         server = SimulatedServer(
             name,
             loop=self.loop,
@@ -504,6 +508,8 @@ class World:
         self._violate(f"logged: {message}")
 
     def _violate(self, message: str) -> None:
+        if self._is_over:
+            return
         self._note(f"VIOLATION {message}")
         self.violations.append(f"{self.loop.time() - 1000:.3f} {message}")
 
@@ -524,15 +530,14 @@ class World:
         settled = self.epoch_began + (10.0 if self.epoch else 0.0)
         # What was acknowledged just before the database was another is not in it.
         acknowledged = {
-            name
+            name: utc(min(event.record.timestamp, _EPOCH + event.made) - _CLOCKS)
             for name, event in self.events.items()
             if event.forgotten is not None
             and (name in self.epoch_events or event.made > settled or event.forgotten > settled)
         }
         records = {name: event.record for name, event in self.events.items()}
-        return await count_differences(
-            self.path, records, acknowledged, now=utc(self.true_time() + 2)
-        )
+        now = utc(self.true_time() + _CLOCKS)
+        return await count_differences(self.path, records, acknowledged, now=now)
 
     async def _known_events(self) -> frozenset[str]:
         database = Database(f"sqlite:///{self.path}")
