@@ -141,6 +141,10 @@ class World:
         self._agents: dict[str, SimulatedAgent] = {}
         self._offsets: dict[str, float] = {}
         self._tokens: dict[tuple[str, int], tuple[str, int]] = {}
+        #: The database that each agent's newest stream began with.
+        self._epoch_of: dict[str, int] = {}
+        #: The database of which each agent had a whole snapshot.
+        self._snapshot_of: dict[str, int] = {}
         self._lifted: dict[str, set[int]] = {}
         self._held: dict[str, dict[int, float]] = {}
         self._latest_end: dict[int, float] = {}
@@ -380,7 +384,6 @@ class World:
         shutil.copy(source, self.path)
         self.epoch += 1
         self.epoch_began, self.epoch_events = self.loop.time(), known
-        self._lifted.clear()
         for server in running:
             self._start_server(server.name)
 
@@ -421,8 +424,7 @@ class World:
             on_held=self._on_held,
         )
         self._agents[name] = agent
-        self._lifted.pop(name, None)
-        self._held.pop(name, None)
+        self._snapshot_of.pop(name, None)
         self.heard[name] = {}
         self._note(f"{name} starts")
         agent.start()
@@ -458,9 +460,11 @@ class World:
     def _on_sent(self, client: str, path: str, message: object) -> None:
         if path != _WATCH or not isinstance(message, pb.WatchPolicyRequest):
             return
-        raw = message.ack.token if message.HasField("ack") else message.start.resume_token
-        token = decode_token(raw)
-        if token is None:
+        if message.HasField("start"):
+            self._epoch_of[client] = self.epoch
+        token = decode_token(message.ack.token)
+        # What was on its way from the database before is not held against this one.
+        if token is None or self._epoch_of.get(client) != self.epoch:
             return
         place = (client, self.epoch)
         datastore, revision = self._tokens.get(place, ("", 0))
@@ -472,6 +476,10 @@ class World:
         if not isinstance(message, pb.WatchPolicyResponse) or client not in self.heard:
             return
         heard = self.heard[client]
+        if message.snapshot_end:
+            # After the agent has applied it.
+            epoch = self._epoch_of.get(client, 0)
+            self.loop.call_soon(self._snapshot_of.__setitem__, client, epoch)
         for resource in message.resources:
             if resource.HasField("suspension"):
                 end = resource.suspension.expire_time
@@ -486,6 +494,11 @@ class World:
 
     def _on_change(self, agent: SimulatedAgent) -> None:
         """A suspension that was lifted stays so."""
+        if self._snapshot_of.get(agent.name) != self.epoch:
+            # What is lifted because the database is another may have the number of something new.
+            self._lifted.pop(agent.name, None)
+            self._held.pop(agent.name, None)
+            return
         now, before = agent.clock(), self._held.get(agent.name, {})
         held = {one.action_id: one.expire_time for one in agent.book.suspensions()}
         lifted = self._lifted.setdefault(agent.name, set())
