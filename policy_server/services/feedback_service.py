@@ -27,7 +27,7 @@ from policy_server.convert import read_outcomes
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
-from policy_server.rules.layers import AutomationRule, OptionAction
+from policy_server.rules.layers import AdjustConfig, AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, resolve
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import format_value
@@ -151,6 +151,8 @@ class FeedbackService(feedback_service_pb2_grpc.FeedbackServiceServicer):
                 }
             ruled = known.get(id(path), {})
             values = {name: ruled[name] for name in options if name in ruled}
+            if any(isinstance(a, AdjustConfig) and a.name not in ruled for a in rule.actions):
+                self._metrics.adjustments_skipped.inc()
             matches.append(Match(rule=rule, outcome=outcome, ruled_values=values))
         return matches
 
