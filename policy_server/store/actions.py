@@ -318,8 +318,8 @@ def _known_times(connection: Connection, group: Sequence[Match]) -> list[datetim
                 "until": span.until,
                 "most": span.limit + len(group),
             },
-        )
-        known.extend(row.event_time for row in rows if row.event_id not in new_ids)
+        ).all()
+        known += [time for event_id, time in rows if event_id not in new_ids]
     return sorted(known)
 
 
