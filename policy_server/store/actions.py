@@ -342,7 +342,7 @@ def _read_known(connection: Connection, group: Sequence[Match]) -> list[tuple[da
                 "until": span.until,
                 "most": span.limit + len(group),
             },
-        )
+        ).all()
         known.extend(
             (row.event_time, Mail(routing_domain=domain, tenant=tenant, campaign=campaign))
             for row in rows
