@@ -178,7 +178,7 @@ async def test_an_adjustment_recovers_step_by_step_for_a_watching_agent(url):
     write_rules(url, yahoo(_ADJUST, connection_limit=9))
     async with serving(url) as client, client.watch("yahoo.com") as watch:
         await watch.until(lambda: watch.paths)
-        seen = []
+        seen: list[int] = []
 
         def limit():
             value = watch.paths["yahoo.com"].config.connection_limit.value
