@@ -39,10 +39,10 @@ async def _agents(client: Client, **request) -> dict[str, Agent]:
 
 
 async def _until(condition, seconds: float = 10):
-    """Ask until *condition* gives something."""
+    """Ask until *condition* gives something; each asking waits for the server's answer."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):
-            await asyncio.sleep(0.05)
+            pass
         return found
 
 
@@ -216,11 +216,13 @@ async def test_streams_that_come_and_go_leave_nothing_behind(url):
                 watch.call.cancel()
 
         async def is_empty():
+            await _agents(client)
             return hub.streams == 0
 
         await _until(is_empty)
 
         async def are_over():
+            await _agents(client)
             return len(asyncio.all_tasks()) <= tasks + 5
 
         await _until(are_over)
