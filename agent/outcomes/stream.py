@@ -104,7 +104,8 @@ class OutcomeStream:
         finally:
             if not reader.done():
                 reader.cancel()
-            await asyncio.wait([reader])
+            # Looked at here too, as a write may have failed before for the same reason.
+            await asyncio.gather(reader, return_exceptions=True)
         if not reader.cancelled():
             reader.result()
 
