@@ -157,6 +157,12 @@ class AgentMetrics:
             lambda: listener.accepted,
         )
         self.add_counter(
+            "penstock_agent_smtp_handshakes",
+            "TLS handshakes of clients by how they ended.",
+            lambda: {"done": listener.handshakes, "failed": listener.handshake_failures},
+            label="result",
+        )
+        self.add_counter(
             "penstock_agent_refusals",
             "Refusals told to clients by SMTP and gRPC, by class of reply.",
             listener.intake.refusals.by_class,

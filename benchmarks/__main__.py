@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports, outcomes
+from benchmarks import answers, changes, imports, leases, outcomes
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "answers": answers.measure,
     "imports": imports.measure,
     "changes": changes.measure,
+    "leases": leases.measure,
     "outcomes": outcomes.measure,
 }
 

@@ -51,6 +51,11 @@ class ServerMetrics:
             ("kind",),
             registry=self.registry,
         )
+        self.adjustments_skipped = Counter(
+            "penstock_server_adjustments_skipped",
+            "Matches of AdjustConfig on an option that has no ruled value to lower.",
+            registry=self.registry,
+        )
         self.answers_made = Counter(
             "penstock_server_answers_made",
             "Answers that were computed, not found ready.",

@@ -38,6 +38,7 @@ from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
 from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
+from policy_server.store.operator_actions import OperatorActionStore
 from policy_server.store.outcomes import OutcomeBounds
 from policy_server.store.reports import ReportStore
 from policy_server.store.schema import check_schema, upgrade
@@ -176,7 +177,9 @@ class Server:
         reports = ReportStore(self.database, bounds=self._bounds)
         self._feedback = FeedbackService(self.policy, reports, metrics=self.metrics)
         feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(self._feedback, server)
-        automation = AutomationService(self.policy, self.actions)
+        automation = AutomationService(
+            self.policy, self.actions, OperatorActionStore(self.database)
+        )
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
         rules = RuleService(self.policy, self.database)
         rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)

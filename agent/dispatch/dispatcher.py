@@ -57,7 +57,16 @@ class Dispatcher:
         of the last run; *on_failure* is told of an error that ends dispatch.
         """
         random = random or Random()
-        self._results = Results(settings, spool, log, clock=clock, random=random)
+        self._host_name = socket.gethostname() or "localhost"
+        self._results = Results(
+            settings,
+            spool,
+            log,
+            accept=self.accept,
+            host_name=self._host_name,
+            clock=clock,
+            random=random,
+        )
         contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
         self._services = Services(
             settings=settings,
@@ -75,7 +84,6 @@ class Dispatcher:
         #: Paths that wait for a connection slot, the longest first.
         self._starving: dict[Path, None] = {}
         self._applied = float("-inf")
-        self._host_name = socket.gethostname() or "localhost"
         self._scheduler = Scheduler(self._services, self._find_path, on_failure)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_applying = False

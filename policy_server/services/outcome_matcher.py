@@ -27,7 +27,7 @@ from policy_server.automation.outcomes import Outcome
 from policy_server.errors import PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
-from policy_server.rules.layers import AutomationRule, SetConfig
+from policy_server.rules.layers import AdjustConfig, AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, consulted_rules, resolve
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import format_value
@@ -99,7 +99,7 @@ class OutcomeMatcher:
             logger.warning(
                 "time for patterns beyond RE2 was spent, the rest was left out", extra=facts
             )
-        return _with_ruled_values(hits, snapshot)
+        return _with_ruled_values(hits, snapshot, self._metrics)
 
     async def _find_paths(self, keys: set[_PathKey], snapshot: Snapshot) -> dict[_PathKey, _Path]:
         if self._snapshot is not snapshot and self._policy.snapshot is snapshot:
@@ -171,15 +171,19 @@ def _match_all(concerned: Sequence[tuple[Outcome, _Path]], effort: Effort) -> li
     ]
 
 
-def _with_ruled_values(hits: Sequence[_Hit], snapshot: Snapshot) -> list[Match]:
+def _with_ruled_values(
+    hits: Sequence[_Hit], snapshot: Snapshot, metrics: ServerMetrics
+) -> list[Match]:
     known: dict[int, Mapping[str, Any]] = {}
     matches = []
     for outcome, path, rule in hits:
-        options = [action.name for action in rule.actions if isinstance(action, SetConfig)]
+        options = [action.name for action in rule.actions if isinstance(action, OptionAction)]
         if options and id(path) not in known and path.question is not None:
             resolved = resolve(snapshot, path.question, ()).options
             known[id(path)] = {name: format_value(entry.value) for name, entry in resolved.items()}
         ruled = known.get(id(path), {})
         values = {name: ruled[name] for name in options if name in ruled}
+        if any(isinstance(one, AdjustConfig) and one.name not in ruled for one in rule.actions):
+            metrics.adjustments_skipped.inc()
         matches.append(Match(rule=rule, outcome=outcome, ruled_values=values))
     return matches

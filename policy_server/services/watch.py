@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.automation.actions import ActionInForce, ActionKind
+from policy_server.automation.actions import OVERRIDES, ActionInForce, ActionKind
 from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
@@ -199,7 +199,7 @@ class WatchHub:
             if action.kind is ActionKind.SUSPEND
         }
         suspensions = [action.id for action in changed if action.kind is ActionKind.SUSPEND]
-        scopes = {action.scope for action in changed if action.kind is ActionKind.SET_CONFIG}
+        scopes = {action.scope for action in changed if action.kind in OVERRIDES}
         for stream in self._streams:
             if suspensions or scopes:
                 stream.touch_actions(suspensions, scopes)

@@ -16,7 +16,7 @@ import pytest
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes import log_file
 from agent.outcomes.delivery_log import DeliveryLog
-from agent.outcomes.log_file import CURRENT, rotated_files, written_lately
+from agent.outcomes.log_file import CURRENT, open_log, rotated_files, written_lately
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.channel import open_channel
 from agent.spool.messages import Destination, NewMessage, Settlement
@@ -357,8 +357,11 @@ async def test_an_agent_that_is_told_not_to_filter_wants_none(streaming_peer, sp
 
 def lines_of(directory: Path) -> list[dict[str, Any]]:
     paths = [*rotated_files(directory), directory / CURRENT]
-    text = "".join(path.read_text() for path in paths if path.exists())
-    return [json.loads(line) for line in text.splitlines()]
+    lines = []
+    for path in filter(Path.exists, paths):
+        with open_log(path) as file:
+            lines += [json.loads(line) for line in file]
+    return lines
 
 
 @asynccontextmanager
@@ -385,9 +388,29 @@ async def test_full_files_are_rotated_and_the_oldest_removed(tmp_path):
             log.write([record(f"e{number}")])
             await log.flush()
 
-    assert len(rotated_files(tmp_path)) == 2
+    assert [path.suffixes for path in rotated_files(tmp_path)] == [[".jsonl", ".zst"]] * 2
     kept = [line["event_id"] for line in lines_of(tmp_path)]
     assert kept == [f"e{number}" for number in range(20 - len(kept), 20)]
+
+
+async def test_a_full_file_that_a_crash_left_uncompressed_is_read_and_compressed(tmp_path):
+    line = {"event_id": "left", "timestamp": 1.0}
+    left = tmp_path / "delivery-20200101T000000Z-000000.jsonl"
+    left.write_text(json.dumps(line) + "\n")
+    left.with_name(left.name + ".zst.part").write_bytes(b"torn")
+
+    assert written_lately(tmp_path) == ({"left"}, 0.0)
+    async with logging_to(tmp_path, rotate_bytes=100) as log:
+        log.write([record("e1")])
+        await log.flush()
+
+    assert [path.name[-4:] for path in rotated_files(tmp_path)] == [".zst", ".zst"]
+    assert [one["event_id"] for one in lines_of(tmp_path)] == ["left", "e1"]
+    assert written_lately(tmp_path)[0] == {"left", "e1"}
+    assert not list(tmp_path.glob("*.part"))
+
+    rotated_files(tmp_path)[0].write_bytes(b"damaged")
+    assert written_lately(tmp_path)[0] == {"e1"}
 
 
 async def test_records_that_a_crash_kept_out_of_the_log_are_written_at_the_next_start(

@@ -143,7 +143,9 @@ def test_compiled_rules_are_kept_within_bounds():
         ("to a.b+c@x.example,d@y.example", "to @x.example,@y.example"),
         ('550 "john smith"@example.com', "550 @example.com"),
         ("550 mailto:john@example.com", "550 mailto:@example.com"),
-        ("550 rcpt=john@example.com", "550 rcpt=@example.com"),
+        # "=" may be part of one (VERP, SRS): rather too much goes than too little.
+        ("550 rcpt=john@example.com", "550 @example.com"),
+        ("550 SRS0=x=y=a.example=john@b.example", "550 @b.example"),
         ("no address", "no address"),
     ],
 )
