@@ -20,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.v1 import (
     automation_service_pb2,
     feedback_service_pb2,
+    fleet_service_pb2,
     outcome_pb2,
     policy_service_pb2,
 )
@@ -38,6 +39,7 @@ from policy_server.rules.explain import explain_json
 from policy_server.rules.resolve import Question, Resolution
 from policy_server.rules.site import MxHost, normalise_domain
 from policy_server.rules.values import MAX_SPAN, InvalidValueError
+from policy_server.store.agents import KnownAgent
 
 #: Longest identifier of an event, in characters.
 MAX_EVENT_ID = 255
@@ -247,6 +249,24 @@ def to_evidence(evidence: Evidence) -> automation_service_pb2.ActionEvidence:
         event_id=evidence.event_id,
         event_time=_write_time(evidence.event_time),
         reply=evidence.reply,
+    )
+
+
+def to_agent(agent: KnownAgent, now: datetime) -> fleet_service_pb2.Agent:
+    """Write what is known of an agent."""
+    refused = agent.reject_time
+    return fleet_service_pb2.Agent(
+        name=agent.name,
+        version=agent.version,
+        egress_sources=agent.egress_sources,
+        connected=agent.is_connected(now),
+        server=agent.server,
+        connect_time=_write_time(agent.connect_time),
+        seen_time=_write_time(agent.seen_time),
+        applied_revision=agent.applied_revision,
+        subscribed_paths=agent.subscribed_paths,
+        reject_time=None if refused is None else _write_time(refused),
+        reject_reason=agent.reject_reason,
     )
 
 

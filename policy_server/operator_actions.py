@@ -69,8 +69,10 @@ async def _complete(
     old_value = None
     if checked.kind in OVERRIDES:
         question = await _make_question(checked, policy)
-        ruled = policy.ruled_value(question, request.option)
-        old_value = None if ruled is None else format_value(ruled)
+        # Without the site's hosts it is not known which providers it belongs to.
+        if question.mx_hosts or not request.site_name:
+            ruled = policy.ruled_value(question, request.option)
+            old_value = None if ruled is None else format_value(ruled)
         is_for_domain = checked.kind is Kind.SET_DOMAIN_CONFIG
         scope = ActionScope(
             egress_source=request.egress_source,

@@ -346,8 +346,12 @@ def _print_action(action: ActionInForce, evidence: tuple[Reply, ...]) -> None:
 def _describe_change(action: ActionInForce) -> str:
     if not action.option:
         return str(action.kind)
+    new = spell_value(action.new_value)
+    if action.old_value is None and action.is_by_hand:
+        # It may be unset, or the site's hosts were not known.
+        return f"{action.kind} {action.option}: {new}"
     old = "unset" if action.old_value is None else spell_value(action.old_value)
-    return f"{action.kind} {action.option}: {old} → {spell_value(action.new_value)}"
+    return f"{action.kind} {action.option}: {old} → {new}"
 
 
 def _describe_scope(action: ActionInForce) -> str:

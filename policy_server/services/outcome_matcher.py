@@ -7,6 +7,7 @@ Matching is decided in `policy_server.automation.matching`; which rules a path c
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from policy_server.automation.outcomes import Outcome
 from policy_server.errors import PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
-from policy_server.rules.layers import AutomationRule, OptionAction
+from policy_server.rules.layers import AdjustConfig, AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, consulted_rules, resolve
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import format_value
@@ -83,7 +84,7 @@ class OutcomeMatcher:
         ]
         if not concerned:
             return []
-        effort = Effort()
+        effort = Effort(clock=time.monotonic)
         if any(path.compiled.backtracking for _, path in concerned):
             # Only patterns beyond RE2 can take long: they run beside the event loop.
             hits = await asyncio.to_thread(_match_all, concerned, effort)
@@ -93,7 +94,12 @@ class OutcomeMatcher:
             self._metrics.pattern_timeouts.inc(timeouts)
             facts = {"pattern": pattern, "timeouts": timeouts}
             logger.warning("pattern took too long and was given up", extra=facts)
-        return _with_ruled_values(hits, snapshot)
+        if effort.left_out:
+            facts = {"tries": effort.left_out}
+            logger.warning(
+                "time for patterns beyond RE2 was spent, the rest was left out", extra=facts
+            )
+        return _with_ruled_values(hits, snapshot, self._metrics)
 
     async def _find_paths(self, keys: set[_PathKey], snapshot: Snapshot) -> dict[_PathKey, _Path]:
         if self._snapshot is not snapshot and self._policy.snapshot is snapshot:
@@ -165,7 +171,9 @@ def _match_all(concerned: Sequence[tuple[Outcome, _Path]], effort: Effort) -> li
     ]
 
 
-def _with_ruled_values(hits: Sequence[_Hit], snapshot: Snapshot) -> list[Match]:
+def _with_ruled_values(
+    hits: Sequence[_Hit], snapshot: Snapshot, metrics: ServerMetrics
+) -> list[Match]:
     known: dict[int, Mapping[str, Any]] = {}
     matches = []
     for outcome, path, rule in hits:
@@ -175,5 +183,7 @@ def _with_ruled_values(hits: Sequence[_Hit], snapshot: Snapshot) -> list[Match]:
             known[id(path)] = {name: format_value(entry.value) for name, entry in resolved.items()}
         ruled = known.get(id(path), {})
         values = {name: ruled[name] for name in options if name in ruled}
+        if any(isinstance(one, AdjustConfig) and one.name not in ruled for one in rule.actions):
+            metrics.adjustments_skipped.inc()
         matches.append(Match(rule=rule, outcome=outcome, ruled_values=values))
     return matches

@@ -168,10 +168,10 @@ class ActionStore:
         """Count each event once per rule and put in force what follows, durably."""
         return await self._database.write(partial(count_and_act, matches=matches, now=now))
 
-    async def touched_since(self, revision: int, limit: int) -> tuple[int, ...] | None:
+    async def touched_since(self, revision: int, limit: int) -> dict[int, ActionKind | None] | None:
         """
-        List the actions changed after *revision*; None if there are more than *limit*, or if so
-        old a revision's changes are forgotten.
+        List the actions changed after *revision*, with their kinds as far as they are known; None
+        if there are more than *limit*, or if so old a revision's changes are forgotten.
         """
         return await self._database.read(partial(_touched_since, revision=revision, limit=limit))
 
@@ -342,7 +342,7 @@ def _read_known(connection: Connection, group: Sequence[Match]) -> list[tuple[da
                 "until": span.until,
                 "most": span.limit + len(group),
             },
-        )
+        ).all()
         known.extend(
             (row.event_time, Mail(routing_domain=domain, tenant=tenant, campaign=campaign))
             for row in rows
@@ -635,11 +635,14 @@ def _sweep(connection: Connection, *, now: datetime, limit: int) -> None:
     connection.execute(delete(automation_matches).where(key.in_(old)))
 
 
-def _touched_since(connection: Connection, *, revision: int, limit: int) -> tuple[int, ...] | None:
+def _touched_since(
+    connection: Connection, *, revision: int, limit: int
+) -> dict[int, ActionKind | None] | None:
     if not is_known_since(connection, revision):
         return None
     rows = connection.execute(
-        select(change_log.c.row_id)
+        select(change_log.c.row_id, _actions.kind)
+        .select_from(change_log.outerjoin(automation_actions, _actions.id == change_log.c.row_id))
         .where(
             change_log.c.revision > revision,
             change_log.c.table_name == automation_actions.name,
@@ -647,7 +650,8 @@ def _touched_since(connection: Connection, *, revision: int, limit: int) -> tupl
         .distinct()
         .limit(limit + 1)
     )
-    touched = tuple(int(row_id) for row_id in rows.scalars())
+    kinds = set(ActionKind)
+    touched = {int(row_id): ActionKind(kind) if kind in kinds else None for row_id, kind in rows}
     return touched if len(touched) <= limit else None
 
 

@@ -47,6 +47,8 @@ def _count(value):
 def _cases(draw, *, kinds=("limit", "rate")):
     """A rule, a ruled value that it fits, and the times of matches."""
     count = st.one_of(st.integers(1, 40), st.integers(1, 2**63 - 1))
+    ruled: Limit | Rate
+    floor: Limit | Rate
     if draw(st.sampled_from(kinds)) == "limit":
         ruled, floor = Limit(draw(count)), Limit(draw(count))
     else:

@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy_server.automation.matching import (
     TIMEOUTS_ALLOWED,
@@ -149,3 +151,11 @@ def test_compiled_rules_are_kept_within_bounds():
 )
 def test_local_parts_are_removed_from_evidence(text, expected):
     assert remove_local_parts(text) == expected
+
+
+@given(st.text(st.sampled_from("ab.@@<>(),;: =\t\n\x0b\x85\u2028é"), max_size=40))
+def test_local_parts_are_found_without_quotes_as_with_them(text):
+    # A quote elsewhere has the whole text looked at by RE2.
+    with_quote = remove_local_parts('" ' + text)
+
+    assert remove_local_parts(text) == with_quote.removeprefix('" ')
