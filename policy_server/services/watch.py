@@ -212,11 +212,7 @@ class WatchHub:
     async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
         token = decode_token(raw_token)
-        if (
-            token is None
-            or token.datastore != self._datastore_id
-            or token.filter_hash != _FILTER
-        ):
+        if token is None or token.datastore != self._datastore_id or token.filter_hash != _FILTER:
             return None
         if token.revision > self._policy.revision:
             # Another server on this database was quicker: what the client knows must not go back.
