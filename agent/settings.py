@@ -107,6 +107,8 @@ class PolicySection(_Section):
     server: str = Field(default="127.0.0.1:7350", min_length=1)
     #: How long a last-known answer is used while the server is away.
     max_stale: Duration = timedelta(hours=24)
+    #: Whether outcomes that no automation rule could match stay with the agent.
+    filter_outcomes: bool = True
 
 
 class ListenSection(_Section):
@@ -166,6 +168,9 @@ class DnsSection(_Section):
     #: Empty: the system's resolvers.
     nameservers: tuple[HostPort, ...] = ()
     timeout: Span = timedelta(seconds=5)
+    #: Whether the resolvers' word that an answer is secure (DNSSEC) counts, as DANE needs it;
+    #: None: where every one of them is on loopback.
+    trust_ad: bool | None = None
 
 
 class SpoolSection(_Section):

@@ -60,6 +60,8 @@ class PathOptions:
     #: In seconds; None: not remembered.
     remember_broken_tls: float | None
     reconnect_in_clear: bool
+    enable_mta_sts: bool
+    enable_dane: bool
     prohibited: Networks
     skipped: Networks
     ip_strategy: pb.IpLookupStrategy
@@ -68,6 +70,7 @@ class PathOptions:
     ehlo_domain: str
     enable_rset: bool
     use_lmtp: bool
+    enable_pipelining: bool
     force_8bit: bool
     auth_username: str
     auth_in_clear: bool
@@ -81,6 +84,8 @@ class PathOptions:
         return (
             self.port,
             self.tls_mode,
+            self.enable_mta_sts,
+            self.enable_dane,
             self.prohibited,
             self.skipped,
             self.ehlo_domain,
@@ -122,8 +127,7 @@ def options_of(policy: PathPolicy) -> PathOptions:
         ),
         max_ready=config.max_ready or 1024,
         max_deliveries=config.max_deliveries_per_connection or 1024,
-        # RFC 2033: one reply a recipient; a transaction of one is the same in both protocols.
-        max_recipients=1 if config.use_lmtp else config.max_recipients_per_batch or 100,
+        max_recipients=config.max_recipients_per_batch or 100,
         failures_before_delay=config.consecutive_connection_failures_before_delay or 100,
         port=config.smtp_port or 25,
         timeouts=_timeouts(config),
@@ -132,6 +136,8 @@ def options_of(policy: PathPolicy) -> PathOptions:
             _seconds(config.remember_broken_tls) if config.HasField("remember_broken_tls") else None
         ),
         reconnect_in_clear=config.opportunistic_tls_reconnect_on_failed_handshake,
+        enable_mta_sts=config.enable_mta_sts or not config.HasField("enable_mta_sts"),
+        enable_dane=config.enable_dane,
         prohibited=parse_networks(config.prohibited_hosts.cidrs),
         skipped=parse_networks(config.skip_hosts.cidrs),
         ip_strategy=config.ip_lookup_strategy or pb.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6,
@@ -140,6 +146,7 @@ def options_of(policy: PathPolicy) -> PathOptions:
         ehlo_domain=config.ehlo_domain,
         enable_rset=config.enable_rset or not config.HasField("enable_rset"),
         use_lmtp=config.use_lmtp,
+        enable_pipelining=config.enable_pipelining or not config.HasField("enable_pipelining"),
         force_8bit=config.ignore_8bit_checks,
         auth_username=config.smtp_auth_plain_username,
         auth_in_clear=config.allow_smtp_auth_plain_without_tls,
