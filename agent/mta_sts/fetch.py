@@ -59,6 +59,8 @@ class PolicyFetcher:
                 f"https://{place}{_PATH}", allow_redirects=False
             ) as response:
                 body = await _read(response, authority)
+        except FetchFailed:
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             text = f"{authority}: {type(error).__name__}: {error}"
             raise FetchFailed(text[:300], result="unreachable") from error
