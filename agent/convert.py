@@ -4,9 +4,13 @@ Convert: from the agent's records to what the policy server is told, and back.
 The only module that knows both. Pure.
 """
 
+from collections.abc import Mapping
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.delivery.record import Record, RecordType, Response
+from agent.outcomes.outcome_filter import FilterPattern, OutcomeFilter
+from penstock.v1 import feedback_service_pb2
 from penstock.v1 import outcome_pb2 as pb
 
 #: Most characters of a reply that are reported; patterns look at its beginning.
@@ -64,6 +68,31 @@ def response_of(outcome: pb.DeliveryOutcome) -> Response:
         command=reply.command,
         internal=outcome.internal,
     )
+
+
+def filter_of(message: feedback_service_pb2.OutcomeFilter) -> OutcomeFilter:
+    """Read which outcomes could match a rule."""
+    return OutcomeFilter(
+        etag=message.etag,
+        patterns=tuple(
+            FilterPattern(
+                regex=pattern.regex,
+                match_internal=pattern.match_internal,
+                is_backtracking=pattern.is_backtracking,
+            )
+            for pattern in message.patterns
+        ),
+        send_all=message.send_all,
+    )
+
+
+def skipped_of(counts: Mapping[RecordType, int]) -> list[feedback_service_pb2.SkippedOutcomes]:
+    """Write how many outcomes were left out."""
+    return [
+        feedback_service_pb2.SkippedOutcomes(type=_TYPES[kind], count=count)
+        for kind, count in counts.items()
+        if kind in _TYPES
+    ]
 
 
 def _response(response: Response) -> pb.SmtpResponse:

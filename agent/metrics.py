@@ -171,6 +171,12 @@ class AgentMetrics:
         ):
             self.add_counter(f"penstock_agent_{name}", meaning, read)
         self.add_counter(
+            "penstock_agent_outcomes_skipped",
+            "Outcomes not sent because no rule could match them, by type.",
+            lambda: {kind.value: float(count) for kind, count in uploader.skipped.items()},
+            label="type",
+        )
+        self.add_counter(
             "penstock_agent_outcomes_dropped",
             "Outcomes dropped, by reason.",
             lambda: {
@@ -192,6 +198,12 @@ class AgentMetrics:
             "penstock_agent_smtp_accepted",
             "SMTP connections of clients that came in.",
             lambda: listener.accepted,
+        )
+        self.add_counter(
+            "penstock_agent_smtp_handshakes",
+            "TLS handshakes of clients by how they ended.",
+            lambda: {"done": listener.handshakes, "failed": listener.handshake_failures},
+            label="result",
         )
         self.add_counter(
             "penstock_agent_refusals",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 
+from agent.delivery.dsn import TellSender
+
 _UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -23,6 +25,13 @@ _UNITS = {
 }
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _LONGEST = timedelta(days=3650)
+
+_TELL_SENDER = {
+    "true": TellSender.ALWAYS,
+    "false": TellSender.NEVER,
+    "failure": TellSender.FAILURE,
+    "expiry": TellSender.EXPIRY,
+}
 
 _SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+)\s*([a-z]*)\s*")
@@ -114,6 +123,19 @@ def parse_space_floor(value: object) -> SpaceFloor:
             return SpaceFloor(share=share)
         raise ValueError(f'{value!r} is no share; write "0%" up to "99%"')
     return SpaceFloor(size=parse_size(value))
+
+
+def parse_tell_sender(value: object) -> TellSender:
+    """Read of which failures senders are told: true, false, "failure" or "expiry"."""
+    if isinstance(value, TellSender):
+        return value
+    found = _TELL_SENDER.get(str(value).strip().lower()) if isinstance(value, str | bool) else None
+    if found is None:
+        raise ValueError(
+            f'{value!r} is no choice; write true, false, "failure" for permanent failures alone, '
+            'or "expiry" for mail that grew too old alone'
+        )
+    return found
 
 
 def parse_address(value: object) -> Address:

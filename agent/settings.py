@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from agent.errors import SettingsError
+from agent.delivery.dsn import TellSender
+from agent.errors import BadRecipient, SettingsError
 from agent.setting_mistakes import Place, describe_mistakes, nearest
 from agent.setting_references import (
     PoolNames,
@@ -45,8 +46,10 @@ from agent.setting_values import (
     parse_duration,
     parse_size,
     parse_space_floor,
+    parse_tell_sender,
 )
-from agent.smtp.addresses import normalise_domain
+from agent.smtp.addresses import normalise_domain, parse_recipient
+from agent.smtp.certificate import CertificateFiles
 
 _PREFIX = "PENSTOCK_"
 _TABLE_LISTS = ("source", "pool")
@@ -68,6 +71,17 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _check_mailbox(value: str) -> str:
+    try:
+        return parse_recipient(value)
+    except BadRecipient as refusal:
+        raise ValueError(
+            f'{value!r}: {refusal.text}; write one such as "mailer-daemon@example.com"'
+        ) from None
+
+
+Mailbox = Annotated[str, AfterValidator(_check_mailbox)]
+Tell = Annotated[TellSender, BeforeValidator(parse_tell_sender)]
 Span = Annotated[Duration, AfterValidator(_positive)]
 
 
@@ -93,6 +107,8 @@ class PolicySection(_Section):
     server: str = Field(default="127.0.0.1:7350", min_length=1)
     #: How long a last-known answer is used while the server is away.
     max_stale: Duration = timedelta(hours=24)
+    #: Whether outcomes that no automation rule could match stay with the agent.
+    filter_outcomes: bool = True
 
 
 class ListenSection(_Section):
@@ -104,6 +120,8 @@ class ListenSection(_Section):
     #: Networks that may inject by SMTP.
     relay_from: tuple[NetworkText, ...] = ("127.0.0.0/8", "::1")
     max_message_size: Size = 20 * 1024 * 1024
+    #: Longest line of a message, without its line end (RFC 5322 2.1.1); 0: any.
+    max_line_length: int = Field(default=998, ge=0)
     #: Most recipients of one message.
     max_recipients: int = Field(default=1024, ge=1)
     #: Most SMTP connections at one time, and most gRPC calls.
@@ -116,11 +134,32 @@ class ListenSection(_Section):
     max_hops: int = Field(default=50, ge=1)
     tenant_header: Header = "X-Tenant"
     campaign_header: Header = "X-Campaign"
+    #: PEM files for STARTTLS: the certificate with its chain, and its key; without: no STARTTLS.
+    tls_certificate: Path | None = None
+    tls_private_key: Path | None = None
 
     @property
     def most_buffered(self) -> int:
         """`max_buffered_size`, but never too little for one message and its envelope."""
-        return max(self.max_buffered_size, self.max_message_size * 5 // 4 + 64 * 1024)
+        return max(self.max_buffered_size, self.max_message_size * 4 // 3 + 64 * 1024)
+
+    @property
+    def certificate_files(self) -> CertificateFiles | None:
+        """The files for STARTTLS; None: it is not offered."""
+        if self.tls_certificate is None or self.tls_private_key is None:
+            return None
+        return CertificateFiles(certificate=self.tls_certificate, private_key=self.tls_private_key)
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_private_key is None):
+            given, other = "tls_certificate", "tls_private_key"
+            if self.tls_certificate is None:
+                given, other = other, given
+            raise ValueError(
+                f"{given} needs {other} too: the PEM files of a certificate and of its key"
+            )
+        return self
 
 
 class DnsSection(_Section):
@@ -180,6 +219,10 @@ class QueueSettings(_Section):
     retry_interval: Span = timedelta(minutes=20)
     max_retry_interval: Span = timedelta(hours=4)
     max_age: Span = timedelta(days=7)
+    #: Of which failures senders are told by a delivery status notification.
+    dsn: Tell = TellSender.ALWAYS
+    #: Address in the From of such a message; None: mailer-daemon at the source's EHLO name.
+    dsn_from: Mailbox | None = None
 
 
 class Settings(_Section):
@@ -224,6 +267,12 @@ class Settings(_Section):
     def queue_for(self, domain: str) -> QueueSettings:
         """How the mail for one recipient domain is tried."""
         return self.queues.get(domain, self.queue)
+
+    def ehlo_name(self, source: str, queue: QueueSettings) -> str:
+        """The EHLO name of *source*, or of the first of the queue's pool that has one; or none."""
+        names = [source, *self.pools[queue.egress_pool].weights]
+        named = (self.sources[name].ehlo_domain for name in names if name in self.sources)
+        return next((name for name in named if name), "")
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:

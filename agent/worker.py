@@ -36,6 +36,7 @@ from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.channel import open_channel
 from agent.ports import listening_on
 from agent.settings import Settings
+from agent.smtp.certificate import load_context
 from agent.smtp.injection_service import InjectionService
 from agent.smtp.intake import NOT_STORED, Intake
 from agent.smtp.listener import SmtpListener
@@ -66,7 +67,8 @@ class Ports:
 async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
     """
     Run until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
-    *on_ready* is told the ports. Errors: `SpoolRefused`, `SpoolUnavailable`, `PortUnavailable`;
+    *on_ready* is told the ports. Errors: `SettingsError` for a certificate that can't be used,
+    `SpoolRefused`, `SpoolUnavailable`, `PortUnavailable`;
     `DispatchFailed` so that a supervisor starts the agent anew rather than let mail pile up.
     """
     stop = asyncio.Event()
@@ -93,6 +95,9 @@ async def open_agent(
 ) -> AsyncIterator[Ports]:
     """Build the agent and start it; at the end stop it."""
     clock, random = time.time, Random()
+    if (files := settings.listen.certificate_files) is not None:
+        # Told before anything is opened.
+        load_context(files)
     settings.agent.data_dir.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         spool = await SqliteSpool.open(settings.agent.data_dir)
@@ -112,6 +117,7 @@ async def open_agent(
             clock=clock,
             random=random,
             before_forget=log.flush,
+            filters=settings.policy.filter_outcomes,
         )
         stack.push_async_callback(uploader.close, _LAST_REPORT_SECONDS)
         metrics = AgentMetrics()

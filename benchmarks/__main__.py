@@ -1,4 +1,4 @@
-"""All benchmarks, or those named: `python -m benchmarks [answers] [imports] [changes]`."""
+"""All benchmarks, or those named: `python -m benchmarks [answers] [imports] …`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports
+from benchmarks import answers, changes, imports, leases, outcomes
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "answers": answers.measure,
     "imports": imports.measure,
     "changes": changes.measure,
+    "leases": leases.measure,
+    "outcomes": outcomes.measure,
 }
 
 

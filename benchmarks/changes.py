@@ -50,7 +50,7 @@ def measure(blocks: int = BLOCKS) -> Report:
         url = f"sqlite:///{Path(directory) / 'penstock.db'}"
         report.rows.append(asyncio.run(_measure(url, blocks, "SQLite")))
     try:
-        with _postgresql() as url:
+        with postgresql() as url:
             report.rows.append(asyncio.run(_measure(url, blocks, "PostgreSQL")))
     except (ImportError, OSError, RuntimeError) as error:
         report.notes.append(f"PostgreSQL left out: none can be started here ({error})")
@@ -58,7 +58,8 @@ def measure(blocks: int = BLOCKS) -> Report:
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
+    """Run a PostgreSQL of one's own; give the url of a database in it."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -63,7 +63,8 @@ def _add_override(
     response: policy_service_pb2.GetEgressPathConfigResponse, override: Override
 ) -> None:
     reference = response.overrides.add(action_id=override.action_id, option=override.option)
-    reference.expire_time.FromDatetime(override.expire_time)
+    if override.expire_time is not None:
+        reference.expire_time.FromDatetime(override.expire_time)
 
 
 def _max_age(config: egress_path_pb2.EgressPathConfig) -> timedelta:

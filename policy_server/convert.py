@@ -5,28 +5,48 @@ The only module that knows both, apart from the answers of `EgressPathConfig`, w
 server's own value. It is pure: bad messages become violations, all of them at once.
 """
 
+import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from penstock.v1 import automation_service_pb2, outcome_pb2, policy_service_pb2
-from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from penstock.v1 import (
+    automation_service_pb2,
+    feedback_service_pb2,
+    fleet_service_pb2,
+    outcome_pb2,
+    policy_service_pb2,
+)
+from policy_server.automation.actions import (
+    LIVE_STATES,
+    ActionInForce,
+    ActionKind,
+    ActionState,
+    Evidence,
+)
+from policy_server.automation.outcome_filter import OutcomeFilter
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
+from policy_server.automation.requests import ActionRequest
 from policy_server.errors import InvalidRequest
 from policy_server.rules.explain import explain_json
 from policy_server.rules.resolve import Question, Resolution
 from policy_server.rules.site import MxHost, normalise_domain
-from policy_server.rules.values import InvalidValueError
+from policy_server.rules.values import MAX_SPAN, InvalidValueError
+from policy_server.store.agents import KnownAgent
 
 #: Longest identifier of an event, in characters.
 MAX_EVENT_ID = 255
 #: Longest other name; the site name of a large host set is long.
 MAX_NAME = 8192
+#: The same few domains are in very many outcomes.
+_DOMAINS_KEPT = 4096
 
 _NAMES = (
     "recipient_domain",
@@ -51,13 +71,22 @@ _OUTCOME_TYPES: Mapping[int, OutcomeType] = {
 _OUTCOME_NUMBERS = {kind: number for number, kind in _OUTCOME_TYPES.items()}
 _KINDS: Mapping[ActionKind, automation_service_pb2.ActionKind] = {
     ActionKind.SUSPEND: automation_service_pb2.ACTION_KIND_SUSPEND,
+    ActionKind.SUSPEND_TENANT: automation_service_pb2.ACTION_KIND_SUSPEND_TENANT,
+    ActionKind.SUSPEND_CAMPAIGN: automation_service_pb2.ACTION_KIND_SUSPEND_CAMPAIGN,
+    ActionKind.BOUNCE: automation_service_pb2.ACTION_KIND_BOUNCE,
+    ActionKind.BOUNCE_TENANT: automation_service_pb2.ACTION_KIND_BOUNCE_TENANT,
+    ActionKind.BOUNCE_CAMPAIGN: automation_service_pb2.ACTION_KIND_BOUNCE_CAMPAIGN,
     ActionKind.SET_CONFIG: automation_service_pb2.ACTION_KIND_SET_CONFIG,
+    ActionKind.SET_DOMAIN_CONFIG: automation_service_pb2.ACTION_KIND_SET_DOMAIN_CONFIG,
+    ActionKind.ADJUST_CONFIG: automation_service_pb2.ACTION_KIND_ADJUST_CONFIG,
 }
+_KINDS_BY_NUMBER = {number: kind for kind, number in _KINDS.items()}
 _STATES: Mapping[ActionState, automation_service_pb2.ActionState] = {
     ActionState.IN_FORCE: automation_service_pb2.ACTION_STATE_IN_FORCE,
     ActionState.EXPIRED: automation_service_pb2.ACTION_STATE_EXPIRED,
     ActionState.CANCELLED: automation_service_pb2.ACTION_STATE_CANCELLED,
     ActionState.OBSERVED: automation_service_pb2.ACTION_STATE_OBSERVED,
+    ActionState.PINNED: automation_service_pb2.ACTION_STATE_PINNED,
 }
 _STATES_BY_NUMBER = {number: state for state, number in _STATES.items()}
 
@@ -83,6 +112,8 @@ def find_violations(message: outcome_pb2.DeliveryOutcome) -> list[Violation]:
     found: list[Violation] = []
     if not 0 < len(message.event_id) <= MAX_EVENT_ID:
         found.append(("event_id", f"must have 1 to {MAX_EVENT_ID} characters"))
+    elif "\x00" in message.event_id:
+        found.append(("event_id", "must not contain NUL"))
     if not message.HasField("event_time"):
         found.append(("event_time", "is required"))
     elif _read_time(message.event_time) is None:
@@ -91,11 +122,13 @@ def find_violations(message: outcome_pb2.DeliveryOutcome) -> list[Violation]:
         found.append(("type", "must be one of the known types"))
     if not message.recipient_domain:
         found.append(("recipient_domain", "is required"))
-    found += [
-        (name, f"must have at most {MAX_NAME} characters")
-        for name in _NAMES
-        if len(getattr(message, name)) > MAX_NAME
-    ]
+    for name in _NAMES:
+        text = getattr(message, name)
+        if len(text) > MAX_NAME:
+            found.append((name, f"must have at most {MAX_NAME} characters"))
+        elif "\x00" in text:
+            # PostgreSQL has no place for it.
+            found.append((name, "must not contain NUL"))
     return found
 
 
@@ -152,13 +185,39 @@ def to_outcome(outcome: Outcome) -> outcome_pb2.DeliveryOutcome:
     return message
 
 
+def read_skipped(messages: Iterable[feedback_service_pb2.SkippedOutcomes]) -> Counter[str]:
+    """Read how many outcomes of each known type were left out."""
+    counts: Counter[str] = Counter()
+    for message in messages:
+        kind = _OUTCOME_TYPES.get(message.type)
+        if kind is not None:
+            counts[kind.value] += message.count
+    return counts
+
+
+def to_filter(outcome_filter: OutcomeFilter) -> feedback_service_pb2.OutcomeFilter:
+    """Write a filter as agents are told it."""
+    return feedback_service_pb2.OutcomeFilter(
+        etag=outcome_filter.etag,
+        patterns=[
+            feedback_service_pb2.OutcomePattern(
+                regex=pattern.regex,
+                match_internal=pattern.match_internal,
+                is_backtracking=pattern.is_backtracking,
+            )
+            for pattern in outcome_filter.patterns
+        ],
+        send_all=outcome_filter.send_all,
+    )
+
+
 def to_action(action: ActionInForce) -> automation_service_pb2.AutomationAction:
     """Write one entry of the ledger."""
+    has_matches = action.match_count > 0
     return automation_service_pb2.AutomationAction(
         id=action.id,
         kind=_KINDS[action.kind],
-        # A pinned action is in force; it has no state of its own on the wire yet.
-        state=_STATES.get(action.state, automation_service_pb2.ACTION_STATE_IN_FORCE),
+        state=_STATES[action.state],
         path_name=action.path_name,
         routing_domain=action.routing_domain,
         site_name=action.site_name,
@@ -175,14 +234,44 @@ def to_action(action: ActionInForce) -> automation_service_pb2.AutomationAction:
             regexes=action.rule_regexes,
         ),
         count=action.match_count,
-        first_match_time=_write_time(action.first_match_time),
-        last_match_time=_write_time(action.last_match_time),
-        expire_time=_write_time(action.expire_time),
+        first_match_time=_write_time(action.first_match_time) if has_matches else None,
+        last_match_time=_write_time(action.last_match_time) if has_matches else None,
+        expire_time=_write_end(action.end),
+        changed_by=action.changed_by,
+        reason=action.given_reason,
+        next_step_time=_write_end(action.step_time),
+    )
+
+
+def to_evidence(evidence: Evidence) -> automation_service_pb2.ActionEvidence:
+    """Write one reply that led to an action."""
+    return automation_service_pb2.ActionEvidence(
+        event_id=evidence.event_id,
+        event_time=_write_time(evidence.event_time),
+        reply=evidence.reply,
+    )
+
+
+def to_agent(agent: KnownAgent, now: datetime) -> fleet_service_pb2.Agent:
+    """Write what is known of an agent."""
+    refused = agent.reject_time
+    return fleet_service_pb2.Agent(
+        name=agent.name,
+        version=agent.version,
+        egress_sources=agent.egress_sources,
+        connected=agent.is_connected(now),
+        server=agent.server,
+        connect_time=_write_time(agent.connect_time),
+        seen_time=_write_time(agent.seen_time),
+        applied_revision=agent.applied_revision,
+        subscribed_paths=agent.subscribed_paths,
+        reject_time=None if refused is None else _write_time(refused),
+        reject_reason=agent.reject_reason,
     )
 
 
 def to_suspension(action: ActionInForce) -> policy_service_pb2.Suspension:
-    """Write an action of kind Suspend as agents watch it."""
+    """Write an action that holds mail as agents watch it."""
     return policy_service_pb2.Suspension(
         action_id=action.id,
         egress_source=action.egress_source,
@@ -191,8 +280,64 @@ def to_suspension(action: ActionInForce) -> policy_service_pb2.Suspension:
         tenant=action.tenant,
         campaign=action.campaign,
         reason=action.reason,
-        expire_time=_write_time(action.expire_time),
+        expire_time=_write_end(action.end),
     )
+
+
+def to_bounce(action: ActionInForce) -> policy_service_pb2.Bounce:
+    """Write an action that bounces mail as agents watch it."""
+    return policy_service_pb2.Bounce(
+        action_id=action.id,
+        routing_domain=action.routing_domain,
+        tenant=action.tenant,
+        campaign=action.campaign,
+        reason=action.reason,
+        expire_time=_write_end(action.end),
+    )
+
+
+def read_request(request: automation_service_pb2.CreateActionRequest) -> ActionRequest:
+    """Read an operator's request for an action. Errors: `InvalidRequest` for spans of no size."""
+    duration = None
+    if request.HasField("duration"):
+        duration = read_duration(request.duration)
+    return ActionRequest(
+        kind=_KINDS_BY_NUMBER.get(request.kind),
+        egress_source=request.egress_source,
+        site_name=request.site_name,
+        routing_domain=request.routing_domain,
+        tenant=request.tenant,
+        campaign=request.campaign,
+        option=request.option,
+        value=request.value,
+        duration=duration,
+        is_pinned=request.pinned,
+        reason=request.reason,
+        request_id=request.request_id,
+    )
+
+
+def read_until(request: automation_service_pb2.ExtendActionRequest, now: datetime) -> datetime:
+    """Read until when an action is to last. Errors: `InvalidRequest`."""
+    match request.WhichOneof("until"):
+        case "expire_time":
+            until = _read_time(request.expire_time)
+            if until is None:
+                field = "expire_time"
+                raise InvalidRequest("expire_time is no time of the calendar", field=field)
+            return until
+        case "duration":
+            return now + read_duration(request.duration)
+        case _:
+            raise InvalidRequest("until is required: expire_time or duration", field="until")
+
+
+def read_duration(message: Duration) -> timedelta:
+    """Read a span; one beyond what is taken for a meant one is as good as that."""
+    try:
+        return max(min(message.ToTimedelta(), MAX_SPAN), -MAX_SPAN)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(f"duration: {error}", field="duration") from error
 
 
 def to_explained(
@@ -207,17 +352,14 @@ def to_explained(
 
 
 def read_states(numbers: Iterable[int]) -> frozenset[ActionState]:
-    """Read the states to list; none: those in force. Errors: `InvalidRequest`."""
+    """Read the states to list; none: those with an effect. Errors: `InvalidRequest`."""
     found = set()
     for index, number in enumerate(numbers):
         if number not in _STATES_BY_NUMBER:
             field = f"states[{index}]"
             raise InvalidRequest(f"{field} must be one of the known states", field=field)
         found.add(_STATES_BY_NUMBER[number])  # type: ignore[index]  # an enum's number
-    states = found or {ActionState.IN_FORCE}
-    if ActionState.IN_FORCE in states:
-        states.add(ActionState.PINNED)
-    return frozenset(states)
+    return frozenset(found) or LIVE_STATES
 
 
 def read_hosts(messages: Iterable[policy_service_pb2.MxHost]) -> tuple[MxHost, ...]:
@@ -270,6 +412,7 @@ def _read_reply(message: outcome_pb2.SmtpResponse) -> Reply:
     )
 
 
+@functools.lru_cache(maxsize=_DOMAINS_KEPT)
 def _read_domain(text: str) -> str:
     try:
         return normalise_domain(text)
@@ -284,6 +427,10 @@ def _read_time(message: Timestamp) -> datetime | None:
         return message.ToDatetime(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _write_end(time: datetime | None) -> Timestamp | None:
+    return None if time is None else _write_time(time)
 
 
 def _write_time(time: datetime) -> Timestamp:

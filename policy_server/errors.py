@@ -12,6 +12,7 @@ Errors of the policy server, by what the caller can do.
     │   ├── RulesNotLoaded
     │   ├── DnsUnavailable
     │   └── StoreUnavailable
+    ├── NotInForce           the action is over: put another one in force
     ├── StoreRefused         the database refused a statement
     └── WrongSchema          migrate the database
 
@@ -83,6 +84,10 @@ class DnsUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The database can't be reached or is busy; try again."""
+
+
+class NotInForce(PolicyServerError):
+    """The action is not in force."""
 
 
 class StoreRefused(PolicyServerError):

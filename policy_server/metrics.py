@@ -51,6 +51,33 @@ class ServerMetrics:
             ("kind",),
             registry=self.registry,
         )
+        self.adjustments_skipped = Counter(
+            "penstock_server_adjustments_skipped",
+            "Matches of AdjustConfig on an option that has no ruled value to lower.",
+            registry=self.registry,
+        )
+        self.watch_seconds = Histogram(
+            "penstock_server_watch_seconds",
+            "From a change to its acknowledgement by a watching client.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
+            registry=self.registry,
+        )
+        self.watch_openings = Counter(
+            "penstock_server_watch_openings",
+            "Streams that began: new, resumed from a token, or reset.",
+            ("how",),
+            registry=self.registry,
+        )
+        self.watch_refusals = Counter(
+            "penstock_server_watch_refusals",
+            "Resources that watching clients could not apply.",
+            registry=self.registry,
+        )
+        self.watch_lag = Gauge(
+            "penstock_server_watch_lag_revisions",
+            "How many revisions the agent that is furthest behind has yet to apply.",
+            registry=self.registry,
+        )
         self.answers_made = Counter(
             "penstock_server_answers_made",
             "Answers that were computed, not found ready.",
@@ -65,6 +92,18 @@ class ServerMetrics:
             "penstock_server_outcomes",
             "Outcomes that agents reported, repeated reports included, by type.",
             ("type",),
+            registry=self.registry,
+        )
+        self.outcomes_skipped = Counter(
+            "penstock_server_outcomes_skipped",
+            "Outcomes that agents left out because no rule could match them, by type.",
+            ("type",),
+            registry=self.registry,
+        )
+        self.outcome_refusals = Counter(
+            "penstock_server_outcome_refusals",
+            "Batches of outcomes that were refused, by reason.",
+            ("reason",),
             registry=self.registry,
         )
         self.matches = Counter(

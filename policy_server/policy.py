@@ -36,6 +36,7 @@ from policy_server.rules.resolve import (
 from policy_server.rules.scopes import Scopes, find_scopes
 from policy_server.rules.site import MxHost
 from policy_server.rules.snapshot import Snapshot
+from policy_server.rules.values import OptionValue
 from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
 from policy_server.state import State, build_state
 from policy_server.store.actions import ActionStore
@@ -51,6 +52,7 @@ from policy_server.supervisor import keep_running
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
+_RETRY_SECONDS = 1.0
 _MAX_ANSWERS = 20_000
 _MAX_SITES = 20_000
 #: No timer sleeps longer, so that a clock set by hand is noticed.
@@ -188,6 +190,17 @@ class Policy:
             self._answers.popitem(last=False)
         return answer
 
+    def ruled_value(self, question: Question, option: str) -> OptionValue | None:
+        """Find the value that the rules give an option, whatever actions are in force."""
+        entry = resolve(self._loaded().snapshot, question, ()).options.get(option)
+        return None if entry is None else entry.value
+
+    def known_hosts(self, site_name: str) -> tuple[MxHost, ...]:
+        """List the hosts of a site; none if they are not known."""
+        return (
+            self._loaded().rules.site_hosts.get(site_name) or self._seen_hosts.get(site_name) or ()
+        )
+
     def resolve(self, question: Question) -> Resolution:
         """Resolve a question anew, with the origin of every value."""
         state = self._loaded()
@@ -316,7 +329,7 @@ class Policy:
                     logger.warning("rules can't be read, the present ones stay", extra=facts)
 
     async def _keep_time(self) -> None:
-        """Let layers begin and end, and actions expire, when their time comes."""
+        """Let layers begin and end, actions expire and adjustments recover, at their time."""
         while True:
             self._time_changed.clear()
             await self._wait(self._time_changed, self._loaded().next_change)
@@ -326,8 +339,18 @@ class Policy:
             async with self._reloading:
                 state = self._loaded()
                 await self._put_in_force(state.actions, revision=state.revision)
-            if await self._action_store.expire(self._clock()):
-                await self.reload()
+            await self._expire()
+
+    async def _expire(self) -> None:
+        """Write down which actions are over and how far adjustments have recovered."""
+        try:
+            await self._action_store.expire(self._clock())
+            # Where another server was quicker, what it wrote is read.
+            await self.reload()
+        except PolicyServerError as error:
+            # Agents keep to the ends by themselves; a step is made when the database is back.
+            logger.warning("actions can't be brought up to date", extra={"why": str(error)})
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _keep_sites(self) -> None:
         """Keep the sites of rolled-up rule domains known."""

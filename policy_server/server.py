@@ -3,9 +3,11 @@ The policy server: builds the object graph, once, and runs it until told to stop
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -18,6 +20,8 @@ from penstock.v1 import (
     automation_service_pb2_grpc,
     feedback_service_pb2,
     feedback_service_pb2_grpc,
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
     rule_service_pb2,
     rule_service_pb2_grpc,
 )
@@ -28,16 +32,22 @@ from policy_server.http import HttpServer
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.services import policy_service
+from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
+from policy_server.services.fleet_service import FleetService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_service import RuleService
 from policy_server.services.watch import WatchHub
 from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
+from policy_server.store.agents import AgentStore
 from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
+from policy_server.store.operator_actions import OperatorActionStore
+from policy_server.store.outcomes import OutcomeBounds
+from policy_server.store.reports import ReportStore
 from policy_server.store.schema import check_schema, upgrade
 from policy_server.supervisor import keep_running
 
@@ -49,6 +59,7 @@ _SERVICES = (
     feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name,
     automation_service_pb2.DESCRIPTOR.services_by_name["AutomationService"].full_name,
     rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"].full_name,
+    fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -68,7 +79,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_connection_age_ms", 1_800_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
-_MAX_CALLS = 5000
+#: Every agent has two streams.
+_MAX_CALLS = 10_000
 _RETRY_SECONDS = 1.0
 
 
@@ -90,8 +102,13 @@ class Server:
         self._http = HttpServer(self.metrics, self._why_not_ready)
         self._grpc: grpc.aio.Server | None = None
         self._hub: WatchHub | None = None
+        self._feedback: FeedbackService | None = None
+        self._bounds = OutcomeBounds(
+            age=settings.feedback.keep_outcomes, rows=settings.feedback.max_outcomes
+        )
         self._is_stopping = False
-        self._keeper: asyncio.Task[None] | None = None
+        self._directory: AgentDirectory | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         #: Why there is nothing to answer from; empty once there is.
         self._reason = "the rules are not loaded"
         #: The ports listened on, once started.
@@ -111,7 +128,10 @@ class Server:
             await self._become_ready()
         else:
             await self._try_to_become_ready()
-        self._keeper = asyncio.create_task(keep_running(self._keep_database), name="database")
+        self._keepers = [
+            asyncio.create_task(keep_running(work), name=work.__name__)
+            for work in (self._keep_database, self._keep_agents)
+        ]
 
     async def stop(self, grace: timedelta = _GRACE) -> None:
         """Refuse new work, tell the streams, let calls end within *grace*, close everything."""
@@ -119,20 +139,30 @@ class Server:
         await self._set_health(_NOT_SERVING)
         if self._hub is not None:
             self._hub.drain()
+        if self._feedback is not None:
+            self._feedback.drain()
         if self._grpc is not None:
             await self._grpc.stop(grace.total_seconds())
         await self._http.stop()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._directory is not None:
+            # That nobody watches here any more; a database that is away is told by time.
+            with contextlib.suppress(PolicyServerError):
+                await self._directory.write()
         await self.policy.close()
         await self.database.aclose()
         logger.info("server stopped")
 
+    async def _keep_agents(self) -> None:
+        assert self._directory is not None
+        await self._directory.run()
+
     async def _keep_database(self) -> None:
         while True:
             if await self._try_to_become_ready():
-                await keep_history(self.database)
+                await keep_history(self.database, outcome_bounds=self._bounds)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _try_to_become_ready(self) -> bool:
@@ -162,12 +192,26 @@ class Server:
             options=_CHANNEL_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
-        self._hub = WatchHub(self.policy, self.actions, metrics=self.metrics)
+        agents = AgentStore(self.database)
+        self._directory = AgentDirectory(
+            agents,
+            server=f"{socket.gethostname()}:{os.getpid()}",
+            metrics=self.metrics,
+            revision=self._revision,
+        )
+        self._hub = WatchHub(
+            self.policy, self.actions, directory=self._directory, metrics=self.metrics
+        )
         add_policy_service(server, PolicyService(self.policy), self._hub)
-        feedback = FeedbackService(self.policy, self.actions, metrics=self.metrics)
-        feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
-        automation = AutomationService(self.policy, self.actions)
+        reports = ReportStore(self.database, bounds=self._bounds)
+        self._feedback = FeedbackService(self.policy, reports, metrics=self.metrics)
+        feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(self._feedback, server)
+        automation = AutomationService(
+            self.policy, self.actions, OperatorActionStore(self.database)
+        )
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
+        fleet = FleetService(self.policy, agents)
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
         rules = RuleService(self.policy, self.database)
         rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -175,6 +219,9 @@ class Server:
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         self.grpc_port = _listen(server, self._settings.server.grpc_listen)
         return server
+
+    def _revision(self) -> int:
+        return self.policy.revision if self.policy.is_loaded else 0
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *_SERVICES):

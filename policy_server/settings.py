@@ -22,6 +22,7 @@ from policy_server.store.database import database_problem
 
 _PREFIX = "PENSTOCK_"
 _LONGEST = timedelta(days=1)
+_LONGEST_KEPT = timedelta(days=366)
 
 
 def split_address(text: str, *, default_port: int | None = None) -> tuple[str, int]:
@@ -71,18 +72,30 @@ def _check_url(url: str) -> str:
 
 
 def _read_duration(value: Any) -> timedelta:
-    try:
-        duration = value if isinstance(value, timedelta) else parse_duration(value)
-    except InvalidValueError as error:
-        raise ValueError(f'"{value}": {error}') from error
+    duration = _parse_duration(value)
     if not timedelta() < duration <= _LONGEST:
         raise ValueError(f'"{value}" is out of range; more than 0 and at most a day is allowed')
     return duration
 
 
+def _read_long_duration(value: Any) -> timedelta:
+    duration = _parse_duration(value)
+    if not timedelta() < duration <= _LONGEST_KEPT:
+        raise ValueError(f'"{value}" is out of range; more than 0 and at most 366d is allowed')
+    return duration
+
+
+def _parse_duration(value: Any) -> timedelta:
+    try:
+        return value if isinstance(value, timedelta) else parse_duration(value)
+    except InvalidValueError as error:
+        raise ValueError(f'"{value}": {error}') from error
+
+
 _Address = Annotated[str, AfterValidator(_check_address)]
 _Loopback = Annotated[str, AfterValidator(_check_loopback)]
 _Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
+_LongDuration = Annotated[timedelta, BeforeValidator(_read_long_duration)]
 _CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -112,6 +125,15 @@ class DnsSettings(BaseModel):
     timeout: _Duration = timedelta(seconds=5)
 
 
+class FeedbackSettings(BaseModel):
+    """How many of the outcomes that agents reported are kept, to try rules on."""
+
+    model_config = _CONFIG
+
+    keep_outcomes: _LongDuration = timedelta(days=7)
+    max_outcomes: Annotated[int, Field(ge=0, le=100_000_000)] = 500_000
+
+
 class Settings(BaseModel):
     """Everything the policy server can be told."""
 
@@ -120,12 +142,14 @@ class Settings(BaseModel):
     server: ServerSettings = Field(default_factory=ServerSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     dns: DnsSettings = Field(default_factory=DnsSettings)
+    feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "server": ServerSettings,
     "database": DatabaseSettings,
     "dns": DnsSettings,
+    "feedback": FeedbackSettings,
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
+from policy_server.automation.actions import OPERATOR, OVERRIDES, ActionInForce, ActionKind
 from policy_server.rule_keeper import KeptRules
 from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.layers import Layer
@@ -29,7 +29,7 @@ class State:
     #: Overridden options by (egress source, site or domain, whether that is a domain).
     overrides: Mapping[tuple[str, str, bool], tuple[Override, ...]]
     revision: int
-    #: When a layer begins or ends, or an action expires.
+    #: When a layer begins or ends, an action expires or an adjustment recovers by a step.
     next_change: datetime | None
 
     def overrides_of(self, question: Question) -> tuple[Override, ...]:
@@ -77,7 +77,7 @@ def index_overrides(
 def to_override(action: ActionInForce) -> Override | None:
     """Read what an action overrides; None if it overrides nothing that this version knows."""
     option = build_catalogue().options.get(action.option)
-    if action.kind is not ActionKind.SET_CONFIG or option is None:
+    if action.kind not in OVERRIDES or option is None:
         return None
     try:
         value = option.parse(action.new_value)
@@ -90,13 +90,17 @@ def to_override(action: ActionInForce) -> Override | None:
         egress_source=action.egress_source,
         option=action.option,
         value=value,
-        expire_time=action.expire_time,
+        expire_time=action.end,
+        lowers=action.kind is ActionKind.ADJUST_CONFIG,
+        layer=OPERATOR if action.is_by_hand else "automation",
     )
 
 
 def _next_change(
     layers: Iterable[Layer], actions: Iterable[ActionInForce], now: datetime
 ) -> datetime | None:
-    times = [action.expire_time for action in actions if action.state is ActionState.IN_FORCE]
+    times = [
+        time for action in actions for time in (action.end, action.step_time) if time is not None
+    ]
     layer_change = next_layer_change(layers, now)
     return min(times if layer_change is None else [*times, layer_change], default=None)

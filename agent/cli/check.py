@@ -14,9 +14,10 @@ import dns.resolver
 import grpc
 
 from agent.cli.config import config_option, settings_for
-from agent.errors import SpoolRefused, SpoolUnavailable
+from agent.errors import SettingsError, SpoolRefused, SpoolUnavailable
 from agent.policy.channel import open_channel
 from agent.settings import Settings
+from agent.smtp.certificate import load_context
 from agent.spool.look import look_at_spool
 
 _SERVER_SECONDS = 3.0
@@ -27,7 +28,7 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
 class Finding:
     """What was found out about one thing."""
 
-    #: "configuration", "data_dir", "spool", "source", "policy_server" or "dns".
+    #: "configuration", "data_dir", "spool", "tls", "source", "policy_server" or "dns".
     what: str
     #: "ok", "warning" (the agent runs, and copes) or "error" (it would not run, or not send).
     level: str
@@ -61,6 +62,7 @@ async def _look_into(settings: Settings) -> list[Finding]:
     findings = [directory]
     if directory.level == "ok":
         findings.append(_check_spool(settings))
+    findings += _check_certificate(settings)
     findings += [_check_source(name, settings) for name in settings.sources]
     findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
     return findings
@@ -88,6 +90,17 @@ def _check_spool(settings: Settings) -> Finding:
     if spool.is_in_use:
         return Finding("spool", "ok", "an agent is running on this spool")
     return Finding("spool", "ok", f"opens; {spool.entries} queued")
+
+
+def _check_certificate(settings: Settings) -> list[Finding]:
+    files = settings.listen.certificate_files
+    if files is None:
+        return []
+    try:
+        load_context(files)
+    except SettingsError as error:
+        return [Finding("tls", "error", str(error))]
+    return [Finding("tls", "ok", f"STARTTLS with {files.certificate}")]
 
 
 def _check_source(name: str, settings: Settings) -> Finding:

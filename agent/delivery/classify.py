@@ -59,9 +59,11 @@ class Replies:
     mail: Response
     rcpt: tuple[Response, ...] = ()
     data: Response | None = None
-    end: Response | None = None
+    #: To the message: one reply, or over LMTP one for each accepted recipient (RFC 2033).
+    ends: tuple[Response, ...] = ()
     #: What cut the transaction short, if anything did; holds for whoever has no reply of their own.
     failure: Response | None = None
+    is_lmtp: bool = False
 
 
 def parse_reply(code: int, text: str, command: str = "") -> Response:
@@ -132,7 +134,7 @@ def _classify_recipient(place: int, replies: Replies, suspected: frozenset[str])
     if rcpt is None:
         return _refused(recipient, replies.failure or internal.NOT_ASKED)
     if is_accepted(rcpt):
-        return _classify_accepted(recipient, replies)
+        return _classify_accepted(recipient, replies, place)
     if place > 0 and _is_sent_again(recipient, rcpt, suspected):
         return RecipientResult(recipient=recipient, result=Result.AGAIN, response=rcpt)
     if result_of(rcpt) is Result.PERMANENT and too_many_recipients(rcpt) is not TooMany.NO:
@@ -151,13 +153,18 @@ def _is_sent_again(recipient: str, rcpt: Response, suspected: frozenset[str]) ->
             return False
 
 
-def _classify_accepted(recipient: str, replies: Replies) -> RecipientResult:
-    """An accepted recipient has the fate of the message."""
-    if replies.end is not None:
-        return RecipientResult(
-            recipient=recipient, result=result_of(replies.end), response=replies.end
-        )
+def _classify_accepted(recipient: str, replies: Replies, place: int) -> RecipientResult:
+    """An accepted recipient has the fate of the message, over LMTP a fate of its own."""
+    end = _end_of(replies, place)
+    if end is not None:
+        return RecipientResult(recipient=recipient, result=result_of(end), response=end)
     return _refused(recipient, replies.failure or replies.data or internal.NOT_ASKED)
+
+
+def _end_of(replies: Replies, place: int) -> Response | None:
+    if not replies.is_lmtp:
+        return _at(replies.ends, 0)
+    return _at(replies.ends, sum(map(is_accepted, replies.rcpt[:place])))
 
 
 def _refused(recipient: str, response: Response) -> RecipientResult:

@@ -61,7 +61,16 @@ class Dispatcher:
         of an error that ends dispatch.
         """
         random = random or Random()
-        self._results = Results(settings, spool, log, clock=clock, random=random)
+        self._host_name = socket.gethostname() or "localhost"
+        self._results = Results(
+            settings,
+            spool,
+            log,
+            accept=self.accept,
+            host_name=self._host_name,
+            clock=clock,
+            random=random,
+        )
         contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
         self.tls_demands = TlsDemands(resolver, mta_sts)
         connector = Connector(contexts, BrokenTls(time.monotonic), self.tls_demands, clock=clock)
@@ -81,7 +90,6 @@ class Dispatcher:
         #: Paths that wait for a connection slot, the longest first.
         self._starving: dict[Path, None] = {}
         self._applied = float("-inf")
-        self._host_name = socket.gethostname() or "localhost"
         self._scheduler = Scheduler(self._services, self._find_path, on_failure)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_applying = False

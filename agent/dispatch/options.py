@@ -70,6 +70,7 @@ class PathOptions:
     ehlo_domain: str
     enable_rset: bool
     use_lmtp: bool
+    enable_pipelining: bool
     force_8bit: bool
     auth_username: str
     auth_in_clear: bool
@@ -126,8 +127,7 @@ def options_of(policy: PathPolicy) -> PathOptions:
         ),
         max_ready=config.max_ready or 1024,
         max_deliveries=config.max_deliveries_per_connection or 1024,
-        # RFC 2033: one reply a recipient; a transaction of one is the same in both protocols.
-        max_recipients=1 if config.use_lmtp else config.max_recipients_per_batch or 100,
+        max_recipients=config.max_recipients_per_batch or 100,
         failures_before_delay=config.consecutive_connection_failures_before_delay or 100,
         port=config.smtp_port or 25,
         timeouts=_timeouts(config),
@@ -146,6 +146,7 @@ def options_of(policy: PathPolicy) -> PathOptions:
         ehlo_domain=config.ehlo_domain,
         enable_rset=config.enable_rset or not config.HasField("enable_rset"),
         use_lmtp=config.use_lmtp,
+        enable_pipelining=config.enable_pipelining or not config.HasField("enable_pipelining"),
         force_8bit=config.ignore_8bit_checks,
         auth_username=config.smtp_auth_plain_username,
         auth_in_clear=config.allow_smtp_auth_plain_without_tls,

@@ -1,5 +1,7 @@
 """
-Peer: one SMTP connection, from the socket to QUIT, by aiosmtplib.
+Peer: one SMTP connection, from the socket to QUIT. aiosmtplib connects, greets, upgrades and
+authenticates; from the first transaction on commands go over a `Wire`, pipelined where the peer
+offers it (RFC 2920).
 
 A reply that arrives is a `Response`, whatever it says. What is no reply (a timeout, a broken
 connection, octets that are no SMTP) is `Broken`, and the connection is gone. What replies mean is
@@ -10,8 +12,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import cast
 
 import aiosmtplib
 
@@ -21,16 +23,17 @@ from agent.delivery.dane import Authenticated, Mismatch
 from agent.delivery.envelope import MailCommand, path_of
 from agent.delivery.plan import Candidate
 from agent.delivery.record import Response
+from agent.delivery.replies import NotAReply
 from agent.delivery.tls import Handshake
 from agent.dispatch.certificates import peer_chain
-from agent.dispatch.options import PathOptions, Timeouts
+from agent.dispatch.options import PathOptions
+from agent.dispatch.wire import Wire, WireTimeout
 from agent.errors import AgentError
 
 #: How long a farewell may take, in seconds.
 _QUIT_SECONDS = 2.0
-#: Messages larger than this are watched while they are sent.
-_LARGE = 64 * 1024
-_WATCH_SECONDS = 0.02
+#: Most recipients named before their replies are read.
+_NAMED_AT_ONCE = 100
 # Linux: choose the port at connect, so that it need not be unique for the source address.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
@@ -50,9 +53,13 @@ class Broken(AgentError):
 class Peer:
     """An open connection."""
 
-    def __init__(self, smtp: aiosmtplib.SMTP, candidate: Candidate, timeouts: Timeouts) -> None:
+    def __init__(self, smtp: aiosmtplib.SMTP, candidate: Candidate, options: PathOptions) -> None:
         self._smtp = smtp
-        self._timeouts = timeouts
+        self._timeouts = options.timeouts
+        self._may_pipeline = options.enable_pipelining
+        self._use_lmtp = options.use_lmtp
+        #: From the first transaction on.
+        self._wire: Wire | None = None
         self.candidate = candidate
         self.tls_version = ""
         self.tls_cipher = ""
@@ -63,11 +70,12 @@ class Peer:
         #: What cut the last transaction short.
         self.failure: Broken | None = None
         self._has_sent_content = False
+        self._source_address = ""
 
     @property
     def is_open(self) -> bool:
         """Whether the connection still stands, as far as is known."""
-        return self._smtp.is_connected
+        return self._smtp.is_connected if self._wire is None else self._wire.is_open
 
     @property
     def is_encrypted(self) -> bool:
@@ -82,10 +90,10 @@ class Peer:
     @property
     def source_address(self) -> str:
         """The local address of the connection."""
-        if not self.is_open:
-            return ""
-        name = self._smtp.get_transport_info("sockname")
-        return str(name[0]) if name else ""
+        if not self._source_address and self._smtp.is_connected:
+            name = self._smtp.get_transport_info("sockname")
+            self._source_address = str(name[0]) if name else ""
+        return self._source_address
 
     async def greet(self, ehlo_domain: str, *, use_lmtp: bool = False) -> None:
         """Send EHLO, or LHLO. Errors: `Broken`, also where the reply is not 250."""
@@ -144,7 +152,7 @@ class Peer:
 
     async def reset(self) -> Response:
         """Send RSET. Errors: `Broken`."""
-        return await self._command("RSET", b"RSET", timeout=self._timeouts.rset)
+        return await self._ask("RSET", b"RSET", self._timeouts.rset)
 
     async def send(
         self,
@@ -158,40 +166,30 @@ class Peer:
         peer is ready for the message. A failure on the way is in the replies; whether the
         connection survived it, `is_open` tells.
         """
-        rcpt: list[Response] = []
-        mail: Response | None = None
-        data: Response | None = None
+        transaction = _Transaction(recipients, is_lmtp=self._use_lmtp)
         self.failure, self._has_sent_content = None, False
         try:
-            mail = await self._command(
-                "MAIL FROM",
-                b"MAIL",
-                b"FROM:" + command.path,
-                *command.parameters,
-                timeout=self._timeouts.mail_from,
-            )
-            if is_accepted(mail):
-                await self._name_recipients(recipients, rcpt)
-            if any(is_accepted(each) for each in rcpt):
-                data = await self._command("DATA", b"DATA", timeout=self._timeouts.data)
-            if data is None or data.code != 354:
-                return Replies(recipients=recipients, mail=mail, rcpt=tuple(rcpt), data=data)
+            if self._may_pipeline and "pipelining" in self.offered:
+                await self._announce_at_once(command, transaction)
+            else:
+                await self._announce(command, transaction)
+            if transaction.data is None or transaction.data.code != 354:
+                return transaction.replies()
+            if not transaction.accepted:
+                await self._take_back_data()
+                return transaction.replies()
             await before_content()
             self._has_sent_content = True
-            end = await self._send_content(content)
+            await self._send_content(content, transaction)
         except Broken as error:
             self.failure = error
             error.is_after_content = self._has_sent_content
-            return _cut_short(recipients, mail, rcpt, error)
-        return Replies(recipients=recipients, mail=mail, rcpt=tuple(rcpt), data=data, end=end)
+            return transaction.cut_short(error)
+        return transaction.replies()
 
     async def wait_until_spoken(self) -> None:
         """Return when the peer says something unasked or closes; nothing can follow that."""
-        protocol = self._smtp.protocol
-        if protocol is None:
-            return
-        with contextlib.suppress(aiosmtplib.SMTPException, OSError):
-            await protocol.read_response()
+        await self._take_over().wait_until_spoken()
         self.abort()
 
     async def quit(self) -> None:
@@ -201,11 +199,12 @@ class Peer:
         """
         try:
             async with asyncio.timeout(_QUIT_SECONDS):
-                await self._raw(b"QUIT", timeout=_QUIT_SECONDS)
-                protocol = self._smtp.protocol
-                if protocol is not None and protocol.is_connected:
-                    await protocol.read_response()
-        except (Broken, TimeoutError, aiosmtplib.SMTPException, OSError):
+                wire = self._take_over()
+                wire.write(b"QUIT\r\n", replies=1)
+                await wire.read(_QUIT_SECONDS)
+                await wire.wait_until_closed()
+        except (Broken, OSError, ValueError):
+            # What a peer makes of a farewell changes nothing any more.
             pass
         finally:
             self.abort()
@@ -220,46 +219,95 @@ class Peer:
             transport.abort()  # type: ignore[attr-defined]  # it is one that writes
         self._smtp.close()
 
-    async def _name_recipients(self, recipients: tuple[str, ...], rcpt: list[Response]) -> None:
-        for recipient in recipients:
-            response = await self._command(
-                "RCPT TO", b"RCPT", b"TO:" + path_of(recipient), timeout=self._timeouts.rcpt_to
-            )
-            if ends_connection(response):
-                raise Broken(response)
-            rcpt.append(response)
+    async def _announce(self, command: MailCommand, transaction: "_Transaction") -> None:
+        """MAIL, each RCPT and DATA, each after the reply to the one before."""
+        mail = transaction.mail = await self._ask(
+            "MAIL FROM", _mail_line(command), self._timeouts.mail_from
+        )
+        if is_accepted(mail):
+            for recipient in transaction.recipients:
+                response = await self._ask("RCPT TO", _rcpt_line(recipient), self._timeouts.rcpt_to)
+                transaction.add_rcpt(response)
+        if transaction.accepted:
+            transaction.data = await self._ask("DATA", b"DATA", self._timeouts.data)
 
-    async def _send_content(self, content: bytes) -> Response:
-        protocol = self._smtp.protocol
-        if protocol is None:
-            raise self._broken("DATA", None)
+    async def _announce_at_once(self, command: MailCommand, transaction: "_Transaction") -> None:
+        """
+        MAIL, RCPT and DATA without waiting (RFC 2920 section 3.1). With many recipients the first
+        go alone, so that what waits for the peer to read it stays small.
+        """
+        lines = [_mail_line(command), *map(_rcpt_line, transaction.recipients), b"DATA"]
+        for begin in range(0, len(lines), _NAMED_AT_ONCE):
+            part = lines[begin : begin + _NAMED_AT_ONCE]
+            self._write(b"".join(line + b"\r\n" for line in part), replies=len(part))
+            for place in range(begin, begin + len(part)):
+                await self._hear_announced(place, len(lines) - 1, transaction)
+
+    async def _hear_announced(self, place: int, last: int, transaction: "_Transaction") -> None:
+        if place == 0:
+            transaction.mail = await self._hear("MAIL FROM", self._timeouts.mail_from)
+            if ends_connection(transaction.mail):
+                raise Broken(transaction.mail)
+        elif place < last:
+            response = await self._hear("RCPT TO", self._timeouts.rcpt_to)
+            # After a refused MAIL the peer has but one thing to say of each recipient.
+            if transaction.is_mail_accepted:
+                transaction.add_rcpt(response)
+        else:
+            data = await self._hear("DATA", self._timeouts.data)
+            if ends_connection(data):
+                raise Broken(data)
+            if transaction.accepted or data.code == 354:
+                transaction.data = data
+
+    async def _take_back_data(self) -> None:
+        """
+        Every recipient was refused, yet the peer waits for a message: give it an empty one, which
+        it has to refuse as it has nobody to give it to (RFC 2920 section 3.1).
+        """
+        await self._ask(".", b".", self._timeouts.data_dot)
+
+    async def _send_content(self, content: bytes, transaction: "_Transaction") -> None:
+        # RFC 2033 section 4.2: LMTP has a reply for each recipient that was accepted.
+        count = transaction.accepted if self._use_lmtp else 1
         try:
-            protocol.write(content)
-            if len(content) > _LARGE:
-                await self._watch_sending()
-            response = await protocol.read_response(timeout=self._timeouts.data_dot)
-        except (aiosmtplib.SMTPException, OSError) as error:
+            await self._take_over().write_content(
+                content, replies=count, timeout=self._timeouts.data
+            )
+        except (OSError, ValueError) as error:
             raise self._broken(".", error) from None
-        if response.code == 421:
-            self.abort()
-        return _reply(response, ".")
-
-    async def _watch_sending(self) -> None:
-        """Wait until the message has left, as long as some of it goes each data_timeout."""
-        loop = asyncio.get_running_loop()
-        left, last_progress = sys.maxsize, loop.time()
-        while (transport := self._smtp.transport) is not None:
-            size = transport.get_write_buffer_size()  # type: ignore[attr-defined]  # it writes
-            if size == 0:
+        for _ in range(count):
+            response = await self._hear(".", self._timeouts.data_dot)
+            transaction.ends.append(response)
+            if response.code == 421:
+                self.abort()
                 return
-            if size < left:
-                left, last_progress = size, loop.time()
-            elif loop.time() - last_progress > self._timeouts.data:
-                raise aiosmtplib.SMTPReadTimeoutError("the peer does not take the message")
-            await asyncio.sleep(_WATCH_SECONDS)
 
-    async def _command(self, name: str, *parts: bytes, timeout: float) -> Response:
-        return _reply(await self._raw(*parts, timeout=timeout, name=name), name)
+    async def _ask(self, name: str, line: bytes, timeout: float) -> Response:
+        self._write(line + b"\r\n", replies=1)
+        return await self._hear(name, timeout)
+
+    def _write(self, data: bytes, *, replies: int) -> None:
+        try:
+            self._take_over().write(data, replies=replies)
+        except (OSError, ValueError) as error:
+            raise self._broken(data[:4].decode("ascii", "replace").strip(), error) from None
+
+    async def _hear(self, name: str, timeout: float) -> Response:
+        try:
+            code, text = await self._take_over().read(timeout)
+        except (OSError, ValueError) as error:
+            raise self._broken(name, error) from None
+        return parse_reply(code, text, name)
+
+    def _take_over(self) -> Wire:
+        if self._wire is None:
+            transport = self._smtp.transport
+            if transport is None or transport.is_closing():
+                raise self._broken("", None)
+            # Not every loop's transports derive from asyncio's, but they do the same.
+            self._wire = Wire(cast(asyncio.Transport, transport))
+        return self._wire
 
     async def _raw(self, *parts: bytes, timeout: float, name: str = "") -> aiosmtplib.SMTPResponse:
         try:
@@ -270,11 +318,73 @@ class Peer:
     def _broken(self, command: str, error: Exception | None) -> Broken:
         """Give the connection up: replies that come later must not be taken for others."""
         self.abort()
-        if isinstance(error, aiosmtplib.SMTPTimeoutError):
-            return Broken(internal.timed_out(command))
-        if isinstance(error, aiosmtplib.SMTPResponseException):
-            return Broken(internal.broken(command, f"no SMTP reply: {error.message[:200]}"))
-        return Broken(internal.broken(command, "connection lost"), is_silent=True)
+        match error:
+            case WireTimeout() | aiosmtplib.SMTPTimeoutError():
+                return Broken(internal.timed_out(command))
+            case aiosmtplib.SMTPResponseException():
+                return Broken(internal.broken(command, f"no SMTP reply: {error.message[:200]}"))
+            case NotAReply():
+                return Broken(internal.broken(command, str(error)))
+            case _:
+                return Broken(internal.broken(command, "connection lost"), is_silent=True)
+
+
+class _Transaction:
+    """What the peer has said so far."""
+
+    def __init__(self, recipients: tuple[str, ...], *, is_lmtp: bool) -> None:
+        self.recipients = recipients
+        self.is_lmtp = is_lmtp
+        self.mail: Response | None = None
+        self.rcpt: list[Response] = []
+        self.data: Response | None = None
+        self.ends: list[Response] = []
+
+    @property
+    def is_mail_accepted(self) -> bool:
+        return self.mail is not None and is_accepted(self.mail)
+
+    @property
+    def accepted(self) -> int:
+        """How many recipients were accepted."""
+        return sum(map(is_accepted, self.rcpt)) if self.is_mail_accepted else 0
+
+    def add_rcpt(self, response: Response) -> None:
+        """Take the reply to the next recipient. Errors: `Broken`, if the peer takes its leave."""
+        if ends_connection(response):
+            raise Broken(response)
+        self.rcpt.append(response)
+
+    def replies(self) -> Replies:
+        """The whole of a transaction."""
+        assert self.mail is not None
+        return Replies(
+            recipients=self.recipients,
+            mail=self.mail,
+            rcpt=tuple(self.rcpt),
+            data=self.data,
+            ends=tuple(self.ends),
+            is_lmtp=self.is_lmtp,
+        )
+
+    def cut_short(self, error: Broken) -> Replies:
+        """One that broke: whoever has no reply of their own shares the failure."""
+        return Replies(
+            recipients=self.recipients,
+            mail=self.mail if self.mail is not None else error.response,
+            rcpt=tuple(self.rcpt),
+            ends=tuple(self.ends),
+            failure=error.response,
+            is_lmtp=self.is_lmtp,
+        )
+
+
+def _mail_line(command: MailCommand) -> bytes:
+    return b" ".join((b"MAIL FROM:" + command.path, *command.parameters))
+
+
+def _rcpt_line(recipient: str) -> bytes:
+    return b"RCPT TO:" + path_of(recipient)
 
 
 class CandidateFailed(AgentError):
@@ -302,7 +412,7 @@ async def connect(
             # The transport first: a descriptor closed under it may be another socket's by then.
             smtp.close()
             sock.close()
-    return Peer(smtp, candidate, options.timeouts)
+    return Peer(smtp, candidate, options)
 
 
 async def _open_socket(
@@ -333,15 +443,3 @@ async def _open_socket(
 
 def _reply(response: aiosmtplib.SMTPResponse, command: str) -> Response:
     return parse_reply(response.code, response.message, command)
-
-
-def _cut_short(
-    recipients: tuple[str, ...], mail: Response | None, rcpt: list[Response], error: Broken
-) -> Replies:
-    """A transaction that broke: whoever has no refusal of their own shares the failure."""
-    return Replies(
-        recipients=recipients,
-        mail=mail if mail is not None else error.response,
-        rcpt=tuple(rcpt),
-        failure=error.response,
-    )

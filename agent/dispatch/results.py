@@ -7,6 +7,7 @@ full; meanwhile the entry is in no queue, so it is not sent again.
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from random import Random
@@ -14,6 +15,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from agent.delivery.record import Record, Response
+from agent.dispatch.notices import Origin, told_records, with_notice
 from agent.dispatch.settling import (
     Attempt,
     Chance,
@@ -27,6 +29,7 @@ from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import parse_queue_name
 from agent.settings import Settings
+from agent.smtp.message_ids import MessageIds
 from agent.spool.messages import Settlement, Spool, SpooledMessage
 
 logger = logging.getLogger(__name__)
@@ -56,12 +59,21 @@ class Results:
         spool: Spool,
         log: RecordSink,
         *,
+        accept: Callable[[Sequence[Entry]], None],
+        host_name: str,
         clock: Callable[[], float] = time.time,
         random: Random,
     ) -> None:
+        """
+        *accept* gets the entries of messages to senders; *host_name* stands in those messages where
+        no source has a name of its own.
+        """
         self._settings = settings
         self._spool = spool
         self._log = log
+        self._accept = accept
+        self._host_name = host_name
+        self._ids = MessageIds(secrets.randbits)
         self._clock = clock
         self._random = random
         self._unsettled = 0
@@ -83,7 +95,7 @@ class Results:
         entry's own due time and attempts are set; queueing it again is left to the caller.
         """
         settings = self._settings.queue_for(attempt.queue.domain)
-        settlement = settle_attempt(attempt, settings, self._chance())
+        settlement = self._noticed(attempt, settle_attempt(attempt, settings, self._chance()))
         await self._write([settlement])
         attempt.entry.due, attempt.entry.attempts = settlement.due, settlement.attempts
         return settlement
@@ -159,28 +171,42 @@ class Results:
             results=results,
         )
         settings = self._settings.queue_for(attempt.queue.domain)
-        return settle_attempt(answered, settings, self._chance())
+        return self._noticed(answered, settle_attempt(answered, settings, self._chance()))
 
     def _expired(self, attempt: Attempt) -> Settlement:
-        return expire(attempt, self._settings.queue_for(attempt.queue.domain), self._chance())
+        settings = self._settings.queue_for(attempt.queue.domain)
+        return self._noticed(attempt, expire(attempt, settings, self._chance()))
+
+    def _noticed(self, attempt: Attempt, settlement: Settlement) -> Settlement:
+        """Add what the sender is to be told."""
+        settings = self._settings.queue_for(attempt.queue.domain)
+        told = told_records(settlement, attempt, settings)
+        if not told:
+            return settlement
+        origin = Origin(
+            message_id=self._ids.next(told[0].timestamp),
+            host_name=self._settings.ehlo_name(attempt.way.source, settings) or self._host_name,
+        )
+        return with_notice(settlement, told, attempt, settings, origin)
 
     async def _write(self, settlements: list[Settlement]) -> None:
         self._unsettled += len(settlements)
         try:
-            await self._write_until_durable(settlements)
+            added = await self._write_until_durable(settlements)
         finally:
             self._unsettled -= len(settlements)
+        if added:
+            self._accept(added)
         records = [record for settlement in settlements for record in settlement.records]
         if records:
             self._log.write(records)
 
-    async def _write_until_durable(self, settlements: list[Settlement]) -> None:
+    async def _write_until_durable(self, settlements: list[Settlement]) -> list[Entry]:
         delay, is_failing = _FIRST_RETRY, False
         try:
             while True:
                 try:
-                    await self._spool.settle(settlements)
-                    return
+                    return await self._spool.settle(settlements)
                 except SpoolUnavailable:
                     if not is_failing:
                         is_failing = True

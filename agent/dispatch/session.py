@@ -642,7 +642,7 @@ def _put_off(work: _Work) -> tuple[str, ...]:
 
 def _closing(replies: Replies) -> Broken | None:
     """A 421 among the replies: the peer is closing."""
-    said = (replies.mail, *replies.rcpt, replies.data, replies.end)
+    said = (replies.mail, *replies.rcpt, replies.data, *replies.ends)
     for response in said:
         if response is not None and ends_connection(response):
             return Broken(response)
@@ -650,4 +650,4 @@ def _closing(replies: Replies) -> Broken | None:
 
 
 def _was_taken(replies: Replies) -> bool:
-    return replies.end is not None and is_accepted(replies.end)
+    return bool(replies.ends) and all(map(is_accepted, replies.ends))

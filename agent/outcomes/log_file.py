@@ -1,18 +1,24 @@
 """
 Log file: the file that the delivery log is appended to, rotated by size.
 
-`delivery.jsonl` is the one being written; full ones become `delivery-<time>-<number>.jsonl`, of
-which the newest are kept. Used from one thread.
+`delivery.jsonl` is the one being written; full ones become `delivery-<time>-<number>.jsonl.zst`,
+compressed, of which the newest are kept (`zstdcat` reads them). Used from one thread.
+
+A full file is renamed first and compressed then; it goes only once its compressed form is on the
+disk. What a crash left uncompressed is compressed with the next full file.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+import zstandard
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +28,7 @@ ROTATE_BYTES = 64 * 1024 * 1024
 #: How many rotated files are kept.
 KEPT_FILES = 100
 _TAIL_BYTES = 16 * 1024 * 1024
+_PLAIN, _COMPRESSED, _UNFINISHED = ".jsonl", ".jsonl.zst", ".part"
 
 
 class LogFile:
@@ -88,17 +95,46 @@ class LogFile:
         self.close()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         # Above the highest of this second, not the first that is free: older ones may be gone.
-        taken = sorted(self._directory.glob(f"delivery-{stamp}-*.jsonl"))
-        number = int(taken[-1].stem.rpartition("-")[2]) + 1 if taken else 0
-        full = self._directory / f"delivery-{stamp}-{number:06}.jsonl"
+        taken = sorted(self._directory.glob(f"delivery-{stamp}-*{_PLAIN}*"))
+        number = int(taken[-1].name.partition(".")[0].rpartition("-")[2]) + 1 if taken else 0
+        full = self._directory / f"delivery-{stamp}-{number:06}{_PLAIN}"
         (self._directory / CURRENT).rename(full)
         for old in rotated_files(self._directory)[: -self._kept_files]:
             old.unlink(missing_ok=True)
+        for plain in self._directory.glob(f"delivery-*{_PLAIN}"):
+            _compress(plain)
+
+
+def _compress(plain: Path) -> None:
+    """Put a compressed file in the place of a full one."""
+    unfinished = plain.with_name(plain.name + ".zst" + _UNFINISHED)
+    with plain.open("rb") as source, unfinished.open("wb") as target:
+        zstandard.ZstdCompressor().copy_stream(source, target)
+        target.flush()
+        os.fsync(target.fileno())
+    unfinished.rename(plain.with_name(plain.name + ".zst"))
+    plain.unlink()
 
 
 def rotated_files(directory: Path) -> list[Path]:
     """Return the full files, oldest first."""
-    return sorted(directory.glob("delivery-*.jsonl"))
+    # Between rename and removal a file stands there twice; the plain one is complete.
+    found = {
+        path.name.partition(".")[0]: path for path in directory.glob(f"delivery-*{_COMPRESSED}")
+    }
+    found |= {path.name.partition(".")[0]: path for path in directory.glob(f"delivery-*{_PLAIN}")}
+    return [found[name] for name in sorted(found)]
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of the log for reading, compressed or not."""
+    with path.open("rb") as file:
+        if path.name.endswith(_COMPRESSED):
+            with zstandard.ZstdDecompressor().stream_reader(file) as reader:
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+        else:
+            yield file
 
 
 def written_lately(directory: Path) -> tuple[set[str], float]:
@@ -115,8 +151,14 @@ def written_lately(directory: Path) -> tuple[set[str], float]:
             continue
         if left <= 0:
             return event_ids, oldest
-        size = path.stat().st_size
-        for event_id, timestamp in _events(path, max(0, size - left)):
+        size = 0
+        for line, end in _whole_lines(path, left):
+            size = end
+            try:
+                fields = json.loads(line)
+                event_id, timestamp = str(fields["event_id"]), float(fields["timestamp"])
+            except (ValueError, KeyError, TypeError):
+                continue
             event_ids.add(event_id)
             oldest = min(oldest or timestamp, timestamp)
         if size > left:
@@ -125,17 +167,27 @@ def written_lately(directory: Path) -> tuple[set[str], float]:
     return event_ids, 0.0
 
 
-def _events(path: Path, begin: int) -> Iterator[tuple[str, float]]:
-    with path.open("rb") as file:
-        file.seek(begin)
-        if begin:
+def _whole_lines(path: Path, most: int) -> Iterator[tuple[bytes, int]]:
+    try:
+        yield from _tail(path, most)
+    except zstandard.ZstdError as error:
+        # A damaged file costs its lines, not the agent's start.
+        facts = {"file": path.name, "error": str(error)}
+        logger.warning("delivery log file not readable", extra=facts)
+
+
+def _tail(path: Path, most: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the last lines of a file, about *most* octets, each with the file's size."""
+    with open_log(path) as file:
+        size = 0
+        while part := file.read(1 << 20):
+            size += len(part)
+    with open_log(path) as file:
+        file.read(max(0, size - most))
+        if size > most:
             file.readline()
         for line in file:
-            try:
-                fields = json.loads(line)
-                yield str(fields["event_id"]), float(fields["timestamp"])
-            except (ValueError, KeyError, TypeError):
-                continue
+            yield line, size
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -5,6 +5,9 @@ Records lie in the spool's outbox, put there in the same transaction as the queu
 They are sent in batches and forgotten only after the server has answered that it has them; a
 batch that is sent twice counts once, by its event ids. Delivery never waits for any of it.
 
+Batches go over a stream (see `stream`), on which the server also says which outcomes no rule could
+match; those are left out. To a server that knows no streams they go one call each, all of them.
+
 While the server is away the outbox grows, but within bounds: outcomes too old to have an effect,
 and the oldest beyond `MAX_PENDING`, are dropped and counted. They are in the delivery log.
 """
@@ -12,34 +15,33 @@ and the oldest beyond `MAX_PENDING`, are dropped and counted. They are in the de
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import grpc
 
-from agent.convert import outcome_of
-from agent.delivery.record import Record
+from agent.delivery.record import Record, RecordType
 from agent.errors import SpoolUnavailable
+from agent.outcomes.batches import Batch
 from agent.outcomes.delivery_log import has_reported
+from agent.outcomes.outbox import MAX_PENDING, Outbox
+from agent.outcomes.outcome_filter import CompiledFilter
+from agent.outcomes.stream import OutcomeStream
 from agent.policy.channel import identity
 from agent.policy.staleness import retry_delay
-from agent.spool.messages import PendingRecord, Spool
+from agent.spool.messages import Spool
 from penstock.v1.feedback_service_pb2 import ReportOutcomesRequest
 from penstock.v1.feedback_service_pb2_grpc import FeedbackServiceStub
-from penstock.v1.outcome_pb2 import DeliveryOutcome
 
 logger = logging.getLogger(__name__)
 
-#: Most outcomes in one call; the server takes up to 1000.
-BATCH = 500
-#: Outcomes older than this have no effect on any action, and are dropped.
-TOO_OLD_SECONDS = 86_400.0
-#: Most outcomes that wait for the server, so that they do not take the disk from the mail.
-MAX_PENDING = 1_000_000
 _GATHER_SECONDS = 0.02
 _POLL_SECONDS = 5.0
 _DEADLINE_SECONDS = 10.0
 _LONGEST_RETRY_SECONDS = 10.0
+#: A server that knew no streams is asked for one again after this time.
+_CALLS_SECONDS = 600.0
 
 
 class OutcomeUploader:
@@ -55,28 +57,60 @@ class OutcomeUploader:
         random: Random,
         before_forget: Callable[[], Awaitable[None]] | None = None,
         max_pending: int = MAX_PENDING,
+        filters: bool = True,
     ) -> None:
         """
         Send the outbox of *spool* over *channel*; keep about *max_pending* while that fails.
         *before_forget* is awaited before records are forgotten: the delivery log's `flush`, so
-        that a crash can't keep a line out of the log.
+        that a crash can't keep a line out of the log. *filters* leaves out what no rule matches.
         """
-        self._spool = spool
+        self._outbox = Outbox(
+            spool, clock=clock, before_forget=before_forget, max_pending=max_pending
+        )
         self._stub = FeedbackServiceStub(channel)
         self._metadata = identity(agent_name)
-        self._clock = clock
         self._random = random
-        self._before_forget = before_forget
-        self._max_pending = max_pending
+        self._filters = filters
+        self._rules: CompiledFilter | None = None
+        #: The stream that is open.
+        self._current: OutcomeStream | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        #: Outcomes sent; dropped for age, for their number, because nobody could take them;
-        #: calls failed.
-        self.sent = 0
-        self.too_old = 0
-        self.too_many = 0
-        self.unfit = 0
+        #: Until when calls are made, by the loop's clock; 0: streams are known.
+        self._calls_until = 0.0
+        #: Tries to send that failed.
         self.failures = 0
+
+    @property
+    def sent(self) -> int:
+        """Outcomes that the server has taken."""
+        return self._outbox.sent
+
+    @property
+    def skipped(self) -> Counter[RecordType]:
+        """Outcomes left out because no rule could match them, by type."""
+        return self._outbox.skipped
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether outcomes are left out at present."""
+        rules = self._rules if self._current is None else self._current.rules
+        return rules is not None
+
+    @property
+    def too_old(self) -> int:
+        """Outcomes dropped for their age."""
+        return self._outbox.too_old
+
+    @property
+    def too_many(self) -> int:
+        """Outcomes dropped for their number."""
+        return self._outbox.too_many
+
+    @property
+    def unfit(self) -> int:
+        """Outcomes dropped because nobody could take them."""
+        return self._outbox.unfit
 
     def start(self) -> None:
         """Begin to send, in the background."""
@@ -96,95 +130,92 @@ class OutcomeUploader:
         self._task = None
         with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, SpoolUnavailable):
             async with asyncio.timeout(timeout):
-                while await self.send_batch():
-                    pass
+                await self.send_all()
+
+    async def send_all(self) -> None:
+        """Send what lies in the outbox. Errors: those of grpc, `SpoolUnavailable`."""
+        if not self._uses_calls():
+            try:
+                await self._stream(until_empty=True)
+                return
+            except grpc.aio.AioRpcError as error:
+                if not self._note_unknown(error):
+                    raise
+        while await self._call():
+            pass
 
     async def _run(self) -> None:
         failures = 0
         while True:
-            self._wake.clear()
+            before = self._outbox.sent
             try:
-                while await self.send_batch():
-                    failures = 0
+                await self._send()
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
-            except SpoolUnavailable as error:
+                if self._note_unknown(error):
+                    continue
+            except (SpoolUnavailable, TimeoutError) as error:
                 reason = str(error)
             except Exception as error:  # whatever one batch does, later ones must be tried
                 logger.exception("outcomes not sent")
                 reason = repr(error)
             else:
-                await self._rest()
+                failures = 0
                 continue
-            self.failures += 1
-            logger.info("outcomes not sent", extra={"reason": reason, "failures": failures})
-            await self._trim()
+            failures = 0 if self._outbox.sent > before else failures
+            self._note_failure(reason)
+            await self._outbox.trim()
             delay = retry_delay(failures, self._random.random())
             await asyncio.sleep(min(delay, _LONGEST_RETRY_SECONDS))
             failures += 1
 
-    async def _rest(self) -> None:
+    async def _send(self) -> None:
+        """Send until the stream ends, or until new records are to be waited for."""
+        if not self._uses_calls():
+            after = await self._stream()
+            # Full jitter also where the server ended it without a word.
+            await asyncio.sleep(after if after is not None else self._random.random())
+            return
+        self._wake.clear()
+        while await self._call():
+            pass
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_POLL_SECONDS):
                 await self._wake.wait()
         await asyncio.sleep(_GATHER_SECONDS)
 
-    async def send_batch(self) -> bool:
-        """Send the oldest records of the outbox and forget them; False if there are none."""
-        pending = await self._spool.pending_records(0, BATCH)
-        if not pending:
-            return False
-        fresh = [one for one in pending if not self._is_too_old(one)]
-        outcomes, unfit = _outcomes_of(fresh)
-        await self._report(outcomes)
-        await self._forget(pending)
-        # Counted once they are gone: a batch whose report fails comes again.
-        self.too_old += len(pending) - len(fresh)
-        for record, reason in unfit:
-            self.unfit += 1
-            extra = {"id": record.id, "reason": reason}
-            logger.error("outcome not fit to be reported", extra=extra)
-        return True
-
-    async def _trim(self) -> None:
-        """Drop what need not wait for the server any longer."""
+    async def _stream(self, *, until_empty: bool = False) -> float | None:
+        """Send over one stream; return after how many seconds the server wishes another."""
+        stream = OutcomeStream(
+            self._outbox,
+            wake=self._wake,
+            rules=self._rules,
+            wants_filter=self._filters,
+            on_failure=self._note_failure,
+        )
+        self._current = stream
+        call = self._stub.StreamOutcomes(metadata=self._metadata)
         try:
-            while await self._drop_oldest():
-                pass
-        # Supervisor: the uploader must outlive it, and tries again after the next failure.
-        except Exception as error:
-            logger.warning("outbox not trimmed", extra={"reason": str(error)})
+            await stream.run(call, until_empty=until_empty)
+        finally:
+            # An abandoned call is never collected by grpc.
+            call.cancel()
+            self._rules, self._current = stream.rules, None
+        return stream.reconnect_after
 
-    async def _drop_oldest(self) -> bool:
-        """Drop outcomes that are too old or too many, oldest first; False if there are none."""
-        pending = await self._spool.pending_records(0, BATCH)
-        if not pending:
+    async def _call(self) -> bool:
+        """Send the oldest records by one call and forget them; False if there are none."""
+        batch = await self._outbox.next_batch(0, None)
+        if batch is None:
             return False
-        # Numbers have no gaps to speak of, so they tell how many there are without a count.
-        newer = await self._spool.pending_records(pending[0].seq + self._max_pending, 1)
-        gone = pending if newer else [one for one in pending if self._is_too_old(one)]
-        if not gone:
-            return False
-        await self._forget(gone)
-        old = sum(map(self._is_too_old, gone))
-        self.too_old += old
-        self.too_many += len(gone) - old
+        if batch.is_silent or await self._report(batch):
+            await self._outbox.settle(batch)
         return True
 
-    async def _forget(self, pending: Sequence[PendingRecord]) -> None:
-        if self._before_forget is not None:
-            await self._before_forget()
-        await self._spool.forget_records([one.seq for one in pending])
-
-    def _is_too_old(self, pending: PendingRecord) -> bool:
-        return self._clock() - pending.record.timestamp > TOO_OLD_SECONDS
-
-    async def _report(self, outcomes: list[DeliveryOutcome]) -> None:
-        """Report *outcomes*; halve what the server refuses, until the culprit stands alone."""
-        if not outcomes:
-            return
+    async def _report(self, batch: Batch) -> bool:
+        """Report *batch*; False if the server refuses what is in it."""
         call = self._stub.ReportOutcomes(
-            ReportOutcomesRequest(outcomes=outcomes),
+            ReportOutcomesRequest(outcomes=batch.outcomes),
             timeout=_DEADLINE_SECONDS,
             metadata=self._metadata,
         )
@@ -192,38 +223,27 @@ class OutcomeUploader:
             await call
         except grpc.aio.AioRpcError as error:
             is_refused = error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            # Replies are as long as peers like, so a batch may be larger than a message may be.
-            is_too_big = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and len(outcomes) > 1
-            if not is_refused and not is_too_big:
+            # Of a server that takes smaller messages than ours does.
+            is_too_big = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if not is_refused and not (is_too_big and len(batch.outcomes) > 1):
                 raise
-            await self._report_apart(outcomes, error)
-        else:
-            self.sent += len(outcomes)
+            await self._outbox.note_invalid(batch, (), error.details() or "")
+            return False
         finally:
             call.cancel()
+        return True
 
-    async def _report_apart(
-        self, outcomes: list[DeliveryOutcome], error: grpc.aio.AioRpcError
-    ) -> None:
-        if len(outcomes) == 1:
-            self.unfit += 1
-            extra = {"event_id": outcomes[0].event_id, "reason": error.details()}
-            logger.error("outcome refused by the policy server", extra=extra)
-            return
-        middle = len(outcomes) // 2
-        await self._report(outcomes[:middle])
-        await self._report(outcomes[middle:])
+    def _uses_calls(self) -> bool:
+        return asyncio.get_running_loop().time() < self._calls_until
 
+    def _note_unknown(self, error: grpc.aio.AioRpcError) -> bool:
+        """Use calls for a while, if *error* says that the server knows no streams."""
+        if error.code() is not grpc.StatusCode.UNIMPLEMENTED or self._uses_calls():
+            return False
+        self._calls_until = asyncio.get_running_loop().time() + _CALLS_SECONDS
+        logger.info("the policy server takes no streams of outcomes, only calls")
+        return True
 
-def _outcomes_of(
-    pending: Sequence[PendingRecord],
-) -> tuple[list[DeliveryOutcome], list[tuple[Record, str]]]:
-    """Convert records; with them those that no server could take, and why."""
-    outcomes: list[DeliveryOutcome] = []
-    unfit: list[tuple[Record, str]] = []
-    for one in pending:
-        try:
-            outcomes.append(outcome_of(one.record))
-        except ValueError as error:
-            unfit.append((one.record, str(error)))
-    return outcomes, unfit
+    def _note_failure(self, reason: str) -> None:
+        self.failures += 1
+        logger.info("outcomes not sent", extra={"reason": reason, "failures": self.failures})

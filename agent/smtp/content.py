@@ -37,6 +37,18 @@ def has_bare_line_end(content: bytes) -> bool:
     return content.count(b"\r") != pairs or content.count(b"\n") != pairs
 
 
+def has_long_line(content: bytes, most: int) -> bool:
+    """Whether a line is longer than *most* bytes, its line end not counted."""
+    place, size = 0, len(content)
+    while size - place > most:
+        # The last line end that is near enough: many short lines are passed at once.
+        end = content.rfind(b"\r\n", place, place + most + 2)
+        if end < 0:
+            return True
+        place = end + 2
+    return False
+
+
 def normalise_line_ends(content: bytes) -> bytes:
     """Turn every bare CR or LF into CRLF, and end the last line."""
     if has_bare_line_end(content):
@@ -65,13 +77,24 @@ def check_hops(header: bytes, most: int) -> None:
 
 
 def received_field(
-    *, helo: str, peer: str, hostname: str, protocol: str, message_id: str, now: float
+    *,
+    helo: str,
+    peer: str,
+    hostname: str,
+    protocol: str,
+    message_id: str,
+    now: float,
+    tls: str = "",
 ) -> bytes:
-    """The trace field for this hop (RFC 5321 4.4); *now* in seconds since the epoch."""
+    """
+    The trace field for this hop (RFC 5321 4.4); *now* in seconds since the epoch, *tls* the version
+    and the cipher if there are any.
+    """
     name = helo if _TOKEN.fullmatch(helo) else "unknown"
     literal = f"IPv6:{peer}" if ":" in peer else peer
     origin = f"from {name} ([{literal}])\r\n\t" if peer else ""
+    secured = f"\r\n\t({tls})" if tls else ""
     return (
-        f"Received: {origin}by {hostname} with {protocol} id {message_id};\r\n"
+        f"Received: {origin}by {hostname} with {protocol}{secured} id {message_id};\r\n"
         f"\t{formatdate(now)}\r\n"
     ).encode()

@@ -26,6 +26,7 @@ from agent.smtp.content import (
     FieldFinder,
     check_hops,
     has_bare_line_end,
+    has_long_line,
     received_field,
     split_header,
 )
@@ -59,7 +60,7 @@ class IncomingMessage:
     recipients: tuple[str, ...]
     #: As of RFC 5322, every line with CRLF.
     content: bytes
-    #: "ESMTP", "SMTP", "UTF8SMTP" or "gRPC".
+    #: "ESMTP", "SMTP", "UTF8SMTP", the first and the last also with "S" for TLS, or "gRPC".
     protocol: str
     #: Whether addresses may be written in UTF-8.
     smtp_utf8: bool = False
@@ -69,6 +70,9 @@ class IncomingMessage:
     #: The client's name for itself, and its address.
     helo: str = ""
     peer: str = ""
+    #: Such as "TLSv1.3" and OpenSSL's name of a cipher; empty: in clear.
+    tls_version: str = ""
+    tls_cipher: str = ""
 
 
 class Intake:
@@ -158,6 +162,11 @@ class Intake:
             raise OverLimit(f"larger than {limits.max_message_size} bytes", field="content")
         if has_bare_line_end(incoming.content):
             raise BadContent("a CR or LF stands alone; lines end with CRLF", field="content")
+        if limits.max_line_length and has_long_line(incoming.content, limits.max_line_length):
+            raise BadContent(
+                f"a line is longer than {limits.max_line_length} bytes; encode the part it is in",
+                field="content",
+            )
         sender = parse_sender(incoming.sender, smtp_utf8=incoming.smtp_utf8)
         header, rest = split_header(incoming.content)
         check_hops(header, limits.max_hops)
@@ -173,6 +182,7 @@ class Intake:
             protocol=incoming.protocol,
             message_id=message_id,
             now=now,
+            tls=f"{incoming.tls_version} {incoming.tls_cipher}".strip(),
         )
         return NewMessage(
             id=message_id,
@@ -238,6 +248,8 @@ def _reception_records(message: NewMessage, incoming: IncomingMessage) -> list[R
             campaign=message.campaign,
             peer_address=peer,
             reception_protocol=message.reception_protocol,
+            tls_protocol_version=incoming.tls_version,
+            tls_cipher=incoming.tls_cipher,
         )
         for number, destination in enumerate(message.destinations)
     ]

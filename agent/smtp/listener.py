@@ -7,11 +7,13 @@ into the spool, or the client does not read its replies, nothing more is read fr
 
 import asyncio
 import logging
+import ssl
 from ipaddress import ip_address
 from typing import cast
 
 from agent.errors import Refusal
 from agent.settings import Settings
+from agent.smtp.certificate import Certificate
 from agent.smtp.intake import IncomingMessage, Intake
 from agent.smtp.session import Reply, Session, SessionLimits, Submission
 
@@ -31,12 +33,15 @@ _SMALL = 64 * 1024
 _MOST_GATHERED = 16 * 1024
 #: How long a client may take to read our last reply, in seconds.
 _LINGER_SECONDS = 5.0
+#: How long a client may take over the TLS handshake, in seconds.
+_HANDSHAKE_SECONDS = 30.0
 
 
 class SmtpListener:
     """The listening port and its connections."""
 
     def __init__(self, settings: Settings, intake: Intake) -> None:
+        """Read the certificate, if there is one. Errors: `SettingsError`."""
         self._listen = settings.listen
         self._networks = settings.relay_networks
         self._server: asyncio.Server | None = None
@@ -46,7 +51,13 @@ class SmtpListener:
             hostname=intake.hostname,
             max_message_size=settings.listen.max_message_size,
             max_recipients=settings.listen.max_recipients,
+            offers_tls=settings.listen.certificate_files is not None,
         )
+        files = settings.listen.certificate_files
+        self.certificate = Certificate(files) if files is not None else None
+        #: TLS handshakes that ended well, and that did not, since the start.
+        self.handshakes = 0
+        self.handshake_failures = 0
         #: Connections that came in since the start, those that were not served too.
         self.accepted = 0
         #: Bytes of all clients in memory, and how many there may be.
@@ -111,6 +122,9 @@ class _Connection(asyncio.Protocol):
         self._held = 0
         self._is_blocked = False
         self._is_stopping = False
+        #: From STARTTLS until TLS is there nothing of ours may be sent.
+        self._is_starting_tls = False
+        self._tls_version = self._tls_cipher = ""
         #: Done when the connection is.
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
@@ -136,7 +150,13 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last_heard = self._loop.time()
+        if self._is_starting_tls and self._is_in_clear():
+            self.abort()
+            return
         self._session.feed(data)
+        if self._is_starting_tls:
+            # It came with the end of the handshake, which is about to be reported.
+            return
         self._go_on()
         if self._listener.buffered > self._listener.most_buffered and self._held > _SMALL:
             self._send(_TOO_MUCH)
@@ -144,7 +164,8 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A message on its way in is still answered; everything else ends here.
         self._is_stopping = True
-        return self._task is not None
+        # TLS closes both ways at once.
+        return self._task is not None and not self._tls_version and not self._is_starting_tls
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -166,7 +187,9 @@ class _Connection(asyncio.Protocol):
     def stop(self) -> None:
         """Close as soon as nothing is on its way in."""
         self._is_stopping = True
-        if self._task is None:
+        if self._is_starting_tls:
+            self.abort()
+        elif self._task is None:
             self._send(_STOPPING)
 
     def abort(self) -> None:
@@ -186,6 +209,9 @@ class _Connection(asyncio.Protocol):
                 self._task = self._loop.create_task(self._store(action))
                 break
             replies.append(action)
+            if action.starts_tls:
+                self._begin_tls(replies)
+                return
             gathered += len(action.text)
             if gathered > _MOST_GATHERED:
                 # Sending may block the client, and so end the loop.
@@ -195,6 +221,53 @@ class _Connection(asyncio.Protocol):
         self._set_reading()
         if self._transport is not None:
             self._count_bytes(self._session.buffered)
+
+    def _is_in_clear(self) -> bool:
+        """Whether what comes in reaches us directly, and not by way of TLS."""
+        return self._transport is None or self._transport.get_protocol() is self
+
+    def _begin_tls(self, replies: list[Reply]) -> None:
+        self._send(*replies)
+        transport, certificate = self._transport, self._listener.certificate
+        if transport is None or transport.is_closing() or certificate is None:
+            return
+        # Before anything else can come in clear; the handshake reads on.
+        transport.pause_reading()
+        self._is_starting_tls = True
+        self._task = self._loop.create_task(self._start_tls(transport, certificate.context()))
+
+    async def _start_tls(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        try:
+            secured = await self._loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            )
+            # Nothing at all is given back where the connection ended meanwhile.
+            cipher = secured.get_extra_info("cipher") if secured is not None else None
+            if secured is None or cipher is None:
+                raise ConnectionResetError("the connection ended")
+        except OSError as error:
+            self._listener.handshake_failures += 1
+            facts = {"peer": self._peer, "reason": str(error)}
+            logger.info("smtp client began no tls", extra=facts)
+            transport.abort()
+            self.connection_lost(None)
+            return
+        self._listener.handshakes += 1
+        self._transport = secured
+        self._tls_cipher, self._tls_version = cipher[0], cipher[1]
+        # Of the connection below; that of TLS tells anew.
+        self._is_blocked = False
+        self._is_starting_tls, self._task = False, None
+        self._last_heard = self._loop.time()
+        self._session.tls_started()
+        if self._is_stopping:
+            self._send(_STOPPING)
+        else:
+            self._go_on()
 
     def _count_bytes(self, held: int) -> None:
         self._listener.buffered += held - self._held
@@ -221,6 +294,8 @@ class _Connection(asyncio.Protocol):
                     smtp_utf8=submission.smtp_utf8,
                     helo=submission.helo,
                     peer=self._peer,
+                    tls_version=self._tls_version,
+                    tls_cipher=self._tls_cipher,
                 )
             )
         except Refusal as refusal:
@@ -251,7 +326,7 @@ class _Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(_LINGER_SECONDS, self.abort)
 
     def _set_reading(self) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self._is_starting_tls:
             return
         if self._task is not None or self._is_blocked:
             self._transport.pause_reading()

@@ -5,6 +5,10 @@ Bytes go in by `feed`; `next_action` tells what to do, one thing after the other
 store a message. After a message nothing is read on until `answer` gave its reply. Several commands
 may come in one piece (RFC 2920), so replies are best sent together.
 
+STARTTLS (RFC 3207) is answered, and then nothing is done until `tls_started`: the caller sees to
+TLS itself. The session begins anew there. A client that sends anything in clear behind STARTTLS is
+sent away, so that no command that came in clear is ever run as if TLS had protected it.
+
 Lines end with CRLF and nothing else: a client that ends a command otherwise is sent away, and a
 message with a bare CR or LF is read to its true end, CRLF.CRLF, and refused. So no two programs
 can differ on where a message ends, which is what smuggling needs.
@@ -27,6 +31,11 @@ _PATH = re.compile(r'\s*<((?:"(?:[^"\\]|\\.)*"|[^>"])*)>(?:[ ]+(.*))?')
 _NEEDS_GREETING = "503 5.5.1 send EHLO first"
 
 
+def most_received(max_message_size: int) -> int:
+    """How many bytes a message of the largest size may take on its way in, in whatever pieces."""
+    return max_message_size * 4 // 3 + 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Lines to send."""
@@ -34,6 +43,8 @@ class Reply:
     text: str
     #: Whether the connection ends after it.
     closes: bool = False
+    #: Whether TLS begins after it.
+    starts_tls: bool = False
 
     def encode(self) -> bytes:
         """The bytes to send."""
@@ -59,6 +70,8 @@ class SessionLimits:
     hostname: str
     max_message_size: int
     max_recipients: int
+    #: Whether a certificate is configured.
+    offers_tls: bool = False
 
 
 class Session:
@@ -73,6 +86,8 @@ class Session:
         self._is_waiting = False
         self._waiting_size = 0
         self._is_closed = False
+        self._is_starting_tls = False
+        self._is_encrypted = False
         self._mistakes = 0
         self._helo = ""
         self._is_extended = False
@@ -89,15 +104,17 @@ class Session:
 
     def feed(self, data: bytes) -> None:
         """Take in what the client sent."""
-        self._buffer += data
+        if not self._is_closed:
+            self._buffer += data
 
     def next_action(self) -> Reply | Submission | None:
         """What to do next, or None until more has come."""
-        if self._is_waiting or self._is_closed:
+        if self._is_waiting or self._is_closed or self._is_starting_tls:
             return None
         action = self._next_command() if self._data is None else self._next_data(self._data)
         if isinstance(action, Reply) and action.closes:
             self._is_closed = True
+            self._buffer.clear()
         return action
 
     def answer(self, text: str) -> Reply:
@@ -106,6 +123,13 @@ class Session:
         self._waiting_size = 0
         self._forget_envelope()
         return Reply(text)
+
+    def tls_started(self) -> None:
+        """TLS protects the connection from now on; what the client said before counts no more."""
+        self._is_starting_tls = False
+        self._is_encrypted = True
+        self._helo, self._is_extended = "", False
+        self._forget_envelope()
 
     def _forget_envelope(self) -> None:
         self._sender: str | None = None
@@ -151,14 +175,16 @@ class Session:
             return Reply("501 5.5.4 EHLO needs a name")
         self._forget_envelope()
         self._helo, self._is_extended = argument, True
-        lines = (
+        lines = [
             f"{self._limits.hostname}",
             "PIPELINING",
             f"SIZE {self._limits.max_message_size}",
             "8BITMIME",
             "ENHANCEDSTATUSCODES",
             "SMTPUTF8",
-        )
+        ]
+        if self._limits.offers_tls and not self._is_encrypted:
+            lines.append("STARTTLS")
         return Reply("\r\n".join(f"250-{line}" for line in lines[:-1]) + f"\r\n250 {lines[-1]}")
 
     def _helo_(self, argument: str) -> Reply:
@@ -240,6 +266,20 @@ class Session:
     def _quit(self, argument: str) -> Reply:
         return Reply("221 2.0.0 goodbye", closes=True)
 
+    def _starttls(self, argument: str) -> Reply:
+        if not self._limits.offers_tls:
+            return self._refuse(argument)
+        if argument:
+            return Reply("501 5.5.4 STARTTLS takes no argument")
+        if self._is_encrypted:
+            return Reply("503 5.5.1 TLS has begun already")
+        if not self._is_extended:
+            return Reply(_NEEDS_GREETING)
+        if self._buffer:
+            return Reply("554 5.5.1 nothing may follow STARTTLS in clear; goodbye", closes=True)
+        self._is_starting_tls = True
+        return Reply("220 2.0.0 begin TLS", starts_tls=True)
+
     def _refuse(self, argument: str) -> Reply:
         return Reply("502 5.5.1 not offered here")
 
@@ -251,8 +291,9 @@ class Session:
         if end >= 0:
             self._buffer += data[end + len(_END_OF_DATA) :]
             return self._end_data(data, end)
-        # A quarter more than allowed, since added dots do not count; what is beyond is not kept.
-        if len(data) > self._limits.max_message_size * 5 // 4 + 1024:
+        # A third more than allowed, for added dots do not count, and a line of one dot has two
+        # bytes beside it; what is beyond is not kept.
+        if len(data) > most_received(self._limits.max_message_size):
             self._is_too_big = True
             del data[: -len(_END_OF_DATA)]
         return None
@@ -265,12 +306,15 @@ class Session:
             return self._too_big()
         self._is_waiting = True
         self._waiting_size = len(content)
-        plain = "ESMTP" if self._is_extended else "SMTP"
+        # RFC 3848, RFC 6531 section 4.3.
+        extended = "ESMTPS" if self._is_encrypted else "ESMTP"
+        in_utf8 = "UTF8SMTPS" if self._is_encrypted else "UTF8SMTP"
+        plain = extended if self._is_extended else "SMTP"
         return Submission(
             sender=self._sender or "",
             recipients=tuple(self._recipients),
             content=content,
-            protocol="UTF8SMTP" if self._smtp_utf8 else plain,
+            protocol=in_utf8 if self._smtp_utf8 else plain,
             smtp_utf8=self._smtp_utf8,
             helo=self._helo,
         )
@@ -298,5 +342,5 @@ _COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "EXPN": Session._refuse,
     "BDAT": Session._refuse,
     "AUTH": Session._refuse,
-    "STARTTLS": Session._refuse,
+    "STARTTLS": Session._starttls,
 }

@@ -28,7 +28,7 @@ class NewMessage:
     created: float
     tenant: str = ""
     campaign: str = ""
-    #: "ESMTP" or "gRPC".
+    #: "ESMTP", "gRPC" or "DSN".
     reception_protocol: str = ""
 
 
@@ -59,6 +59,8 @@ class Settlement:
     attempts: int = 0
     #: What happened; records of reported types are put in the outbox.
     records: tuple[Record, ...] = ()
+    #: Small messages that this brings about: stored with it, or neither is.
+    new_messages: tuple[NewMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +83,11 @@ class Spool(Protocol):
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read what a delivery needs; None if the entry is finished."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Strike delivered recipients, set due times and write records, all in one transaction."""
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Entry]:
+        """
+        Strike delivered recipients, set due times, write records and store new messages, all in
+        one transaction; return the entries of the new messages. Repeated, it stores none twice.
+        """
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""

@@ -19,6 +19,10 @@ _ENTRIES = """
 SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
 FROM entries e JOIN messages m ON m.number = e.message ORDER BY e.id
 """
+_ENTRIES_OF = """
+SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
+FROM entries e JOIN messages m ON m.number = e.message WHERE m.id = ? ORDER BY e.id
+"""
 _KEEP_ENTRY = "UPDATE entries SET recipients = ?, due = ?, attempts = ? WHERE id = ?"
 _END_ENTRY = "DELETE FROM entries WHERE id = ? RETURNING message"
 # One statement decides and removes: the message ends with its last entry.
@@ -120,11 +124,21 @@ def read_entries(connection: sqlite3.Connection) -> list[Entry]:
     ]
 
 
-def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> None:
-    """Note which recipients are left, and when the next attempt is due."""
+def read_entries_of(connection: sqlite3.Connection, message_id: str) -> list[Entry]:
+    """The entries of one message, in order; none: it is not here."""
+    return [
+        Entry(id=id_, message_id=message, queue_name=name, created=created, due=due, attempts=tries)
+        for id_, message, name, created, due, tries in connection.execute(
+            _ENTRIES_OF, (message_id,)
+        )
+    ]
+
+
+def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> bool:
+    """Note which recipients are left, and when the next attempt is due; False: it is not here."""
     recipients = json.dumps(settlement.remaining)
     row = (recipients, settlement.due, settlement.attempts, settlement.entry_id)
-    connection.execute(_KEEP_ENTRY, row)
+    return connection.execute(_KEEP_ENTRY, row).rowcount > 0
 
 
 def end_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[int, list[str]]:

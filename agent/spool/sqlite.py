@@ -49,6 +49,8 @@ class _Settled:
     in_files: list[str]
     #: Records put into the outbox.
     recorded: int
+    #: Entries of the messages that were stored with it.
+    added: list[Entry]
 
 
 class SqliteSpool:
@@ -156,13 +158,17 @@ class SqliteSpool:
 
         return await self._read(read)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Strike delivered recipients, set due times and write records, all in one transaction."""
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Entry]:
+        """
+        Strike delivered recipients, set due times, write records and store new messages, all in
+        one transaction; return the entries of the new messages. Repeated, it stores none twice.
+        """
 
         def write(connection: sqlite3.Connection) -> _Settled:
             return self._write_settlements(connection, settlements)
 
-        await self._writer.run(write, then=self._note_settled)
+        settled = await self._writer.run(write, then=self._note_settled)
+        return settled.added
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
@@ -216,41 +222,63 @@ class SqliteSpool:
     def _write_messages(
         self, connection: sqlite3.Connection, messages: Sequence[NewMessage]
     ) -> list[Entry]:
-        entries = []
-        for message in messages:
-            self._last_message += 1
-            number = self._last_message
-            rows.insert_message(connection, number, message, in_file=self._is_large(message))
-            for destination in message.destinations:
-                self._last_entry += 1
-                entries.append(
-                    rows.insert_entry(connection, self._last_entry, number, destination, message)
-                )
+        return [
+            entry
+            for message in messages
+            for entry in self._write_message(connection, message, in_file=self._is_large(message))
+        ]
+
+    def _write_message(
+        self, connection: sqlite3.Connection, message: NewMessage, *, in_file: bool
+    ) -> list[Entry]:
+        self._last_message += 1
+        number, entries = self._last_message, []
+        rows.insert_message(connection, number, message, in_file=in_file)
+        for destination in message.destinations:
+            self._last_entry += 1
+            entries.append(
+                rows.insert_entry(connection, self._last_entry, number, destination, message)
+            )
         return entries
 
     def _write_settlements(
         self, connection: sqlite3.Connection, settlements: Sequence[Settlement]
     ) -> _Settled:
         ended, in_files, recorded = 0, [], 0
+        added: list[Entry] = []
         for settlement in settlements:
             if settlement.remaining:
-                rows.keep_entry(connection, settlement)
+                is_here = rows.keep_entry(connection, settlement)
             else:
                 count, files = rows.end_entry(connection, settlement.entry_id)
+                is_here = count > 0
                 ended += count
                 in_files += files
+            for message in settlement.new_messages:
+                added += self._write_once(connection, message, is_caused=is_here)
             for record in settlement.records:
                 if record.type in REPORTED:
                     self._last_seq += 1
                     recorded += 1
                     rows.insert_record(connection, self._last_seq, encode_record(record))
-        return _Settled(ended=ended, in_files=in_files, recorded=recorded)
+        return _Settled(ended=ended, in_files=in_files, recorded=recorded, added=added)
+
+    def _write_once(
+        self, connection: sqlite3.Connection, message: NewMessage, *, is_caused: bool
+    ) -> list[Entry]:
+        """
+        Store a message of a settlement unless it is there: a commit that seemed to fail may have
+        reached the disk, and is tried again. One whose entry had ended before causes none.
+        """
+        if entries := rows.read_entries_of(connection, message.id):
+            return entries
+        return self._write_message(connection, message, in_file=False) if is_caused else []
 
     def _note_added(self, entries: list[Entry]) -> None:
         self._entry_count += len(entries)
 
     def _note_settled(self, settled: _Settled) -> None:
-        self._entry_count -= settled.ended
+        self._entry_count += len(settled.added) - settled.ended
         self._record_count += settled.recorded
         if settled.in_files:
             self._filing.submit(self._remove_bodies, settled.in_files)

@@ -18,6 +18,7 @@ _TIME = sa.DateTime(timezone=True)
 def upgrade() -> None:
     """Add tables and columns; what was written before needs none of them."""
     _add_action_columns()
+    _add_match_columns()
     _create_outcomes()
     _create_agents()
 
@@ -28,6 +29,8 @@ def downgrade() -> None:
     op.drop_table("outcomes")
     for name in ("next_step_time", "lowered_time", "adjust", "reason"):
         op.drop_column("automation_actions", name)
+    for name in ("campaign", "tenant", "routing_domain"):
+        op.drop_column("automation_matches", name)
 
 
 def _add_action_columns() -> None:
@@ -59,6 +62,15 @@ def _add_action_columns() -> None:
         ),
     ):
         op.add_column("automation_actions", column)
+
+
+def _add_match_columns() -> None:
+    # A match that is judged late is judged for its own mail.
+    for name in ("routing_domain", "tenant", "campaign"):
+        op.add_column(
+            "automation_matches",
+            sa.Column(name, sa.Text(), server_default="", nullable=False, comment="Of the mail."),
+        )
 
 
 def _create_outcomes() -> None:

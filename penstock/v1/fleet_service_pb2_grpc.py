@@ -47,8 +47,7 @@ class FleetServiceServicer(object):
     """
 
     def ListAgents(self, request, context):
-        """ListAgents lists agents by name. Errors: INVALID_ARGUMENT for a page_token that this RPC did
-        not give; UNAVAILABLE.
+        """ListAgents lists agents by name. Errors: UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

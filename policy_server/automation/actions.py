@@ -52,6 +52,8 @@ class ActionState(StrEnum):
     OBSERVED = "observed"
 
 
+#: Layer of the actions that an operator put in force by hand.
+OPERATOR = "operator"
 #: States in which an action has an effect.
 LIVE_STATES = frozenset({ActionState.IN_FORCE, ActionState.PINNED})
 
@@ -114,6 +116,28 @@ class ActionInForce:
     expire_time: datetime
     #: Who changed it last: "automation" or a person.
     changed_by: str = "automation"
+    #: As an operator gave it; empty for actions of rules.
+    given_reason: str = ""
+    #: How an adjustment lowers and recovers, spelt as in rule files; None for other kinds.
+    adjust: Any = None
+    #: When an adjustment was lowered last, and when it recovers by a step.
+    lowered_time: datetime | None = None
+    next_step_time: datetime | None = None
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether an operator put it in force, not a rule."""
+        return not self.rule_block and self.rule_layer == OPERATOR
+
+    @property
+    def end(self) -> datetime | None:
+        """When it ends by itself; None if it is pinned."""
+        return None if self.state is ActionState.PINNED else self.expire_time
+
+    @property
+    def step_time(self) -> datetime | None:
+        """When it recovers by a step; None if it is no adjustment, or does not step now."""
+        return self.next_step_time if self.state is ActionState.IN_FORCE else None
 
     @property
     def scope(self) -> ActionScope:
@@ -135,6 +159,8 @@ class ActionInForce:
     @property
     def reason(self) -> str:
         """Why it is in force, for people."""
+        if self.is_by_hand:
+            return self.given_reason or "put in force by an operator"
         patterns = " | ".join(self.rule_regexes)
         return f"{self.rule_layer}: {self.rule_block} automation {self.rule_position}: {patterns}"
 

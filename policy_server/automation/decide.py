@@ -3,14 +3,17 @@ Decide: which actions follow from new matches.
 
 For each (rule, path) the new matches are judged together with the known ones (`threshold`); what
 fires asks for each of the rule's actions, until the newest firing match + the rule's duration.
-The table `_PLANNERS` says what each kind of action holds for: a new kind is a new row in it.
+Matches fire by what all of the path's amount to; each asks for actions on its own mail alone: its
+tenant, its domain. The table `_PLANNERS` says what each kind of action holds for: a new kind is a
+new row in it. How far an adjustment lowers, and when it ends, is decided in `adjust`.
 Nothing here knows which actions exist already: the store puts a plan in force, or extends what is.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from policy_server.automation.actions import (
@@ -19,17 +22,35 @@ from policy_server.automation.actions import (
     ActionScope,
     Evidence,
 )
-from policy_server.automation.outcomes import Outcome, remove_local_parts, reply_text
-from policy_server.automation.threshold import Firing, assess, keep_until
+from policy_server.automation.adjust import Adjustment, apply_matches, end_time
+from policy_server.automation.outcomes import Outcome, evidence_text
+from policy_server.automation.threshold import Firing, alive_firing_times, keep_until, sum_up
+from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.layers import (
     Action,
+    AdjustConfig,
     AutomationRule,
-    Immediate,
+    Bounce,
+    BounceCampaign,
+    BounceTenant,
+    OptionAction,
     Scope,
     SetConfig,
+    SetDomainConfig,
     Suspend,
+    SuspendCampaign,
+    SuspendTenant,
 )
-from policy_server.rules.values import format_value
+from policy_server.rules.values import InvalidValueError, Limit, Rate, format_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    """Whose mail an outcome was about, as far as actions hold for it."""
+
+    routing_domain: str = ""
+    tenant: str = ""
+    campaign: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +71,16 @@ class Match:
     def keep_until(self) -> datetime:
         """From when on no decision can need it."""
         return keep_until(self.rule, self.outcome.event_time)
+
+    @property
+    def mail(self) -> Mail:
+        """Whose mail it was about."""
+        outcome = self.outcome
+        return Mail(
+            routing_domain=outcome.routing_domain,
+            tenant=outcome.tenant,
+            campaign=outcome.campaign,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +103,11 @@ class PlannedAction:
     fired_time: datetime
     expire_time: datetime
     evidence: tuple[Evidence, ...]
+    #: How to adjust; None for other kinds. The values here are for an action that is new.
+    adjust: AdjustConfig | None = None
+    adjustment: Adjustment | None = None
+    #: The firing matches that were not known to fire before, ascending.
+    newly_fired: tuple[datetime, ...] = ()
 
     @property
     def identity(self) -> tuple[str, ActionKind, ActionScope, str]:
@@ -96,79 +132,221 @@ def group_matches(matches: Iterable[Match]) -> list[tuple[Match, ...]]:
 
 
 def decide(
-    new: Sequence[Match], known: Sequence[datetime], now: datetime
+    new: Sequence[Match],
+    known: Sequence[datetime],
+    now: datetime,
+    *,
+    known_mail: Sequence[Mail] = (),
 ) -> tuple[PlannedAction, ...]:
     """
     Decide what follows from *new* matches of one (rule, path), beside the *known* ones.
 
     *known* are event times in ascending order, as `threshold.history_spans` asks for; an
-    immediate rule needs none. What would have ended by *now* does nothing.
+    immediate rule needs none. *known_mail* says whose mail each was about; where it is left out, it
+    was that of the newest match. What would have ended by *now* does nothing.
     """
     rule = new[0].rule
-    plans = []
+    judged = _judge(new, known, known_mail or [new[-1].mail] * len(known), now)
+    effects = _find_effects(new)
+    for mail in judged.mail_fired_late:
+        for effect in _effects_of(rule, _replace_mail(new[-1].outcome, mail)):
+            effects.setdefault(effect, [])
+    plans = (_plan(effect, matches, judged, now) for effect, matches in effects.items())
+    return tuple(plan for plan in plans if plan is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What all matches of one (rule, path) amount to, before the new ones and with them."""
+
+    new: Sequence[Match]
+    known: Sequence[datetime]
+    known_mail: Sequence[Mail]
+    fired_before: Sequence[datetime]
+    fired_after: Sequence[datetime]
+
+    @property
+    def mail_fired_late(self) -> dict[Mail, None]:
+        """Mail of known matches that fire now that late ones are known."""
+        late = set(self.fired_after) - set(self.fired_before)
+        matches = zip(self.known, self.known_mail, strict=True)
+        return dict.fromkeys(mail for time, mail in matches if time in late)
+
+
+def _judge(
+    new: Sequence[Match], known: Sequence[datetime], known_mail: Sequence[Mail], now: datetime
+) -> _Judged:
+    rule = new[0].rule
+    alive_after = now - rule.duration
+    times = sorted([*known, *(match.outcome.event_time for match in new)])
+    return _Judged(
+        new=new,
+        known=known,
+        known_mail=known_mail,
+        fired_before=alive_firing_times(known, rule.trigger, alive_after=alive_after),
+        fired_after=alive_firing_times(times, rule.trigger, alive_after=alive_after),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """What actions of a rule ask for, on what mail."""
+
+    kind: ActionKind
+    scope: ActionScope
+    option: str
+    #: The first action that asks for it.
+    action: Action = field(compare=False)
+
+
+def _find_effects(new: Sequence[Match]) -> dict[_Effect, list[Match]]:
+    """Find what the rule's actions ask for, each with the matches that ask for it."""
+    effects: dict[_Effect, list[Match]] = defaultdict(list)
+    for match in new:
+        for effect in _effects_of(match.rule, match.outcome):
+            effects[effect].append(match)
+    return effects
+
+
+def _effects_of(rule: AutomationRule, outcome: Outcome) -> dict[_Effect, None]:
+    """
+    List what the rule asks for at one outcome, each once.
+
+    Several actions may ask for the same, as the one for a campaign does where there is none.
+    """
+    effects: dict[_Effect, None] = {}
     for action in rule.actions:
-        for scope, matches in _by_scope(action, new).items():
-            # A threshold counts over the path, whoever the mail was from.
-            counted = matches if isinstance(rule.trigger, Immediate) else new
-            before = assess(known, rule.trigger, alive_after=now - rule.duration)
-            after = assess(
-                sorted([*known, *(match.outcome.event_time for match in counted)]),
-                rule.trigger,
-                alive_after=now - rule.duration,
-            )
-            if after is not None and _changes(before, after):
-                plans.append(_plan(action, scope, matches, before=before, after=after))
-    return tuple(plans)
+        planner = _PLANNERS[type(action)]
+        scope = planner.scope_of(rule, outcome)
+        if scope is not None:
+            effect = _Effect(planner.kind_of(outcome), scope, _option_of(action), action)
+            effects.setdefault(effect)
+    return effects
+
+
+def _plan(
+    effect: _Effect, matches: Sequence[Match], judged: _Judged, now: datetime
+) -> PlannedAction | None:
+    newest = matches[-1] if matches else judged.new[-1]
+    rule = newest.rule
+    own_known = _own_times(effect, newest, judged)
+    own = sorted([*own_known, *(match.outcome.event_time for match in matches)])
+    before = _sum_up_own(own_known, judged.fired_before, rule)
+    after = _sum_up_own(own, judged.fired_after, rule)
+    if after is None or not _changes(before, after):
+        return None
+    plan = PlannedAction(
+        rule=rule,
+        kind=effect.kind,
+        scope=effect.scope,
+        path_name=newest.outcome.counted_path,
+        option=effect.option,
+        old_value=newest.ruled_values.get(effect.option),
+        new_value=_value_of(effect.action),
+        count=after.count,
+        added=after.count - (before.count if before else 0),
+        first_match_time=after.first_support,
+        last_match_time=after.last_support,
+        fired_time=after.last,
+        expire_time=after.last + rule.duration,
+        evidence=tuple(_evidence(match.outcome) for match in matches[-EVIDENCE_KEPT:]),
+        newly_fired=_find_new(before.fired if before else (), after.fired),
+    )
+    if isinstance(effect.action, AdjustConfig):
+        return plan_adjustment(replace(plan, adjust=effect.action), None, now=now)
+    return plan
+
+
+def _sum_up_own(
+    own: Sequence[datetime], fired: Sequence[datetime], rule: AutomationRule
+) -> Firing | None:
+    # Matches at one time fire together, whoever's mail they are about.
+    times = set(fired)
+    return sum_up(own, [time for time in own if time in times], rule.trigger)
+
+
+def plan_adjustment(
+    plan: PlannedAction,
+    present: Adjustment | None,
+    *,
+    now: datetime,
+    after: datetime | None = None,
+) -> PlannedAction | None:
+    """
+    Work out the value and the end of an adjustment that is *present*, or new if that is None.
+
+    Matches up to *after* are not heeded. None: nothing is lowered, as the option has no ruled
+    value, is at its floor by its rule, or would have recovered by *now*.
+    """
+    rule = plan.adjust
+    ruled = read_ruled(plan.option, plan.old_value)
+    if rule is None or ruled is None:
+        return None
+    times = [time for time in plan.newly_fired if after is None or time > after]
+    adjustment = apply_matches(rule, ruled, present, times=times, now=now)
+    if adjustment is None:
+        return None
+    return replace(
+        plan,
+        new_value=format_value(adjustment.value),
+        expire_time=end_time(rule, ruled, adjustment),
+        adjustment=adjustment,
+    )
+
+
+def read_ruled(option: str, spelt: Any) -> Limit | Rate | None:
+    """Read a value that can be adjusted; None if it is none."""
+    try:
+        value = build_catalogue().options[option].parse(spelt)
+    except (InvalidValueError, KeyError):
+        return None
+    return value if isinstance(value, Limit | Rate) else None
+
+
+def _own_times(effect: _Effect, newest: Match, judged: _Judged) -> Sequence[datetime]:
+    """List the times of the known matches that ask for *effect*, too."""
+    asking = {
+        mail: effect in _effects_of(newest.rule, _replace_mail(newest.outcome, mail))
+        for mail in set(judged.known_mail)
+    }
+    matches = zip(judged.known, judged.known_mail, strict=True)
+    return [time for time, mail in matches if asking[mail]]
+
+
+def _replace_mail(outcome: Outcome, mail: Mail) -> Outcome:
+    """Return *outcome* as if it had been about other mail of the same path."""
+    return replace(
+        outcome,
+        routing_domain=mail.routing_domain,
+        tenant=mail.tenant,
+        campaign=mail.campaign,
+    )
+
+
+def _find_new(before: Sequence[datetime], after: Sequence[datetime]) -> tuple[datetime, ...]:
+    left = Counter(after)
+    left.subtract(Counter(before))
+    return tuple(sorted(left.elements()))
 
 
 def _changes(before: Firing | None, after: Firing) -> bool:
     return before is None or (after.last, after.count) != (before.last, before.count)
 
 
-def _plan(
-    action: Action,
-    scope: ActionScope,
-    matches: Sequence[Match],
-    *,
-    before: Firing | None,
-    after: Firing,
-) -> PlannedAction:
-    newest = matches[-1]
-    planner = _PLANNERS[type(action)]
-    option, value = planner.override_of(action)
-    return PlannedAction(
-        rule=newest.rule,
-        kind=planner.kind,
-        scope=scope,
-        path_name=newest.outcome.counted_path,
-        option=option,
-        old_value=newest.ruled_values.get(option),
-        new_value=value,
-        count=after.count,
-        added=after.count - (before.count if before else 0),
-        first_match_time=after.first_support,
-        last_match_time=after.last_support,
-        fired_time=after.last,
-        expire_time=after.last + newest.rule.duration,
-        evidence=tuple(_evidence(match.outcome) for match in matches[-EVIDENCE_KEPT:]),
-    )
+def _option_of(action: Action) -> str:
+    return action.name if isinstance(action, OptionAction) else ""
 
 
-def _by_scope(action: Action, matches: Sequence[Match]) -> dict[ActionScope, list[Match]]:
-    scopes: dict[ActionScope, list[Match]] = defaultdict(list)
-    scope_of = _PLANNERS[type(action)].scope_of
-    for match in matches:
-        scope = scope_of(match.rule, match.outcome)
-        if scope is not None:
-            scopes[scope].append(match)
-    return scopes
+def _value_of(action: Action) -> Any:
+    """Return the value that an action sets, as JSON; an adjustment's depends on what is."""
+    return format_value(action.value) if isinstance(action, SetConfig | SetDomainConfig) else None
 
 
 def _evidence(outcome: Outcome) -> Evidence:
     return Evidence(
         event_id=outcome.event_id,
         event_time=outcome.event_time,
-        reply=remove_local_parts(reply_text(outcome.reply)),
+        reply=evidence_text(outcome.reply),
     )
 
 
@@ -184,24 +362,59 @@ def _path_scope(rule: AutomationRule, outcome: Outcome) -> ActionScope | None:
     )
 
 
+def _domain_path_scope(rule: AutomationRule, outcome: Outcome) -> ActionScope | None:
+    scope = _path_scope(rule, outcome)
+    return None if scope is None else replace(scope, routing_domain=outcome.routing_domain)
+
+
+def _domain_scope(_rule: AutomationRule, outcome: Outcome) -> ActionScope:
+    return ActionScope(routing_domain=outcome.routing_domain)
+
+
+def _tenant_scope(_rule: AutomationRule, outcome: Outcome) -> ActionScope | None:
+    if not outcome.tenant:
+        return None
+    return ActionScope(routing_domain=outcome.routing_domain, tenant=outcome.tenant)
+
+
+def _campaign_scope(rule: AutomationRule, outcome: Outcome) -> ActionScope | None:
+    scope = _tenant_scope(rule, outcome)
+    return None if scope is None else replace(scope, campaign=outcome.campaign)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planner:
-    """What one kind of action holds for, and what it overrides."""
+    """What one kind of action holds for."""
 
     kind: ActionKind
     #: None: the outcome gives nothing to act on.
     scope_of: Callable[[AutomationRule, Outcome], ActionScope | None]
-    #: Name and value, as JSON, of the overridden option.
-    override_of: Callable[[Any], tuple[str, Any]]
+    #: What it is where the mail is of no campaign.
+    kind_without_campaign: ActionKind | None = None
+
+    def kind_of(self, outcome: Outcome) -> ActionKind:
+        """Say which kind the action is at this outcome."""
+        return self.kind if outcome.campaign else self.kind_without_campaign or self.kind
 
 
-_PLANNERS: Mapping[type[Action], _Planner] = {
-    Suspend: _Planner(
-        kind=ActionKind.SUSPEND, scope_of=_path_scope, override_of=lambda action: ("", None)
-    ),
-    SetConfig: _Planner(
-        kind=ActionKind.SET_CONFIG,
-        scope_of=_path_scope,
-        override_of=lambda action: (action.name, format_value(action.value)),
-    ),
-}
+_PLANNERS: Mapping[type[Action], _Planner] = MappingProxyType(
+    {
+        Suspend: _Planner(kind=ActionKind.SUSPEND, scope_of=_path_scope),
+        SuspendTenant: _Planner(kind=ActionKind.SUSPEND_TENANT, scope_of=_tenant_scope),
+        SuspendCampaign: _Planner(
+            kind=ActionKind.SUSPEND_CAMPAIGN,
+            scope_of=_campaign_scope,
+            kind_without_campaign=ActionKind.SUSPEND_TENANT,
+        ),
+        Bounce: _Planner(kind=ActionKind.BOUNCE, scope_of=_domain_scope),
+        BounceTenant: _Planner(kind=ActionKind.BOUNCE_TENANT, scope_of=_tenant_scope),
+        BounceCampaign: _Planner(
+            kind=ActionKind.BOUNCE_CAMPAIGN,
+            scope_of=_campaign_scope,
+            kind_without_campaign=ActionKind.BOUNCE_TENANT,
+        ),
+        SetConfig: _Planner(kind=ActionKind.SET_CONFIG, scope_of=_path_scope),
+        SetDomainConfig: _Planner(kind=ActionKind.SET_DOMAIN_CONFIG, scope_of=_domain_path_scope),
+        AdjustConfig: _Planner(kind=ActionKind.ADJUST_CONFIG, scope_of=_path_scope),
+    }
+)

@@ -165,6 +165,8 @@ def match_outcome(
     for candidate in compiled.backtracking:
         if candidate.rule_index not in hits and _search(candidate.pattern, text, effort):
             hits.add(candidate.rule_index)
+    if not hits:
+        return ()
     return tuple(
         rule
         for index, rule in enumerate(compiled.rules)

@@ -37,6 +37,8 @@ class Firing:
     #: The oldest and the newest of them.
     first_support: datetime
     last_support: datetime
+    #: All that fire, ascending.
+    fired: tuple[datetime, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,18 @@ def firing_times(times: Sequence[datetime], trigger: Trigger) -> list[datetime]:
 
 def assess(times: Sequence[datetime], trigger: Trigger, *, alive_after: datetime) -> Firing | None:
     """Find what *times* amount to, heeding only matches that fire after *alive_after*."""
-    fired = [time for time in firing_times(times, trigger) if time > alive_after]
+    return sum_up(times, alive_firing_times(times, trigger, alive_after=alive_after), trigger)
+
+
+def alive_firing_times(
+    times: Sequence[datetime], trigger: Trigger, *, alive_after: datetime
+) -> list[datetime]:
+    """List the matches that fire after *alive_after*."""
+    return [time for time in firing_times(times, trigger) if time > alive_after]
+
+
+def sum_up(times: Sequence[datetime], fired: Sequence[datetime], trigger: Trigger) -> Firing | None:
+    """Say what matches at *times* amount to, of which *fired* fire; None if none does."""
     if not fired:
         return None
     supporting = _supporting(times, fired, trigger)
@@ -97,6 +110,7 @@ def assess(times: Sequence[datetime], trigger: Trigger, *, alive_after: datetime
         count=len(supporting),
         first_support=supporting[0],
         last_support=supporting[-1],
+        fired=tuple(fired),
     )
 
 

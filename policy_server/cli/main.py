@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from policy_server.cli.actions import actions
+from policy_server.cli.agents import agents
 from policy_server.cli.check import check
 from policy_server.cli.explain import explain
 from policy_server.cli.migrate import migrate
@@ -30,7 +31,7 @@ def cli(context: click.Context) -> None:
     context.ensure_object(Session)
 
 
-for _command in (serve, migrate, check, explain, rules, actions):
+for _command in (serve, migrate, check, explain, rules, actions, agents):
     cli.add_command(_command)
 
 

@@ -1,13 +1,14 @@
 """
 Automation rules: from drafts to rules that can act.
 
-Every action of the rule language is checked; those that this version does not carry out are
-reported with a warning, and a rule that has no other action is left out.
+Every field is checked, and all that is wrong is reported at once. What the actions do is not known
+here (see `policy_server.automation`).
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
@@ -18,33 +19,49 @@ from policy_server.rules.catalogue import Kind, Option, build_catalogue
 from policy_server.rules.issues import plain
 from policy_server.rules.layers import (
     Action,
+    AdjustConfig,
     AutomationDraft,
     AutomationRule,
     BlockDraft,
+    Bounce,
+    BounceCampaign,
+    BounceTenant,
     Immediate,
+    OptionAction,
     SetConfig,
+    SetDomainConfig,
     Suspend,
+    SuspendCampaign,
+    SuspendTenant,
     Threshold,
     Trigger,
 )
 from policy_server.rules.nearest import suggest
 from policy_server.rules.patterns import check_pattern
-from policy_server.rules.values import InvalidValueError
+from policy_server.rules.values import InvalidValueError, OptionValue
 
 #: Actions written as a bare word.
-_PLAIN_ACTIONS = (
-    "Suspend",
-    "SuspendTenant",
-    "SuspendCampaign",
-    "Bounce",
-    "BounceTenant",
-    "BounceCampaign",
+_PLAIN_ACTIONS: Mapping[str, Action] = MappingProxyType(
+    {
+        "Suspend": Suspend(),
+        "SuspendTenant": SuspendTenant(),
+        "SuspendCampaign": SuspendCampaign(),
+        "Bounce": Bounce(),
+        "BounceTenant": BounceTenant(),
+        "BounceCampaign": BounceCampaign(),
+    }
 )
 _TRIGGERS = ("Immediate", "Threshold")
 _MODES = ("enforce", "observe")
 _SET_FIELDS = frozenset({"name", "value"})
 _ADJUST_FIELDS = frozenset({"name", "factor", "floor", "recover_step", "recover_every"})
 _ADJUSTABLE = frozenset({Kind.LIMIT, Kind.RATE})
+#: A smaller one would need very many steps to recover a large value.
+LEAST_RECOVER_STEP = 1.01
+#: Each step is a change that every agent hears of.
+LEAST_RECOVER_EVERY = timedelta(seconds=1)
+#: With the steps it may take, an end within the calendar.
+MOST_RECOVER_EVERY = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +105,7 @@ def parse_rule(
     draft: AutomationDraft, *, block: BlockDraft, layer: str, position: int, ordinal: int
 ) -> tuple[AutomationRule | None, tuple[Finding, ...]]:
     """
-    Parse one rule of *block*; None when it is wrong or has nothing that can be carried out.
+    Parse one rule of *block*; None when it is wrong.
 
     *ordinal* numbers rules of the same text in the block, so that their keys differ.
     """
@@ -100,7 +117,7 @@ def parse_rule(
     internal = findings.attempt("match_internal", draft.match_internal, values.parse_bool)
     mode = findings.attempt("mode", draft.mode, _parse_mode)
     found = tuple(findings.found)
-    if findings.has_errors or not actions:
+    if findings.has_errors:
         return None, found
     rule = AutomationRule(
         key=_make_key(draft, block=block, layer=layer, ordinal=ordinal),
@@ -150,15 +167,26 @@ def _parse_actions(draft: AutomationDraft, findings: _Findings) -> tuple[Action,
     if not draft.actions:
         message = 'action is missing: write action = "Suspend", for example'
         findings.found.append(Finding("missing_action", "action", None, message))
-    parsed = []
+    parsed: list[Action] = []
     for raw in draft.actions:
-        action = findings.attempt("action", raw, _parse_action, show=_hide_secret)
-        if isinstance(action, Suspend | SetConfig):
+        action = findings.attempt("action", raw, parse_action, show=_hide_secret)
+        if action is None:
+            continue
+        if _is_repeated(action, parsed):
+            message = "the rule says this more than once; the first holds"
+            shown = _hide_secret(raw)
+            findings.found.append(Finding("repeated_action", "action", shown, message, True))
+        else:
             parsed.append(action)
-        elif action is not None:
-            message = f"{action} is not carried out by this version; the rule is kept for later"
-            findings.found.append(Finding("action_not_carried_out", "action", raw, message, True))
     return tuple(parsed)
+
+
+def _is_repeated(action: Action, earlier: Sequence[Action]) -> bool:
+    """Whether an earlier action is of this kind and, where it changes an option, on this one."""
+    return any(
+        type(other) is type(action) and getattr(other, "name", "") == getattr(action, "name", "")
+        for other in earlier
+    )
 
 
 def _hide_secret(raw: Any) -> Any:
@@ -174,7 +202,8 @@ def _hide_secret(raw: Any) -> Any:
     return shown
 
 
-def _parse_action(raw: Any) -> Action | str:
+def parse_action(raw: Any) -> Action:
+    """Parse one action as rule files write it. Errors: `InvalidValueError`."""
     if isinstance(raw, str):
         return _parse_plain_action(raw)
     if not isinstance(raw, Mapping) or len(raw) != 1:
@@ -190,58 +219,85 @@ def _parse_action(raw: Any) -> Action | str:
     return parse(fields)
 
 
-def _parse_plain_action(name: str) -> Action | str:
+def _parse_plain_action(name: str) -> Action:
     if name in _TABLE_ACTIONS:
         raise InvalidValueError(f'{name} takes fields: write {{{name}={{name="...", ...}}}}')
-    if name not in _PLAIN_ACTIONS:
+    action = _PLAIN_ACTIONS.get(name)
+    if action is None:
         raise InvalidValueError(_unknown_action(name))
-    return Suspend() if name == "Suspend" else name
+    return action
 
 
 def _unknown_action(name: str) -> str:
     known = (*_PLAIN_ACTIONS, *_TABLE_ACTIONS)
+    if name in _PLAIN_ACTIONS:
+        return f'{name} takes no fields: write action = "{name}"'
     return f'unknown action "{name}"{suggest(name, known)} Known are {", ".join(known)}'
 
 
 def _parse_set_config(fields: Mapping[str, Any]) -> SetConfig:
-    _require_fields("SetConfig", fields, _SET_FIELDS)
-    option = _find_option("SetConfig", fields["name"])
-    if option.is_secret:
-        # The ledger of actions shows values, which a secret must never be.
-        raise InvalidValueError(f"SetConfig can't set the secret {option.name}; set it in a block")
+    name, value = _parse_setting("SetConfig", fields)
+    return SetConfig(name=name, value=value)
+
+
+def _parse_set_domain_config(fields: Mapping[str, Any]) -> SetDomainConfig:
+    name, value = _parse_setting("SetDomainConfig", fields)
+    return SetDomainConfig(name=name, value=value)
+
+
+def _parse_setting(action: str, fields: Mapping[str, Any]) -> tuple[str, OptionValue]:
+    _require_fields(action, fields, _SET_FIELDS)
+    option = find_settable(action, fields["name"])
     try:
-        return SetConfig(name=option.name, value=option.parse(fields["value"]))
+        return option.name, option.parse(fields["value"])
     except InvalidValueError as error:
-        raise InvalidValueError(f"SetConfig {option.name}: {error}") from None
+        raise InvalidValueError(f"{action} {option.name}: {error}") from None
 
 
-def _parse_set_domain_config(fields: Mapping[str, Any]) -> str:
-    _parse_set_config(fields)
-    return "SetDomainConfig"
-
-
-def _parse_adjust_config(fields: Mapping[str, Any]) -> str:
+def parse_adjustment(fields: Mapping[str, Any]) -> AdjustConfig:
+    """Parse the fields of AdjustConfig. Errors: `InvalidValueError`."""
     _require_fields("AdjustConfig", fields, _ADJUST_FIELDS)
-    option = _find_option("AdjustConfig", fields["name"])
+    option = find_settable("AdjustConfig", fields["name"])
     if option.kind not in _ADJUSTABLE:
         raise InvalidValueError(f"AdjustConfig works on limits and rates, not on {option.name}")
-    _require_number("factor", fields["factor"], lambda number: 0 < number < 1, "between 0 and 1")
-    _require_number("recover_step", fields["recover_step"], lambda number: number > 1, "above 1")
-    option.parse(fields["floor"])
-    _parse_duration(fields["recover_every"])
-    return "AdjustConfig"
+    floor = _parse_adjust_field("floor", fields["floor"], option.parse)
+    every = _parse_adjust_field("recover_every", fields["recover_every"], values.parse_duration)
+    if not LEAST_RECOVER_EVERY <= every <= MOST_RECOVER_EVERY:
+        raise InvalidValueError("AdjustConfig recover_every is from 1 second to 7 days")
+    return AdjustConfig(
+        name=option.name,
+        factor=_parse_number(
+            "factor", fields["factor"], lambda number: 0 < number < 1, "between 0 and 1"
+        ),
+        floor=floor,
+        recover_step=_parse_number(
+            "recover_step",
+            fields["recover_step"],
+            lambda number: LEAST_RECOVER_STEP <= number < math.inf,
+            f"above 1, of at least {LEAST_RECOVER_STEP}",
+        ),
+        recover_every=every,
+    )
 
 
-def _require_number(name: str, raw: Any, is_allowed: Callable[[float], bool], allowed: str) -> None:
+def _parse_adjust_field(name: str, raw: Any, parse: Callable[[Any], Any]) -> Any:
+    try:
+        return parse(raw)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"AdjustConfig {name}: {error}") from None
+
+
+def _parse_number(name: str, raw: Any, is_allowed: Callable[[float], bool], allowed: str) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float) or not is_allowed(raw):
         raise InvalidValueError(f"AdjustConfig {name} is a number {allowed}")
+    return raw
 
 
-_TABLE_ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], Action | str]] = MappingProxyType(
+_TABLE_ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], OptionAction]] = MappingProxyType(
     {
         "SetConfig": _parse_set_config,
         "SetDomainConfig": _parse_set_domain_config,
-        "AdjustConfig": _parse_adjust_config,
+        "AdjustConfig": parse_adjustment,
     }
 )
 
@@ -254,7 +310,8 @@ def _require_fields(action: str, fields: Mapping[str, Any], known: frozenset[str
         raise InvalidValueError(f"{action} needs the field {name}")
 
 
-def _find_option(action: str, name: Any) -> Option:
+def find_settable(action: str, name: Any) -> Option:
+    """Find an option that an action may set; *action* is named in the `InvalidValueError`."""
     options = build_catalogue().options
     option = options.get(name) if isinstance(name, str) else None
     if option is None:
@@ -263,6 +320,9 @@ def _find_option(action: str, name: Any) -> Option:
         raise InvalidValueError(
             f"{action} works on one path and can't set {name}; set {name.removeprefix('provider_')}"
         )
+    if option.is_secret:
+        # The ledger of actions shows values, which a secret must never be.
+        raise InvalidValueError(f"{action} can't set the secret {name}; set it in a block")
     return option
 
 

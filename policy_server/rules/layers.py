@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from policy_server.rules.values import OptionValue
+from policy_server.rules.values import Limit, OptionValue, Rate
 
 
 class Scope(StrEnum):
@@ -149,6 +149,31 @@ class Suspend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendTenant:
+    """A tenant's mail to the domain waits until expiry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendCampaign:
+    """A tenant's mail of one campaign to the domain waits until expiry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounce:
+    """Mail to the domain bounces until expiry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BounceTenant:
+    """A tenant's mail to the domain bounces until expiry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BounceCampaign:
+    """A tenant's mail of one campaign to the domain bounces until expiry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetConfig:
     """An option is overridden for the rule's scope and the outcome's source."""
 
@@ -156,8 +181,41 @@ class SetConfig:
     value: OptionValue
 
 
-#: Actions that automation can carry out today. Others are validated and kept, with a warning.
-Action = Suspend | SetConfig
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDomainConfig:
+    """An option is overridden for the outcome's domain alone and its source."""
+
+    name: str
+    value: OptionValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustConfig:
+    """A limit or rate is lowered by a factor, and recovers by steps once matches stop."""
+
+    name: str
+    #: Between 0 and 1.
+    factor: float
+    #: Never gone under; of the same kind as the option's value.
+    floor: Limit | Rate
+    #: Above 1.
+    recover_step: float
+    recover_every: timedelta
+
+
+Action = (
+    Suspend
+    | SuspendTenant
+    | SuspendCampaign
+    | Bounce
+    | BounceTenant
+    | BounceCampaign
+    | SetConfig
+    | SetDomainConfig
+    | AdjustConfig
+)
+#: Actions that change an option's value.
+OptionAction = SetConfig | SetDomainConfig | AdjustConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,11 @@ class Merge:
             self._overrode.setdefault(name, []).append((earlier.value, earlier.origin))
         self._said[name] = _Said(value, origin)
 
+    def value_of(self, name: str) -> OptionValue | None:
+        """Return the value that was said last of an option that is no map."""
+        said = self._said.get(name)
+        return None if said is None else said.value
+
     def finish(self, options: dict[str, ResolvedOption]) -> None:
         """Write what was said over the built-in values in *options*."""
         for name, said in self._said.items():

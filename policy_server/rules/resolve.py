@@ -15,7 +15,7 @@ The order of merging (later wins; `replace_base` has been applied by `snapshot`)
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from policy_server.rules.catalogue import build_catalogue
@@ -31,7 +31,7 @@ from policy_server.rules.scopes import (
 )
 from policy_server.rules.site import normalise_domain
 from policy_server.rules.snapshot import Snapshot
-from policy_server.rules.values import OptionValue
+from policy_server.rules.values import Limit, OptionValue, Rate
 
 __all__ = [
     "Question",
@@ -42,6 +42,10 @@ __all__ = [
     "resolve",
     "consulted_rules",
 ]
+
+#: Sorts alike for all that have no end.
+_NO_END = datetime.max.replace(tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,10 @@ class Override:
     egress_source: str
     option: str
     value: OptionValue
-    expire_time: datetime
+    #: None: it is pinned, and has no end of its own.
+    expire_time: datetime | None
+    #: It has no effect where it would raise a limit or rate.
+    lowers: bool = False
     #: Who acted: automation, or an operator.
     layer: str = "automation"
 
@@ -80,11 +87,15 @@ def resolve(
     merge = Merge(source)
     for block, provider in _order_blocks(scopes, source):
         merge.apply_block(block, provider)
-    for override in _order_overrides(overrides, question, domain):
-        merge.apply_value(override.option, override.value, _origin_of_override(override))
+    concerned = _order_overrides(overrides, question, domain)
+    for override in concerned:
+        if not override.lowers or _is_lower(override.value, _value_so_far(merge, override.option)):
+            merge.apply_value(override.option, override.value, _origin_of_override(override))
+    # Two configurations never share a path.
+    is_alone = is_singled_out(scopes, source) or any(o.routing_domain for o in concerned)
     return Resolution(
         site_name=question.site_name,
-        path_name=_name_path(question, domain, is_alone=is_singled_out(scopes, source)),
+        path_name=_name_path(question, domain, is_alone=is_alone),
         provider_names=tuple(matched.provider.name for matched in scopes.providers),
         options=MappingProxyType(_fill_in(merge)),
     )
@@ -113,7 +124,11 @@ def _order_provider(name: str, blocks: Sequence[Block]) -> Iterator[tuple[Block,
 def _order_overrides(
     overrides: Iterable[Override], question: Question, domain: str
 ) -> list[Override]:
-    """Return the overrides for the question: the site's first, and the longest-lived last."""
+    """
+    Return the overrides for the question: the site's first, then its domain's.
+
+    Of each the longest-lived come last; those that have no end are the longest-lived.
+    """
     concerned = [
         override
         for override in overrides
@@ -126,8 +141,30 @@ def _order_overrides(
     ]
     return sorted(
         concerned,
-        key=lambda entry: (entry.routing_domain != "", entry.expire_time, entry.action_id),
+        key=lambda entry: (
+            entry.routing_domain != "",
+            entry.expire_time is None,
+            entry.expire_time or _NO_END,
+            entry.action_id,
+        ),
     )
+
+
+def _value_so_far(merge: Merge, option: str) -> OptionValue | None:
+    return merge.value_of(option) or build_catalogue().defaults.get(option)
+
+
+def _is_lower(value: OptionValue, present: OptionValue | None) -> bool:
+    match value, present:
+        case Limit(), Limit():
+            return value.value < present.value
+        case Rate(), Rate():
+            # In whole seconds, as spans of such size do not fit a timedelta.
+            return value.count * (present.period // _SECOND) < present.count * (
+                value.period // _SECOND
+            )
+        case _:
+            return present is None
 
 
 def _origin_of_override(override: Override) -> Origin:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policy_server.rules.layers import AutomationRule, Block, SetConfig
+from policy_server.rules.layers import AutomationRule, Block, OptionAction
 from policy_server.rules.site import MxHost, host_set, normalise_domain
 from policy_server.rules.snapshot import Provider, ScopeBlocks, Snapshot
 
@@ -104,7 +104,7 @@ def _sets_option(block: Block) -> bool:
 
 def _may_set_option(rule: AutomationRule) -> bool:
     acts = not rule.observe
-    return acts and any(isinstance(action, SetConfig) for action in rule.actions)
+    return acts and any(isinstance(action, OptionAction) for action in rule.actions)
 
 
 def _blocks_of(blocks: ScopeBlocks, source: str) -> tuple[Block, ...]:

@@ -18,6 +18,7 @@ from policy_server.errors import (
     Aborted,
     InvalidRequest,
     NotFound,
+    NotInForce,
     PolicyServerError,
     StoreRefused,
     Unavailable,
@@ -33,6 +34,7 @@ STATUS_CODES: tuple[tuple[type[PolicyServerError], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (Aborted, grpc.StatusCode.ABORTED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (NotInForce, grpc.StatusCode.FAILED_PRECONDITION),
     (WrongSchema, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreRefused, grpc.StatusCode.INTERNAL),
 )

@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 
 from penstock.v1 import policy_service_pb2
-from policy_server.convert import read_hosts, to_explained
+from policy_server.automation.actions import BOUNCES, OVERRIDES, SUSPENSIONS
+from policy_server.convert import read_hosts, to_bounce, to_explained, to_suspension
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
 from policy_server.services.interceptors import status_message, status_number
+from policy_server.services.paging import read_page_size, read_page_token
 from policy_server.services.watch import WatchHub
 
 SERVICE_NAME = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
@@ -53,6 +55,23 @@ class PolicyService:
         answer, resolution = self._policy.answer(question), self._policy.resolve(question)
         return to_explained(
             resolution, question, revision=answer.response.revision, etag=answer.etag
+        )
+
+    async def list_suspensions(
+        self, request: policy_service_pb2.ListSuspensionsRequest, _context: Any
+    ) -> policy_service_pb2.ListSuspensionsResponse:
+        """List what holds or bounces mail now, oldest first, a page at a time."""
+        size, after = read_page_size(request.page_size), read_page_token(request.page_token) or 0
+        held = sorted(
+            (one for one in self._policy.actions() if one.kind not in OVERRIDES and one.id > after),
+            key=lambda action: action.id,
+        )
+        page = held[:size]
+        return policy_service_pb2.ListSuspensionsResponse(
+            suspensions=[to_suspension(one) for one in page if one.kind in SUSPENSIONS],
+            bounces=[to_bounce(one) for one in page if one.kind in BOUNCES],
+            next_page_token=str(page[-1].id) if len(held) > size else "",
+            revision=self._policy.revision,
         )
 
     async def _result(
@@ -100,6 +119,11 @@ def add_policy_service(server: grpc.aio.Server, service: PolicyService, hub: Wat
         "ExplainEgressPathConfig": grpc.unary_unary_rpc_method_handler(
             service.explain_egress_path_config,
             request_deserializer=pb.ExplainEgressPathConfigRequest.FromString,
+            response_serializer=_serialise,
+        ),
+        "ListSuspensions": grpc.unary_unary_rpc_method_handler(
+            service.list_suspensions,
+            request_deserializer=pb.ListSuspensionsRequest.FromString,
             response_serializer=_serialise,
         ),
         "WatchPolicy": grpc.stream_stream_rpc_method_handler(

@@ -8,15 +8,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.automation.actions import ActionInForce, ActionKind
+from policy_server.automation.actions import (
+    BOUNCES,
+    OVERRIDES,
+    SUSPENSIONS,
+    ActionInForce,
+    ActionKind,
+)
 from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.snapshot import Snapshot
+from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.announced_sources import MAX_SOURCES, AnnouncedSources
 from policy_server.services.caller import read_caller
 from policy_server.services.resume_token import (
@@ -25,7 +33,8 @@ from policy_server.services.resume_token import (
     encode_token,
     hash_filter,
 )
-from policy_server.services.watch_stream import WatchStream, WatchTiming
+from policy_server.services.shared_resources import Outgoing, SharedResources
+from policy_server.services.watch_stream import ResourceTypes, WatchStream, WatchTiming
 from policy_server.store.actions import ActionStore
 
 logger = logging.getLogger(__name__)
@@ -36,9 +45,17 @@ MAX_STREAMS = 4000
 _MOST_MISSED = 1000
 #: Streams watch this besides their paths.
 _FILTER = hash_filter("suspensions of all sources")
-#: When the server stops, clients come back spread over this many seconds.
-_SPREAD = 2.0
+#: When the server stops, clients come back spread over some seconds, more for a larger fleet.
 _SOONEST = 0.5
+_SPREAD = 2.0
+_SPREAD_PER_STREAM = 0.01
+_MOST_SPREAD = 10.0
+#: Clients that are turned away try again within this time.
+_TURNED_AWAY = timedelta(seconds=5)
+#: Clients whose full state is made and sent at one time.
+_SNAPSHOTS_AT_ONCE = 32
+_SUSPENSION = (pb.ResourceType.RESOURCE_TYPE_SUSPENSION,)
+_BOUNCE = (pb.ResourceType.RESOURCE_TYPE_BOUNCE,)
 
 
 class WatchHub:
@@ -49,13 +66,16 @@ class WatchHub:
         policy: Policy,
         actions: ActionStore,
         *,
+        directory: AgentDirectory,
         datastore_id: str = "",
         metrics: ServerMetrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         timing: WatchTiming | None = None,
+        random: Callable[[], float] | None = None,
     ) -> None:
         self._policy = policy
         self._store = actions
+        self._directory = directory
         self._datastore_id = datastore_id
         self._metrics = metrics
         self._sources = AnnouncedSources()
@@ -64,7 +84,11 @@ class WatchHub:
         self._streams: set[WatchStream] = set()
         self._is_draining = False
         self._known_actions: dict[int, ActionInForce] = {}
-        self._known_suspensions: dict[int, ActionInForce] = {}
+        #: Those of them that hold or bounce mail.
+        self._known_held: dict[int, ActionInForce] = {}
+        self._shared = SharedResources(clock)
+        self._snapshots = asyncio.Semaphore(_SNAPSHOTS_AT_ONCE)
+        self._random = random or Random().random
         self._known_rules: Snapshot | None = None
         self._unsubscribe = policy.subscribe(self._hear_change)
         if policy.is_loaded:
@@ -81,7 +105,7 @@ class WatchHub:
 
     async def watch(
         self, request_iterator: AsyncIterator[pb.WatchPolicyRequest], context: Any
-    ) -> AsyncGenerator[pb.WatchPolicyResponse, None]:
+    ) -> AsyncGenerator[Outgoing, None]:
         """
         Keep one client current, from its first request until either side ends.
 
@@ -91,12 +115,17 @@ class WatchHub:
         if not self._datastore_id:
             raise RulesNotLoaded
         if self._is_draining or len(self._streams) >= MAX_STREAMS:
-            raise Unavailable("no more streams are taken now; connect again")
+            raise Unavailable(
+                "no more streams are taken now; connect again",
+                retry_delay=_TURNED_AWAY * (0.1 + self._random()),
+            )
         stream = WatchStream(
             self._policy,
-            suspensions=self._suspensions,
+            held=self._held,
+            shared=self._shared,
             write_token=self._write_token,
             clock=self._clock,
+            metrics=self._metrics,
             timing=self._timing,
         )
         self._streams.add(stream)
@@ -106,6 +135,7 @@ class WatchHub:
             start = await self._read_start(request_iterator)
             stream.start(start, caller=read_caller(context))
             sources = self._announce(stream.agent, start.agent_info.egress_sources)
+            self._directory.connect(stream, start.agent_info)
             tasks = [
                 _run(stream, _listen(stream, request_iterator)),
                 _run(stream, stream.find_sites()),
@@ -117,6 +147,7 @@ class WatchHub:
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
             self._streams.discard(stream)
+            self._directory.disconnect(stream)
             self._sources.remove(stream.agent, sources)
             self._metrics.shared_sources.set(self._sources.count_shared())
             for task in tasks:
@@ -127,8 +158,9 @@ class WatchHub:
         """Ask every client to come back later, end the streams and take no more."""
         self._is_draining = True
         self._unsubscribe()
-        for number, stream in enumerate(tuple(self._streams)):
-            stream.end(_SOONEST + number % 100 * (_SPREAD / 100))
+        spread = min(max(_SPREAD, len(self._streams) * _SPREAD_PER_STREAM), _MOST_SPREAD)
+        for stream in tuple(self._streams):
+            stream.end(_SOONEST + self._random() * spread)
 
     def _announce(self, agent: str, announced: Sequence[str]) -> frozenset[str]:
         sources = frozenset(announced[:MAX_SOURCES])
@@ -140,23 +172,44 @@ class WatchHub:
             logger.warning("agents share egress sources, each keeps the limits alone", extra=facts)
         return sources
 
-    async def _serve(
-        self, stream: WatchStream, raw_token: bytes
-    ) -> AsyncGenerator[pb.WatchPolicyResponse, None]:
+    async def _serve(self, stream: WatchStream, raw_token: bytes) -> AsyncGenerator[Outgoing, None]:
         missed = await self._find_missed(raw_token)
-        kind = pb.WatchPolicyResponse.KIND_DELTA
-        if missed is None:
-            kind = pb.WatchPolicyResponse.KIND_SNAPSHOT
-            missed = tuple(self._suspensions())
-            if raw_token:
-                reset = pb.WatchPolicyResponse(kind=pb.WatchPolicyResponse.KIND_RESET)
-                reset.server_time.FromDatetime(self._clock())
-                yield reset
-        async with contextlib.aclosing(stream.responses(kind=kind, actions=missed)) as responses:
-            async for response in responses:
+        if missed is not None:
+            self._metrics.watch_openings.labels("resumed").inc()
+            responses = stream.responses(kind=pb.WatchPolicyResponse.KIND_DELTA, actions=missed)
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield response
+            return
+        self._metrics.watch_openings.labels("reset" if raw_token else "new").inc()
+        if raw_token:
+            reset = pb.WatchPolicyResponse(kind=pb.WatchPolicyResponse.KIND_RESET)
+            reset.server_time.FromDatetime(self._clock())
+            yield Outgoing(reset)
+        async with contextlib.aclosing(self._snapshot(stream)) as snapshot:
+            async for response in snapshot:
                 yield response
 
-    async def _find_missed(self, raw_token: bytes) -> tuple[int, ...] | None:
+    async def _snapshot(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
+        """Send the full state, then whatever changes; only so many clients do the first at once."""
+        await self._snapshots.acquire()
+        is_waiting = True
+        try:
+            responses = stream.responses(
+                kind=pb.WatchPolicyResponse.KIND_SNAPSHOT,
+                actions={action.id: _types_of(action.kind) for action in self._held().values()},
+            )
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield response
+                    if is_waiting and response.own.snapshot_end:
+                        is_waiting = False
+                        self._snapshots.release()
+        finally:
+            if is_waiting:
+                self._snapshots.release()
+
+    async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
         token = decode_token(raw_token)
         if (
@@ -166,7 +219,14 @@ class WatchHub:
             or not 0 <= token.revision <= self._policy.revision
         ):
             return None
-        return await self._store.touched_since(token.revision, _MOST_MISSED)
+        touched = await self._store.touched_since(token.revision, _MOST_MISSED)
+        if touched is None:
+            return None
+        return {
+            action_id: _types_of(kind)
+            for action_id, kind in touched.items()
+            if kind not in OVERRIDES
+        }
 
     async def _read_start(
         self, request_iterator: AsyncIterator[pb.WatchPolicyRequest]
@@ -193,26 +253,35 @@ class WatchHub:
         # Without rules before, all that clients hold is to be looked at.
         change = self._policy.last_change if self._known_rules is not None else None
         self._known_actions, self._known_rules = actions, self._policy.snapshot
-        self._known_suspensions = {
+        self._known_held = {
             action_id: action
             for action_id, action in actions.items()
-            if action.kind is ActionKind.SUSPEND
+            if action.kind not in OVERRIDES
         }
-        suspensions = [action.id for action in changed if action.kind is ActionKind.SUSPEND]
-        scopes = {action.scope for action in changed if action.kind is ActionKind.SET_CONFIG}
+        held = {
+            action.id: _types_of(action.kind) for action in changed if action.kind not in OVERRIDES
+        }
+        scopes = {action.scope for action in changed if action.kind in OVERRIDES}
         for stream in self._streams:
-            if suspensions or scopes:
-                stream.touch_actions(suspensions, scopes)
+            if held or scopes:
+                stream.touch_actions(held, scopes)
             if has_new_rules:
                 stream.touch_rules(change)
 
-    def _suspensions(self) -> dict[int, ActionInForce]:
-        return self._known_suspensions
+    def _held(self) -> dict[int, ActionInForce]:
+        return self._known_held
 
     def _write_token(self, revision: int) -> bytes:
         return encode_token(
             ResumeToken(datastore=self._datastore_id, revision=revision, filter_hash=_FILTER)
         )
+
+
+def _types_of(kind: ActionKind | None) -> ResourceTypes:
+    """Say as what a client knows an action; of one that is forgotten as either."""
+    if kind in SUSPENSIONS:
+        return _SUSPENSION
+    return _BOUNCE if kind in BOUNCES else _SUSPENSION + _BOUNCE
 
 
 def _run(stream: WatchStream, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

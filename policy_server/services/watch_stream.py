@@ -9,7 +9,9 @@ One client's watch: what it is sent, and when.
 3. At most `window` responses are unacknowledged. A client that acknowledges nothing is cut off
    and goes on from its token.
 4. A token says up to which revision the *suspensions* are known; answers are compared by etag.
-5. After an invalidation the client fetches answers by itself. Each is then taken to be held
+5. What a client has *applied* is the revision up to which every change that concerns it was sent
+   and acknowledged, with nothing refused. What it refuses stays refused until it differs.
+6. After an invalidation the client fetches answers by itself. Each is then taken to be held
    (`is_assumed`) as it was under the same rules; if an action touches one, it is sent in any case.
 """
 
@@ -19,15 +21,17 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce, ActionScope
-from policy_server.convert import read_hosts, to_suspension
+from policy_server.convert import read_hosts
 from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
+from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.book import RulesChange
+from policy_server.services.shared_resources import Outgoing, SharedResources, write_path
 from policy_server.services.watched_paths import WatchedPath, WatchedPaths
 
 logger = logging.getLogger(__name__)
@@ -45,11 +49,24 @@ _STRIDE = 25
 _QUESTIONS_AT_ONCE = 32
 _LOGGED_LENGTH = 200
 
-_NO_TIME = timedelta()
 _AT_ONCE = (0.0, 0.0)
 
 _Response = pb.WatchPolicyResponse
 _Key = TypeVar("_Key")
+#: The types that a resource named by an action's number is, or may have been.
+ResourceTypes = tuple[pb.ResourceType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A response that is to be acknowledged."""
+
+    nonce: int
+    at: float
+    #: What the client has applied once it acknowledges; 0: more is to follow.
+    completes: int
+    #: When what it carries began to wait, by the loop's clock.
+    since: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +91,22 @@ class WatchStream:
         self,
         policy: Policy,
         *,
-        suspensions: Callable[[], dict[int, ActionInForce]],
+        held: Callable[[], dict[int, ActionInForce]],
+        shared: SharedResources,
         write_token: Callable[[int], bytes],
         clock: Callable[[], datetime],
+        metrics: ServerMetrics,
         timing: WatchTiming,
     ) -> None:
-        self._policy = policy
-        self._suspensions = suspensions
+        self._policy, self._metrics = policy, metrics
+        self._held, self._shared = held, shared
         self._write_token = write_token
         self._clock = clock
         self._timing = timing
         self._now = asyncio.get_running_loop().time
         self._paths = WatchedPaths()
         #: To be looked at: actions by id, names by what is known of them.
-        self._dirty_actions: dict[int, None] = {}
+        self._dirty_actions: dict[int, ResourceTypes] = {}
         self._dirty_names: dict[str, None] = {}
         self._touched_names: dict[str, None] = {}
         self._open_names: dict[str, None] = {}
@@ -95,11 +114,21 @@ class WatchStream:
         self._rules_changed: tuple[float, float] | None = None
         #: Names to compare after a change of rules; None: all.
         self._concerned: set[str] | None = set()
+        self._is_comparing = False
         self._token = b""
         self._nonce = 0
-        self._unacked: deque[tuple[int, float]] = deque()
+        self._unacked: deque[_Sent] = deque()
+        #: Refused and not replaced since, by name.
+        self._refused: set[str] = set()
+        #: Up to which revision the client has applied all that concerns it.
+        self.applied_revision = 0
+        #: When it last refused something, and what it said.
+        self.rejected_at: datetime | None = None
+        self.reject_reason = ""
         self._last_ack = self._now()
         self._last_sent = self._now()
+        #: Since when something has been to be looked at, by the loop's clock.
+        self._dirty_since = float("inf")
         self._wake = asyncio.Event()
         self._open_changed = asyncio.Event()
         self._all_known = asyncio.Event()
@@ -111,9 +140,12 @@ class WatchStream:
 
     # What the hub and the client tell the stream; none of it waits.
 
-    def touch_actions(self, ids: Iterable[int], scopes: Iterable[ActionScope]) -> None:
-        """Note that suspensions began, changed or ended, and where overrides did."""
-        self._dirty_actions.update(dict.fromkeys(ids))
+    def touch_actions(
+        self, held: Mapping[int, ResourceTypes], scopes: Iterable[ActionScope]
+    ) -> None:
+        """Note that suspensions or bounces began, changed or ended, and where overrides did."""
+        self._dirty_since = min(self._dirty_since, self._now())
+        self._dirty_actions.update(held)
         self._touched_names.update(dict.fromkeys(self._paths.names_in(scopes)))
         if len(self._touched_names) > _MAX_CHANGED:
             # Too many to send one by one: compare all, at once.
@@ -129,9 +161,20 @@ class WatchStream:
         if self._concerned is not None and not self._concerned:
             return
         now = self._now()
+        self._dirty_since = min(self._dirty_since, now)
         first = self._rules_changed[0] if self._rules_changed else now
         self._rules_changed = (first, now)
         self._wake.set()
+
+    @property
+    def subscribed(self) -> int:
+        """How many paths the client watches."""
+        return len(self._paths)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many responses wait to be acknowledged."""
+        return len(self._unacked)
 
     def end(self, reconnect_after: float) -> None:
         """Ask the client to come back later, and end."""
@@ -193,19 +236,31 @@ class WatchStream:
         self._open_changed.set()
 
     def _hear_ack(self, ack: pb.WatchAck) -> None:
-        if ack.HasField("error") or ack.rejected:
-            facts = {
-                "agent": self.agent,
-                "why": ack.error[:_LOGGED_LENGTH],
-                "rejected": len(ack.rejected),
-            }
-            logger.warning("client refused part of a response", extra=facts)
         if not ack.nonce.isdecimal() or len(ack.nonce) > 18:
             return
-        while self._unacked and self._unacked[0][0] <= int(ack.nonce):
-            self._unacked.popleft()
+        if ack.HasField("error") or ack.rejected:
+            self._note_refusal(ack)
+        while self._unacked and self._unacked[0].nonce <= int(ack.nonce):
+            sent = self._unacked.popleft()
             self._last_ack = self._now()
+            self._metrics.watch_seconds.observe(self._last_ack - sent.since)
+            if not self._refused:
+                self.applied_revision = max(self.applied_revision, sent.completes)
         self._wake.set()
+
+    def _note_refusal(self, ack: pb.WatchAck) -> None:
+        self.rejected_at, self.reject_reason = self._clock(), ack.error[:_LOGGED_LENGTH]
+        if not self.reject_reason and ack.rejected:
+            self.reject_reason = ack.rejected[0].message[:_LOGGED_LENGTH]
+        # A name that the client has no resource of is none that holds it back.
+        self._refused.update(each.name for each in ack.rejected[:_MAX_RESOURCES])
+        self._metrics.watch_refusals.inc(max(1, len(ack.rejected)))
+        facts = {
+            "agent": self.agent,
+            "why": self.reject_reason,
+            "rejected": len(ack.rejected),
+        }
+        logger.warning("client refused part of a response", extra=facts)
 
     # Finding out which question each name stands for; the DNS may be slow.
 
@@ -243,10 +298,10 @@ class WatchStream:
     # What the client is sent.
 
     async def responses(
-        self, *, kind: pb.WatchPolicyResponse.Kind, actions: Iterable[int]
-    ) -> AsyncGenerator[_Response, None]:
+        self, *, kind: pb.WatchPolicyResponse.Kind, actions: Mapping[int, ResourceTypes]
+    ) -> AsyncGenerator[Outgoing, None]:
         """Send what the client lacks of *actions* and its paths, then whatever changes."""
-        self._dirty_actions.update(dict.fromkeys(actions))
+        self._dirty_actions.update(actions)
         async for response in self._open(kind):
             yield response
         while not self._is_ending():
@@ -258,6 +313,8 @@ class WatchStream:
             elif self._now() >= self._last_sent + self._timing.bookmark:
                 lane = self._bookmark()
             else:
+                if not self._unacked and self._is_quiet():
+                    self._note_applied()
                 await self._sleep(min(self._rules_due(), self._last_sent + self._timing.bookmark))
                 continue
             async with contextlib.aclosing(lane):
@@ -269,9 +326,9 @@ class WatchStream:
             farewell = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
             farewell.token = self._token
             farewell.reconnect_after.FromMilliseconds(int(self._reconnect_after * 1000))
-            yield farewell
+            yield Outgoing(farewell)
 
-    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncGenerator[_Response, None]:
+    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncGenerator[Outgoing, None]:
         """Send the full state, or for a client that goes on from a token what it lacks."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.opening):
@@ -280,29 +337,36 @@ class WatchStream:
         while await self._may_send():
             response = self._pack(kind)
             is_last = not self._has_packable()
-            response.snapshot_end = is_snapshot and is_last
+            response.own.snapshot_end = is_snapshot and is_last
             if is_snapshot and not is_last:
-                response.ClearField("token")
+                response.own.ClearField("token")
             # The first answer to a resumed stream is sent even if nothing changed: it says that
             # the token still held.
             yield self._number(response)
             if is_last:
                 return
 
-    async def _flush(self) -> AsyncGenerator[_Response, None]:
+    async def _flush(self) -> AsyncGenerator[Outgoing, None]:
         """Send suspensions, overrides and what the client asked for."""
         if len(self._touched_names) <= _MAX_CHANGED:
             self._dirty_names.update(self._touched_names)
             self._touched_names.clear()
         while self._has_packable() and await self._may_send():
             response = self._pack(pb.WatchPolicyResponse.KIND_DELTA)
-            if response.resources or response.removed:
+            if response.says_something:
                 yield self._number(response)
 
-    async def _compare(self) -> AsyncGenerator[_Response, None]:
+    async def _compare(self) -> AsyncGenerator[Outgoing, None]:
         """Find the answers that differ after a change of rules; say so where many do."""
+        self._rules_changed, self._is_comparing = None, True
+        try:
+            async for response in self._compare_all():
+                yield response
+        finally:
+            self._is_comparing = False
+
+    async def _compare_all(self) -> AsyncGenerator[Outgoing, None]:
         snapshot = self._policy.snapshot
-        self._rules_changed = None
         touched, self._touched_names = self._touched_names, {}
         names = self._take_concerned(touched)
         for name in self._paths.open_among(names):
@@ -367,83 +431,92 @@ class WatchStream:
             if path is not None and path.question is not None:
                 path.etag, path.is_assumed = self._policy.answer(path.question).etag, True
 
-    async def _bookmark(self) -> AsyncGenerator[_Response, None]:
+    async def _bookmark(self) -> AsyncGenerator[Outgoing, None]:
         # Nothing is due, so the client knows all suspensions up to the policy's revision.
         self._token = self._write_token(self._policy.revision)
         response = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
         response.token = self._token
         self._last_sent = self._now()
-        yield response
+        yield Outgoing(response)
 
-    def _pack(self, kind: pb.WatchPolicyResponse.Kind) -> _Response:
+    def _pack(self, kind: pb.WatchPolicyResponse.Kind) -> Outgoing:
         """Make one response of as much as fits of what is to be looked at."""
-        response = self._new(kind)
-        size = 0
-        live = self._suspensions()
-        while self._dirty_actions and len(response.resources) < _MAX_RESOURCES:
-            action_id = _take(self._dirty_actions)
+        response = Outgoing(self._new(kind))
+        size, own = 0, response.own
+        live = self._held()
+        while self._dirty_actions and len(response.shared) < _MAX_RESOURCES and size < _MAX_BYTES:
+            action_id = next(iter(self._dirty_actions))
+            types = self._dirty_actions.pop(action_id)
             action = live.get(action_id)
+            self._refused.discard(str(action_id))
             if action is None:
-                response.removed.add(
-                    name=str(action_id), type=pb.ResourceType.RESOURCE_TYPE_SUSPENSION
-                )
+                for resource_type in types:
+                    own.removed.add(name=str(action_id), type=resource_type)
             else:
-                self._add_suspension(response, action)
+                response.shared.append(self._shared.write_action(action, self._policy.revision))
+                size += len(response.shared[-1])
         if not self._dirty_actions:
             self._token = self._write_token(self._policy.revision)
-        while self._gone_names and len(response.removed) < _MAX_RESOURCES:
-            response.removed.add(
+        while self._gone_names and len(own.removed) < _MAX_RESOURCES:
+            own.removed.add(
                 name=_take(self._gone_names), type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH
             )
-        while self._dirty_names and len(response.resources) < _MAX_RESOURCES and size < _MAX_BYTES:
-            size += self._add_path(response, _take(self._dirty_names))
-        response.token = self._token
+        while self._dirty_names and len(response.shared) < _MAX_RESOURCES and size < _MAX_BYTES:
+            written = self._write_path(_take(self._dirty_names))
+            if written:
+                response.shared.append(written)
+                size += len(written)
+        own.token = self._token
         return response
 
-    def _add_path(self, response: _Response, name: str) -> int:
+    def _write_path(self, name: str) -> bytes:
         path = self._paths.get(name)
         if path is None or path.question is None:
-            return 0
+            return b""
         answer = self._policy.answer(path.question)
         if answer.etag == path.etag and not path.is_assumed:
-            return 0
+            return b""
         path.etag, path.is_assumed = answer.etag, False
-        response.resources.add(
-            name=name,
-            type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH,
-            etag=answer.etag,
-            revision=answer.response.revision,
-            egress_path=answer.response,
-        )
-        return len(answer.payload)
+        self._refused.discard(name)
+        return write_path(name, answer)
 
-    def _add_suspension(self, response: _Response, action: ActionInForce) -> None:
-        resource = response.resources.add(
-            name=str(action.id),
-            type=pb.ResourceType.RESOURCE_TYPE_SUSPENSION,
-            etag=f"{action.id}-{action.expire_time.timestamp():.6f}",
-            revision=self._policy.revision,
-            suspension=to_suspension(action),
-        )
-        resource.ttl.FromTimedelta(max(action.expire_time - self._clock(), _NO_TIME))
-
-    def _invalidation(self) -> _Response:
+    def _invalidation(self) -> Outgoing:
         response = self._new(pb.WatchPolicyResponse.KIND_DELTA)
         response.token = self._token
         response.invalidate.add(selector="", revision=self._policy.revision)
-        return response
+        return Outgoing(response)
 
     def _new(self, kind: pb.WatchPolicyResponse.Kind) -> _Response:
         response = _Response(kind=kind)
         response.server_time.FromDatetime(self._clock())
         return response
 
-    def _number(self, response: _Response) -> _Response:
+    def _number(self, response: Outgoing) -> Outgoing:
         self._nonce += 1
         self._last_sent = self._now()
-        self._unacked.append((self._nonce, self._last_sent))
-        response.nonce = str(self._nonce)
+        completes = self._policy.revision if self._is_quiet() else 0
+        since = min(self._dirty_since, self._last_sent)
+        self._unacked.append(_Sent(self._nonce, self._last_sent, completes, since))
+        response.own.nonce = str(self._nonce)
+        if completes:
+            self._dirty_since = float("inf")
         return response
+
+    def _note_applied(self) -> None:
+        """Nothing is under way and nothing to be looked at: the client has what there is."""
+        self._dirty_since = float("inf")
+        if not self._refused:
+            self.applied_revision = max(self.applied_revision, self._policy.revision)
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing is left to be looked at."""
+        return not (
+            self._has_packable()
+            or self._touched_names
+            or self._open_names
+            or self._is_comparing
+            or self._rules_changed is not None
+        )
 
     # Waiting.
 
@@ -472,7 +545,7 @@ class WatchStream:
         """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""
         stalled = float("inf")
         if self._unacked:
-            stalled = max(self._last_ack, self._unacked[0][1]) + self._timing.ack
+            stalled = max(self._last_ack, self._unacked[0].at) + self._timing.ack
             if self._now() >= stalled:
                 raise Aborted(
                     f"nothing acknowledged for {self._timing.ack:g} s; connect again with the "

@@ -83,13 +83,12 @@ class WatchedPaths:
         """List the names whose answers actions of these scopes are part of."""
         found = set()
         for scope in scopes:
-            for name in self._by_site.get(scope.site_name, ()):
+            # What holds for a domain follows it to another site.
+            of_domain, of_site = scope.routing_domain, scope.site_name
+            named = self._by_domain.get(of_domain) if of_domain else self._by_site.get(of_site)
+            for name in named or ():
                 question = self._paths[name].question
-                if (
-                    question
-                    and question.egress_source == scope.egress_source
-                    and scope.routing_domain in ("", question.routing_domain)
-                ):
+                if question and question.egress_source == scope.egress_source:
                     found.add(name)
         return found
 

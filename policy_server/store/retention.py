@@ -1,22 +1,52 @@
 """
-The history, kept within bounds: whole revisions go, oldest first, a few at a time.
+The history and the ledger, kept within bounds: the oldest go first, a few at a time.
+
+Of the history whole revisions go.
 
 What every change touched (`change_log`) is kept for weeks, as clients go on from it; what the
 rules were (`rule_history`) for much longer, as people ask for it. The newest revision always
 stays: it is what the next one is counted from.
+
+Of the ledger those actions go that have ended. One that somebody took back is kept for as long as
+a late match could bring it back, which is as long as any rule's actions last.
 """
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    Text,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
+from policy_server.automation.actions import ActionState
+from policy_server.rules.values import parse_duration
 from policy_server.store.datastore import read_or_make_datastore
-from policy_server.store.revisions import read_revision
-from policy_server.store.tables import change_log, datastore, policy_revisions, rule_history
+from policy_server.store.locks import Lock, take_lock
+from policy_server.store.revisions import one_revision, read_revision
+from policy_server.store.rows import read_json
+from policy_server.store.tables import (
+    automation_actions,
+    automation_evidence,
+    automation_rules,
+    change_log,
+    datastore,
+    policy_revisions,
+    rule_history,
+)
 
 _revisions = policy_revisions.c
+_actions = automation_actions.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +60,61 @@ class HistoryBounds:
     rule_rows: int = 2_000_000
     #: Most rows of a table that go in one transaction, so that nobody waits long for the writer.
     step: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerBounds:
+    """How many of the actions that have ended are kept: whichever bound is reached first."""
+
+    age: timedelta = timedelta(days=90)
+    rows: int = 100_000
+    #: Most actions that go in one transaction, so that nobody waits long for the writer.
+    step: int = 500
+
+
+def forget_actions(connection: Connection, *, bounds: LedgerBounds, now: datetime) -> bool:
+    """Forget one step of the ended actions beyond *bounds*; say whether there may be more."""
+    # A step adds to the history and wakes every server: none is made for nothing.
+    ids = _find_ended(connection, bounds, now)
+    if not ids:
+        return False
+    take_lock(connection, Lock.REVISIONS)
+    with one_revision(connection, author="server", summary=f"{len(ids)} ended actions forgotten"):
+        connection.execute(
+            delete(automation_evidence).where(automation_evidence.c.action_id.in_(ids))
+        )
+        # What has ended does not come back to life, so it still is what it was when it was found.
+        connection.execute(delete(automation_actions).where(_actions.id.in_(ids)))
+    return len(ids) == bounds.step
+
+
+def _find_ended(connection: Connection, bounds: LedgerBounds, now: datetime) -> list[int]:
+    may_come_back = now - _longest_duration(connection)
+    ended = or_(
+        _actions.state == ActionState.EXPIRED,
+        (_actions.state == ActionState.CANCELLED) & (_actions.expire_time <= may_come_back),
+        (_actions.state == ActionState.OBSERVED) & (_actions.expire_time <= now),
+    )
+    kept = func.count(_actions.id).label("kept")
+    surplus = int(connection.execute(select(kept).where(ended)).scalar() or 0) - bounds.rows
+    too_old = select(_actions.id).where(ended, _actions.expire_time < now - bounds.age)
+    oldest = select(_actions.id).where(ended)
+    limit = min(max(surplus, 0), bounds.step)
+    found: dict[int, None] = {}
+    for statement, most in ((too_old, bounds.step), (oldest, limit)):
+        rows = statement.order_by(_actions.expire_time, _actions.id).limit(most)
+        found.update(dict.fromkeys(connection.execute(rows).scalars()))
+    return list(found)[: bounds.step]
+
+
+def _longest_duration(connection: Connection) -> timedelta:
+    """Find how long the actions of any rule last; those that can't be read make none."""
+    duration = cast(automation_rules.c.duration, Text)
+    longest = timedelta()
+    for spelt in connection.execute(select(duration).distinct()).scalars():
+        with contextlib.suppress(ValueError, TypeError):
+            longest = max(longest, parse_duration(read_json(spelt)))
+    return longest
 
 
 def forget_history(connection: Connection, *, bounds: HistoryBounds, now: datetime) -> bool:

@@ -130,3 +130,13 @@ def insert_or(connection: Connection, table: Table) -> Any:
     """Begin an insert that can say what to do about a row that exists, by `on_conflict_…`."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
+
+
+def storable(text: str) -> str:
+    """
+    Replace what PostgreSQL can't keep in a text.
+
+    >>> storable("4\\x002")
+    '4\ufffd2'
+    """
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}") if "\x00" in text else text

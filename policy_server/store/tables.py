@@ -270,6 +270,9 @@ automation_matches = Table(
     Column("path_name", Text, nullable=False),
     Column("event_time", UtcTime, nullable=False),
     Column("keep_until", UtcTime, nullable=False, comment="No decision can need it from then on."),
+    Column("routing_domain", Text, nullable=False, server_default="", comment="Of the mail."),
+    Column("tenant", Text, nullable=False, server_default="", comment="Of the mail."),
+    Column("campaign", Text, nullable=False, server_default="", comment="Of the mail."),
     # Thresholds count the matches of one rule on one path within a period.
     Index(None, "rule_key", "path_name", "event_time"),
     # Matches that no decision needs any more are swept.

@@ -30,6 +30,83 @@ class Handler:
         return "250 2.0.0 ok"
 
 
+class EachItsOwn(Handler):
+    """Says of each recipient of a message what *says* has for it (RFC 2033 section 4.2)."""
+
+    def __init__(self, says: dict[str, str]) -> None:
+        super().__init__()
+        self.says = says
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        self.taken.append(envelope)
+        return "\r\n".join(
+            self.says.get(recipient.partition("@")[0], "250 2.0.0 ok")
+            for recipient in envelope.rcpt_tos
+        )
+
+
+class Scripted:
+    """
+    A peer that answers each command by *says* (command to reply, "250 ok" for others) and keeps
+    what came in one read, to see what was sent without waiting.
+    """
+
+    def __init__(self, says: dict[bytes, bytes], *, keywords: tuple[bytes, ...] = ()) -> None:
+        self.says, self.keywords = says, keywords
+        self.reads: list[list[bytes]] = []
+        self.contents: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Talk to one client."""
+        writer.write(b"220 mx.big.example\r\n")
+        content: bytes | None = None
+        try:
+            while data := await reader.read(65536):
+                self.reads.append([])
+                lines = data.split(b"\r\n")[:-1]
+                for line in lines:
+                    if content is not None:
+                        if line == b".":
+                            self.contents.append(content)
+                            content = None
+                            writer.write(self._reply(b"."))
+                        else:
+                            content += line + b"\r\n"
+                        continue
+                    self.reads[-1].append(line)
+                    reply = self._reply(line)
+                    writer.write(reply)
+                    if line == b"DATA" and reply.startswith(b"354"):
+                        content = b""
+                    if line == b"QUIT":
+                        return
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    def _reply(self, line: bytes) -> bytes:
+        if line.startswith(b"EHLO"):
+            lines = [b"mx.big.example", *self.keywords]
+            return b"".join(b"250-" + one + b"\r\n" for one in lines[:-1]) + (
+                b"250 " + lines[-1] + b"\r\n"
+            )
+        for command, reply in self.says.items():
+            if line.startswith(command):
+                return reply + b"\r\n"
+        return b"354 go on\r\n" if line == b"DATA" else b"250 2.0.0 ok\r\n"
+
+
+@asynccontextmanager
+async def scripted_peer(peer: Scripted) -> AsyncIterator[int]:
+    """Listen; gives the port."""
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
 @asynccontextmanager
 async def smtp_peer(
     handler: Handler, *, host: str = "127.0.0.1", port: int = 0, use_lmtp: bool = False, **more: Any

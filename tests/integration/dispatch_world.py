@@ -168,7 +168,7 @@ class World:
         messages = [
             NewMessage(
                 id=f"{domain}-{now}-{number}",
-                sender="from@sender.example",
+                sender=more.get("sender", "from@sender.example"),
                 destinations=(
                     Destination(
                         queue_name=more.get("queue", domain),
@@ -176,7 +176,9 @@ class World:
                     ),
                 ),
                 body=f"Message-ID: <{now}.{number}>\r\n".encode() + more.get("body", BODY),
-                created=now,
+                created=more.get("created", now),
+                tenant=more.get("tenant", ""),
+                campaign=more.get("campaign", ""),
             )
             for number in range(count)
         ]
@@ -220,13 +222,15 @@ async def world(
             DOMAIN: [[10, "mx.big.example"]],
             "other.example": [[10, "mx.big.example"]],
             "null.example": [[0, "."]],
+            "sender.example": [[10, "mx.big.example"]],
         },
         "a": {"mx.big.example": ["127.0.0.1"]},
     }
     for kind, names in (records or {}).items():
         zone[kind] = {**zone.get(kind, {}), **names} if isinstance(names, dict) else names
+    # Senders are told of nothing unless the test asks for it: it would be more mail to account for.
     settings = Settings.model_validate(
-        {"queue": {"retry_interval": "1h", **queue}, **(agent or {})}
+        {"queue": {"retry_interval": "1h", "dsn": False, **queue}, **(agent or {})}
     )
     async with sink, DnsServer(zone) as dns:
         made = World(settings, tmp_path, sink, dns)

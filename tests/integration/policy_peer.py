@@ -7,7 +7,15 @@ import grpc
 
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit
-from penstock.v1.feedback_service_pb2 import ReportOutcomesResponse
+from penstock.v1.feedback_service_pb2 import (
+    OutcomeAck,
+    OutcomeBatch,
+    OutcomeFilter,
+    OutcomeRefusal,
+    OutcomeStreamStart,
+    ReportOutcomesResponse,
+    StreamOutcomesResponse,
+)
 from penstock.v1.feedback_service_pb2_grpc import (
     FeedbackServiceServicer,
     add_FeedbackServiceServicer_to_server,
@@ -60,8 +68,20 @@ class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
         self.reports: list[list[str]] = []
         #: Event ids that this server refuses.
         self.refused: set[str] = set()
-        #: Calls of ReportOutcomes that are counted but whose answer is lost.
+        #: Whether it says which ones of a batch they are.
+        self.names_refused = True
+        #: Reports that are counted but whose answer is lost.
         self.lose_answers = 0
+        #: Whether this server takes outcomes over streams; else it knows calls alone.
+        self.takes_streams = True
+        #: Batches of the streams of outcomes, and filters to send on them.
+        self.outcome_batches: list[OutcomeBatch] = []
+        self.outcome_starts: list[OutcomeStreamStart] = []
+        self.outcome_filter: OutcomeFilter | None = None
+        #: With what the next batches are refused.
+        self.refusals: list[OutcomeRefusal] = []
+        #: Set to have the stream of outcomes end.
+        self.reconnect_after: float | None = None
         self.port = 0
         self._server: grpc.aio.Server | None = None
 
@@ -125,6 +145,50 @@ class PolicyPeer(PolicyServiceServicer, FeedbackServiceServicer):
             self.lose_answers -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
         return ReportOutcomesResponse()
+
+    async def StreamOutcomes(
+        self, request_iterator, context
+    ) -> AsyncIterator[StreamOutcomesResponse]:
+        if not self.takes_streams:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+        async for request in request_iterator:
+            if request.HasField("start"):
+                self.outcome_starts.append(request.start)
+            else:
+                yield await self._answer_batch(request.batch, context)
+                if self.reconnect_after is not None:
+                    ending = StreamOutcomesResponse()
+                    ending.reconnect_after.FromNanoseconds(int(self.reconnect_after * 1e9))
+                    self.reconnect_after = None
+                    yield ending
+                    return
+            held = self.outcome_starts[-1].filter_etag
+            if self.outcome_filter is not None and self.outcome_filter.etag != held:
+                self.outcome_starts[-1].filter_etag = self.outcome_filter.etag
+                yield StreamOutcomesResponse(filter=self.outcome_filter)
+
+    async def _answer_batch(self, batch: OutcomeBatch, context) -> StreamOutcomesResponse:
+        event_ids = [outcome.event_id for outcome in batch.outcomes]
+        self.outcome_batches.append(batch)
+        if self.refusals:
+            refusal = self.refusals.pop(0)
+            refusal.batch_id = batch.batch_id
+            return StreamOutcomesResponse(refusal=refusal)
+        refused = [number for number, one in enumerate(event_ids) if one in self.refused]
+        if refused:
+            return StreamOutcomesResponse(
+                refusal=OutcomeRefusal(
+                    batch_id=batch.batch_id,
+                    reason=OutcomeRefusal.REASON_INVALID,
+                    invalid_indexes=refused if self.names_refused else [],
+                )
+            )
+        self.reports.append(event_ids)
+        await self.gate.wait()
+        if self.lose_answers:
+            self.lose_answers -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
+        return StreamOutcomesResponse(ack=OutcomeAck(batch_id=batch.batch_id))
 
 
 async def _keep(incoming, requests: list[pb.WatchPolicyRequest]) -> None:

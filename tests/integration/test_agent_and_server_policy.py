@@ -11,15 +11,19 @@ import pytest
 from sqlalchemy import text
 
 from agent.convert import outcome_of
+from agent.delivery.record import RecordType, Response
+from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.answer import MxHost
 from agent.policy.channel import identity, open_channel
 from agent.settings import Settings
+from agent.spool.sqlite import SqliteSpool
 from penstock.v1.feedback_service_pb2 import ReportOutcomesRequest
 from penstock.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from policy_server.server import Server
 from policy_server.settings import Settings as ServerSettings
 from tests.integration.policy_peer import until
+from tests.integration.test_outcomes import put_in_outbox
 from tests.unit.agent.test_convert import RECORD
 
 MX = (MxHost(host="mx.foo.example", preference=10),)
@@ -113,6 +117,57 @@ async def test_a_reported_outcome_suspends_the_path_until_the_suspension_ends(tm
         assert len(answer.action_ids) == 1
         await until(lambda: policy.client.suspension_of(path) is not None)
         await until(lambda: policy.client.suspension_of(path) is None)
+
+
+async def test_outcomes_that_a_new_rule_matches_are_sent_though_the_filter_left_out_their_like(
+    tmp_path,
+):
+    spool = await SqliteSpool.open(tmp_path / "spool")
+    async with (
+        serving(tmp_path) as server,
+        watching(server.grpc_port, tmp_path / "a") as policy,
+        open_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        await change(server, *RULES, AUTOMATION)
+        await server.policy.reload()
+        path = await policy.client.fetch("foo.example", "ip-1", MX)
+        uploader = OutcomeUploader(
+            spool, channel, agent_name="mta-1", clock=time.time, random=Random(1)
+        )
+        uploader.start()
+        await until(lambda: uploader.has_filter)
+
+        async def report(prefix: str) -> None:
+            records = [
+                replace(
+                    RECORD,
+                    type=RecordType.DELIVERY,
+                    event_id=f"{prefix}{number}",
+                    timestamp=time.time(),
+                    site=path.path_name,
+                    site_name=path.site_name,
+                    response=Response(code=250, content="queued as 7"),
+                )
+                for number in range(1100)
+            ]
+            await put_in_outbox(spool, records)
+            uploader.on_records(records)
+            await until(lambda: spool.record_count == 0, 20)
+
+        await report("a")
+        assert uploader.skipped == {RecordType.DELIVERY: 1100}
+        await change(server, """UPDATE automation_rules SET regexes = '["^250 queued"]'""")
+        await server.policy.reload()
+        await report("b")
+
+        assert uploader.skipped == {RecordType.DELIVERY: 1100}
+        assert uploader.sent == 1100
+        matches = await server.database.read(
+            lambda sql: sql.execute(text("SELECT count(*) FROM automation_matches")).scalar()
+        )
+        assert matches == 1100
+        await uploader.close()
+    await spool.close()
 
 
 async def test_a_server_that_comes_back_is_watched_again(tmp_path):

@@ -9,7 +9,15 @@ import pytest
 
 from agent.delivery.record import RecordType
 from penstock.v1 import egress_path_pb2 as pb
-from tests.integration.dispatch_peers import Handler, Impatient, impatient_peer, smtp_peer
+from tests.integration.dispatch_peers import (
+    EachItsOwn,
+    Handler,
+    Impatient,
+    Scripted,
+    impatient_peer,
+    scripted_peer,
+    smtp_peer,
+)
 from tests.integration.dispatch_world import DOMAIN, World, make_config, world
 
 TWO_HOSTS = ["127.0.0.1:0", "127.0.0.2:0"]
@@ -190,15 +198,87 @@ async def test_recipients_that_were_too_many_are_sent_again_at_once(
 
 
 async def test_lmtp_gives_each_recipient_a_result_of_its_own(tmp_path: Path) -> None:
-    handler: Any = Handler()
+    """RFC 2033 section 4.2: after the message there is a reply for each accepted recipient."""
+    handler: Any = EachItsOwn({"b": "452 4.2.2 full", "c": "550 5.7.1 not this one"})
     async with smtp_peer(handler, use_lmtp=True) as port, world(tmp_path) as here:
         here.policies.change(make_config(port, use_lmtp=True))
-        await here.send(2, recipients=("a", "b"))
-        await here.until(lambda: len(handler.taken) == 4)
-        await here.until(lambda: not any(here.dispatcher.queue_counts().values()))
+        await here.send(2, recipients=("a", "b", "c"))
+        await here.until(lambda: len(here.log.records) == 6)
 
-        assert all(len(one.rcpt_tos) == 1 for one in handler.taken)
-        assert {record.delivery_protocol for record in here.log.records} == {"LMTP"}
+        assert [len(one.rcpt_tos) for one in handler.taken] == [3, 3]
+        found = [
+            (record.type, record.recipients[0][0], record.response.code, record.delivery_protocol)
+            for record in here.log.records
+        ]
+        assert sorted(set(found)) == [
+            (RecordType.BOUNCE, "c", 550, "LMTP"),
+            (RecordType.DELIVERY, "a", 250, "LMTP"),
+            (RecordType.TRANSIENT_FAILURE, "b", 452, "LMTP"),
+        ]
+        assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("keywords", "enable", "is_pipelined"),
+    [
+        pytest.param((b"PIPELINING",), True, True, id="offered"),
+        pytest.param((b"SIZE",), True, False, id="not offered"),
+        pytest.param((b"PIPELINING",), False, False, id="switched off"),
+    ],
+)
+async def test_commands_are_sent_without_waiting_where_the_peer_offers_it(
+    tmp_path: Path, keywords: tuple[bytes, ...], enable: bool, is_pipelined: bool
+) -> None:
+    peer = Scripted({}, keywords=keywords)
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port, enable_pipelining=enable))
+        await here.send(1, recipients=("a", "b"))
+        await here.until(lambda: len(here.log.records) == 1)
+
+        (commands,) = (read for read in peer.reads if read and read[0].startswith(b"MAIL"))
+        names = [line.split(b":")[0] for line in commands]
+        together = [b"MAIL FROM", b"RCPT TO", b"RCPT TO", b"DATA"]
+        assert names == (together if is_pipelined else together[:1])
+        assert here.log.records[0].type is RecordType.DELIVERY
+
+
+async def test_a_message_that_nobody_is_to_get_is_not_sent_though_the_peer_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    """RFC 2920 section 3.1: DATA was sent along, and the peer accepted it all the same."""
+    peer = Scripted({b"RCPT": b"550 5.1.1 who"}, keywords=(b"PIPELINING",))
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port))
+        await here.send(2, recipients=("a", "b"))
+        await here.until(lambda: len(here.log.records) == 2)
+
+        assert peer.contents == [b"", b""]
+        assert {record.type for record in here.log.records} == {RecordType.BOUNCE}
+        assert {record.response.command for record in here.log.records} == {"RCPT TO"}
+
+
+async def test_421_in_the_middle_of_pipelined_replies_ends_the_connection(tmp_path: Path) -> None:
+    peer = Scripted({b"RCPT TO:<b": b"421 4.3.2 closing"}, keywords=(b"PIPELINING",))
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port))
+        await here.send(1, recipients=("a", "b", "c"))
+        await here.until(lambda: len(here.log.records) == 1)
+
+        (record,) = here.log.records
+        assert record.type is RecordType.TRANSIENT_FAILURE
+        assert (record.response.code, len(record.recipients)) == (421, 3)
+        assert peer.contents == []
+
+
+async def test_what_a_peer_says_unasked_is_never_taken_for_a_reply(tmp_path: Path) -> None:
+    """An extra reply after the message must not answer the MAIL of the next one."""
+    says = {b".": b"250 2.0.0 ok\r\n250 2.0.0 ok once more", b"MAIL": b"250 2.1.0 ok"}
+    peer = Scripted(says, keywords=(b"PIPELINING",))
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port, connection_limit=1))
+        await here.send(3)
+        await here.until(lambda: len(here.log.records) == 3)
+
         assert {record.type for record in here.log.records} == {RecordType.DELIVERY}
-        await here.stop()
-        await here.start()
+        greetings = [line for read in peer.reads for line in read if line.startswith(b"EHLO")]
+        assert len(greetings) == 3

@@ -210,6 +210,7 @@ async def test_recipients_beyond_the_limit_wait_for_another_message(start):
         pytest.param(
             {}, b"A: 1\r\n\r\nx\r\n.\nMAIL FROM:<e@v.il>\r\n", "554 5.6.0", id="smuggled, CRLF.LF"
         ),
+        pytest.param({}, b"A: 1\r\n\r\n" + b"x" * 999 + b"\r\n", "554 5.6.0", id="long line"),
         pytest.param({"max_hops": 2}, b"Received: x\r\n" * 3, "554 5.4.6", id="loop"),
         pytest.param({}, b"X-Tenant: a@b\r\n\r\n", "554 5.6.0", id="tenant no queue can name"),
         pytest.param({"max_message_size": 20}, PLAIN, "552 5.3.4", id="too big"),
@@ -324,7 +325,7 @@ async def test_a_client_whose_mail_does_not_fit_in_memory_is_put_off(start):
     host = await start(max_message_size=100_000, max_buffered_size=1)
     store = make_faulty(host, is_slow=True)
     clients = [await connect(host) for _ in range(3)]
-    body = b"x" * 90_000 + b"\r\n"
+    body = (b"x" * 98 + b"\r\n") * 900
     for _, writer in clients[:2]:
         store.entered.clear()
         writer.write(b"EHLO c\r\n" + ENVELOPE + body + b".\r\n")
@@ -464,7 +465,7 @@ async def test_mail_by_all_ways_together_fits_in_memory_while_the_spool_is_slow(
     host = await start(max_message_size=30_000, max_buffered_size=90_000)
     assert host.listener.most_buffered < 120_000
     store = make_faulty(host, is_slow=True)
-    content = PLAIN + b"x" * 29_000 + b"\r\n"
+    content = PLAIN + (b"x" * 98 + b"\r\n") * 290
     incoming = IncomingMessage(
         sender="", recipients=("u@one.example",), content=content, protocol="gRPC"
     )

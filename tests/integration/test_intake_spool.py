@@ -140,6 +140,41 @@ async def test_reported_records_wait_in_the_outbox_until_forgotten(spool, tmp_pa
         await spool.close()
 
 
+async def test_a_message_that_a_settlement_brings_about_is_stored_with_it_once(spool, tmp_path):
+    (entry,) = await spool.add([message("m1", body=LARGE)])
+    settlement = Settlement(
+        entry_id=entry.id, remaining=(), new_messages=(message("dsn", body=LARGE),)
+    )
+
+    (added,) = await spool.settle([settlement])
+    # A commit that seemed to fail is tried again.
+    assert await spool.settle([settlement]) == [added]
+
+    assert body_files(tmp_path) == []
+    spool = await reopen(spool, tmp_path)
+    try:
+        assert await spool.entries() == [added]
+        loaded = await spool.load(added.id)
+        assert loaded is not None
+        assert (loaded.message_id, loaded.body) == ("dsn", LARGE)
+        assert await spool.settle([Settlement(entry_id=added.id, remaining=())]) == []
+        assert spool.entry_count == 0
+    finally:
+        await spool.close()
+
+
+@pytest.mark.parametrize("remaining", [(), ("v@a.example",)], ids=["ends", "stays"])
+async def test_an_entry_that_had_ended_before_brings_nothing_about(spool, remaining):
+    (entry,) = await spool.add([message("m1")])
+    await spool.settle([Settlement(entry_id=entry.id, remaining=())])
+
+    late = Settlement(entry_id=entry.id, remaining=remaining, new_messages=(message("dsn"),))
+
+    assert await spool.settle([late]) == []
+    assert spool.entry_count == 0
+    assert await spool.entries() == []
+
+
 async def test_the_outbox_is_counted_over_restarts(spool, tmp_path):
     (entry,) = await spool.add([message("m1")])
     records = tuple(record(f"e{number}") for number in range(3))
@@ -327,7 +362,10 @@ async def work(spool, name, dice):
         (entry,) = await spool.add([message(id_, body=body)])
         print("added", id_, len(body), flush=True)
         if dice.random() < 0.5:
-            settled = Settlement(entry_id=entry.id, remaining=(), records=(record(id_),))
+            settled = Settlement(
+                entry_id=entry.id, remaining=(), records=(record(id_),),
+                new_messages=(message(f"dsn-{id_}"),),
+            )
             print("settling", id_, flush=True)
             await spool.settle([settled])
             print("settled", id_, flush=True)
@@ -370,11 +408,15 @@ async def test_nothing_acknowledged_is_lost_whenever_the_process_is_killed(tmp_p
         spool = await SqliteSpool.open(tmp_path, large_body=4096)
         try:
             queued = {entry.message_id: entry for entry in await spool.entries()}
+            brought_about = {id_ for id_ in queued if id_.startswith("dsn-")}
+            for id_ in brought_about:
+                del queued[id_]
             reported = {item.record.event_id for item in await spool.pending_records(0, 10**6)}
             assert settled <= reported <= settling
             assert not settled & queued.keys()
             # Settled and reported is one step: a message is in one place or the other.
             assert not queued.keys() & reported
+            assert brought_about == {f"dsn-{id_}" for id_ in reported}
             assert added.keys() <= queued.keys() | reported
             for id_ in random.Random(seed).sample(sorted(queued), min(20, len(queued))):
                 loaded = await spool.load(queued[id_].id)

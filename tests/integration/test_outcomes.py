@@ -16,11 +16,14 @@ import pytest
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes import log_file
 from agent.outcomes.delivery_log import DeliveryLog
-from agent.outcomes.log_file import CURRENT, rotated_files, written_lately
+from agent.outcomes.log_file import CURRENT, open_log, rotated_files, written_lately
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.channel import open_channel
 from agent.spool.messages import Destination, NewMessage, Settlement
 from agent.spool.sqlite import SqliteSpool
+from penstock.v1.feedback_service_pb2 import OutcomeFilter as OutcomeFilterPb
+from penstock.v1.feedback_service_pb2 import OutcomeRefusal
+from penstock.v1.outcome_pb2 import OUTCOME_TYPE_DELIVERY
 from tests.integration.policy_peer import PolicyPeer, until
 
 
@@ -57,9 +60,11 @@ async def pending_ids(spool: SqliteSpool) -> list[str]:
     return [one.record.event_id for one in await spool.pending_records(0, 10_000)]
 
 
-@pytest.fixture
-async def peer() -> AsyncIterator[PolicyPeer]:
+@pytest.fixture(params=["stream", "calls"])
+async def peer(request) -> AsyncIterator[PolicyPeer]:
+    """A server that takes streams, and one of an earlier version that takes calls alone."""
     peer = PolicyPeer()
+    peer.takes_streams = request.param == "stream"
     await peer.start()
     yield peer
     await peer.stop()
@@ -164,7 +169,7 @@ async def test_an_agent_killed_between_answer_and_forgetting_sends_the_same_agai
 
     spool = await SqliteSpool.open(tmp_path / "spool")
     async with uploading(peer, spool) as uploader:
-        assert await uploader.send_batch()
+        await uploader.send_all()
         assert await pending_ids(spool) == []
     await spool.close()
     assert peer.reports == [["e1", "e2"], ["e1", "e2"]]
@@ -181,36 +186,182 @@ async def send_and_hang(port: int, directory: str) -> None:
 
     spool = await SqliteSpool.open(directory)
     async with uploading(peer, spool, before_forget=hang) as uploader:
-        await uploader.send_batch()
+        await uploader.send_all()
 
 
 async def test_outcomes_too_old_to_matter_are_dropped_and_counted(peer, spool):
     await put_in_outbox(spool, [record("old", timestamp=time.time() - 90_000), record("new")])
     async with uploading(peer, spool) as uploader:
-        await uploader.send_batch()
+        await uploader.send_all()
 
         assert (uploader.too_old, uploader.sent) == (1, 1)
         assert peer.reports == [["new"]]
         assert await pending_ids(spool) == []
 
 
-async def test_one_outcome_that_the_server_refuses_does_not_block_the_others(peer, spool):
+@pytest.mark.parametrize("names_refused", [True, False])
+async def test_one_outcome_that_the_server_refuses_does_not_block_the_others(
+    peer, spool, names_refused
+):
+    peer.names_refused = names_refused
     ids = [f"e{number}" for number in range(9)]
     await put_in_outbox(spool, [record(event_id) for event_id in ids])
     peer.refused = {"e4"}
     async with uploading(peer, spool) as uploader:
-        await uploader.send_batch()
+        await uploader.send_all()
 
         taken = [event_id for report in peer.reports for event_id in report]
-        assert taken == [event_id for event_id in ids if event_id != "e4"]
+        # What was under way already went before what is sent again.
+        assert sorted(taken) == [event_id for event_id in ids if event_id != "e4"]
         assert uploader.unfit == 1
         assert await pending_ids(spool) == []
 
 
+def _filter(*patterns: str, etag: str = "f1", send_all: bool = False) -> OutcomeFilterPb:
+    made = OutcomeFilterPb(etag=etag, send_all=send_all)
+    for text in patterns:
+        made.patterns.add(regex=text)
+    return made
+
+
+@pytest.fixture
+async def streaming_peer() -> AsyncIterator[PolicyPeer]:
+    peer = PolicyPeer()
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+async def _send_first(uploader: OutcomeUploader, spool: SqliteSpool) -> None:
+    """Have the filter come, which the server sends after the first batch."""
+    await put_in_outbox(spool, [record("first")])
+    uploader.start()
+    await _until_empty(spool)
+    await until(lambda: uploader.has_filter)
+
+
+async def test_what_no_rule_could_match_is_left_out_and_counted(streaming_peer, spool):
+    peer = streaming_peer
+    peer.outcome_filter = _filter("slow")
+    async with uploading(peer, spool) as uploader:
+        await _send_first(uploader, spool)
+        peer.reports.clear()
+        delivered = Response(code=250, content="ok")
+        kinds = [
+            record("e1", type=RecordType.DELIVERY, response=delivered),
+            record("e2"),
+            record("e3", type=RecordType.DELIVERY, response=delivered),
+        ]
+        await put_in_outbox(spool, kinds)
+        uploader.on_records(kinds)
+        await _until_empty(spool)
+
+        assert peer.reports == [["e2"]]
+        assert peer.outcome_batches[-1].filter_etag == "f1"
+        assert uploader.skipped == {RecordType.DELIVERY: 2}
+        [skipped] = peer.outcome_batches[-1].skipped
+        assert (skipped.type, skipped.count) == (OUTCOME_TYPE_DELIVERY, 2)
+
+
+async def test_new_kinds_of_failures_are_told_although_no_rule_matches_them(streaming_peer, spool):
+    peer = streaming_peer
+    peer.outcome_filter = _filter("never")
+    async with uploading(peer, spool) as uploader:
+        await _send_first(uploader, spool)
+        peer.reports.clear()
+        same = [record(f"e{number}") for number in range(5)]
+        other = record("e5", response=Response(code=450, content="greylisted"))
+        await put_in_outbox(spool, [*same, other])
+        uploader.on_records(same)
+        await _until_empty(spool)
+
+        assert peer.reports == [["e0", "e5"]]
+
+
+async def test_what_was_left_out_by_a_stale_filter_is_looked_at_again(streaming_peer, spool):
+    peer = streaming_peer
+    peer.outcome_filter = _filter("never")
+    async with uploading(peer, spool) as uploader:
+        await _send_first(uploader, spool)
+        peer.reports.clear()
+        delivered = [
+            record(f"e{number}", type=RecordType.DELIVERY, response=Response(code=250))
+            for number in range(3)
+        ]
+        # The rules changed, and the server says so when it gets the batch.
+        peer.outcome_filter = _filter("250", etag="f2")
+        peer.refusals = [OutcomeRefusal(reason=OutcomeRefusal.REASON_STALE_FILTER)]
+        await put_in_outbox(spool, delivered)
+        uploader.on_records(delivered)
+        await _until_empty(spool)
+
+        assert [event for report in peer.reports for event in report] == ["e0", "e1", "e2"]
+        assert not uploader.skipped
+
+
+async def test_a_filter_that_lets_everything_through_is_obeyed(streaming_peer, spool):
+    peer = streaming_peer
+    peer.outcome_filter = _filter(etag="all", send_all=True)
+    async with uploading(peer, spool) as uploader:
+        await _send_first(uploader, spool)
+        new = [record("e1", type=RecordType.DELIVERY, response=Response(code=250))]
+        await put_in_outbox(spool, new)
+        uploader.on_records(new)
+        await _until_empty(spool)
+
+        assert peer.reports[-1] == ["e1"]
+        assert peer.outcome_batches[-1].filter_etag == ""
+
+
+async def test_a_batch_that_the_server_can_not_take_now_is_sent_again(streaming_peer, spool):
+    peer = streaming_peer
+    refusal = OutcomeRefusal(reason=OutcomeRefusal.REASON_UNAVAILABLE, message="busy")
+    refusal.retry_delay.FromMilliseconds(50)
+    peer.refusals = [refusal]
+    ids = [f"e{number}" for number in range(1200)]
+    await put_in_outbox(spool, [record(event_id) for event_id in ids])
+    async with uploading(peer, spool) as uploader:
+        uploader.start()
+        await _until_empty(spool)
+
+        assert uploader.failures == 1
+        assert len(peer.outcome_starts) == 1, "the stream stays"
+        assert {event for report in peer.reports for event in report} == set(ids)
+
+
+async def test_the_filter_and_the_rest_outlive_a_stream_that_the_server_ends(streaming_peer, spool):
+    peer = streaming_peer
+    peer.outcome_filter = _filter("slow")
+    async with uploading(peer, spool) as uploader:
+        await _send_first(uploader, spool)
+        peer.reconnect_after = 0.05
+        for event_id in ("e1", "e2"):
+            new = [record(event_id)]
+            await put_in_outbox(spool, new)
+            uploader.on_records(new)
+            await _until_empty(spool)
+
+        assert len(peer.outcome_starts) == 2
+        assert peer.outcome_starts[1].filter_etag == "f1"
+        assert peer.reports[-2:] == [["e1"], ["e2"]]
+        assert uploader.failures == 0
+
+
+async def test_an_agent_that_is_told_not_to_filter_wants_none(streaming_peer, spool):
+    await put_in_outbox(spool, [record("e1")])
+    async with uploading(streaming_peer, spool, filters=False) as uploader:
+        await uploader.send_all()
+
+        assert not streaming_peer.outcome_starts[0].wants_filter
+
+
 def lines_of(directory: Path) -> list[dict[str, Any]]:
     paths = [*rotated_files(directory), directory / CURRENT]
-    text = "".join(path.read_text() for path in paths if path.exists())
-    return [json.loads(line) for line in text.splitlines()]
+    lines = []
+    for path in filter(Path.exists, paths):
+        with open_log(path) as file:
+            lines += [json.loads(line) for line in file]
+    return lines
 
 
 @asynccontextmanager
@@ -237,9 +388,29 @@ async def test_full_files_are_rotated_and_the_oldest_removed(tmp_path):
             log.write([record(f"e{number}")])
             await log.flush()
 
-    assert len(rotated_files(tmp_path)) == 2
+    assert [path.suffixes for path in rotated_files(tmp_path)] == [[".jsonl", ".zst"]] * 2
     kept = [line["event_id"] for line in lines_of(tmp_path)]
     assert kept == [f"e{number}" for number in range(20 - len(kept), 20)]
+
+
+async def test_a_full_file_that_a_crash_left_uncompressed_is_read_and_compressed(tmp_path):
+    line = {"event_id": "left", "timestamp": 1.0}
+    left = tmp_path / "delivery-20200101T000000Z-000000.jsonl"
+    left.write_text(json.dumps(line) + "\n")
+    left.with_name(left.name + ".zst.part").write_bytes(b"torn")
+
+    assert written_lately(tmp_path) == ({"left"}, 0.0)
+    async with logging_to(tmp_path, rotate_bytes=100) as log:
+        log.write([record("e1")])
+        await log.flush()
+
+    assert [path.name[-4:] for path in rotated_files(tmp_path)] == [".zst", ".zst"]
+    assert [one["event_id"] for one in lines_of(tmp_path)] == ["left", "e1"]
+    assert written_lately(tmp_path)[0] == {"left", "e1"}
+    assert not list(tmp_path.glob("*.part"))
+
+    rotated_files(tmp_path)[0].write_bytes(b"damaged")
+    assert written_lately(tmp_path)[0] == {"e1"}
 
 
 async def test_records_that_a_crash_kept_out_of_the_log_are_written_at_the_next_start(
@@ -353,7 +524,7 @@ async def test_a_batch_too_large_for_one_message_is_sent_in_parts(peer, spool):
                for event_id in ids]  # fmt: skip
     await put_in_outbox(spool, records)
     async with uploading(peer, spool) as uploader:
-        await uploader.send_batch()
+        await uploader.send_all()
 
         assert len(peer.reports) > 1
         assert [event_id for report in peer.reports for event_id in report] == ids

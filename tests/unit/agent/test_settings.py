@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.delivery.dsn import TellSender
 from agent.errors import SettingsError
 from agent.setting_values import Address, SpaceFloor
 from agent.settings import Settings, load_settings
@@ -283,6 +284,55 @@ def test_a_mistake_of_the_defaults_is_told_once(load):
     places = [mistake.split(": ")[:2] for mistake in mistakes_of(load, text)]
 
     assert places == [["2", "queue.retry_interval"], ["6", 'queue."b.example".max_age']]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        pytest.param("true", TellSender.ALWAYS, id="on"),
+        pytest.param("false", TellSender.NEVER, id="off"),
+        pytest.param('"failure"', TellSender.FAILURE, id="permanent failures"),
+        pytest.param('"Expiry"', TellSender.EXPIRY, id="too old"),
+    ],
+)
+def test_a_queue_says_of_what_senders_are_told(load, written, meant):
+    settings = load(f'[queue]\nmax_age = "1d"\n[queue."a.example"]\ndsn = {written}\n')
+
+    assert settings.queue_for("a.example").dsn is meant
+    assert settings.queue_for("b.example").dsn is TellSender.ALWAYS
+
+
+def test_senders_are_told_of_nothing_by_the_environment(load):
+    assert load("", {"PENSTOCK_QUEUE_DSN": "false"}).queue.dsn is TellSender.NEVER
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param('dsn = "maybe"', "'maybe' is no choice; write true, false,", id="choice"),
+        pytest.param("dsn = 1", "1 is no choice; write true, false,", id="number"),
+        pytest.param(
+            'dsn_from = "postmaster"',
+            """'postmaster': recipient address: needs a local part, '@' and a domain; """
+            'write one such as "mailer-daemon@example.com"',
+            id="address",
+        ),
+    ],
+)
+def test_what_a_queue_says_wrongly_of_notices_is_a_mistake(load, text, expected):
+    (mistake,) = mistakes_of(load, f"[queue]\n{text}\n")
+
+    assert expected in mistake
+
+
+def test_a_source_without_an_ehlo_name_goes_by_its_pools(load):
+    settings = load(FULL)
+    queue = settings.queue
+
+    named = [source for source in settings.source if source.ehlo_domain]
+    assert settings.ehlo_name(named[0].name, queue) == named[0].ehlo_domain
+    assert settings.ehlo_name("", queue) in {source.ehlo_domain for source in named}
+    assert load("").ehlo_name("", load("").queue) == ""
 
 
 def test_a_queue_is_named_as_recipients_are(load):

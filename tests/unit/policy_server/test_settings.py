@@ -116,6 +116,8 @@ def test_every_key_has_an_environment_name():
         "PENSTOCK_DATABASE_URL",
         "PENSTOCK_DNS_NAMESERVERS",
         "PENSTOCK_DNS_TIMEOUT",
+        "PENSTOCK_FEEDBACK_KEEP_OUTCOMES",
+        "PENSTOCK_FEEDBACK_MAX_OUTCOMES",
     )
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from policy_server.answers import build_answer
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
 from policy_server.known_sites import KnownSites
@@ -13,7 +15,7 @@ from policy_server.rules.resolve import Question
 from policy_server.rules.site import MxHost, Site
 from policy_server.rules.snapshot import compile_snapshot
 from policy_server.rules.validity import layers_in_force
-from policy_server.rules.values import Limit
+from policy_server.rules.values import Limit, parse_rate
 from policy_server.site_keeper import SiteSchedule
 from policy_server.state import build_state, to_override
 from policy_server.store.sites import StoredSite
@@ -117,6 +119,87 @@ def test_an_action_that_can_not_be_read_overrides_nothing():
     assert to_override(_action(new_value="many")) is None
     assert to_override(_action(option="no_such_option")) is None
     assert to_override(_action(kind=ActionKind.SUSPEND, option="")) is None
+
+
+def _answer(state, question=_QUESTION):
+    overrides = state.overrides_of(question)
+    return build_answer(state.snapshot, question, overrides, revision=state.revision).response
+
+
+def test_an_override_of_a_domain_alone_gives_it_a_path_of_its_own():
+    action = _action(kind=ActionKind.SET_DOMAIN_CONFIG, routing_domain="a.example")
+    state = _state(_rules(_layer("base", 10)), action)
+    other = replace(_QUESTION, routing_domain="b.example")
+
+    assert _answer(state).path_name == "ip-1->mx.example#a.example"
+    assert _answer(state).ruled_config.connection_limit.value == 10
+    assert _answer(state, other).path_name == "ip-1->mx.example"
+    ended = _state(_rules(_layer("base", 10)), action, now=_NOW + _HOUR)
+    assert _answer(ended).path_name == "ip-1->mx.example"
+
+
+def test_a_pinned_override_has_no_end_and_is_the_strongest_of_its_site():
+    longest = _action(1, new_value=2, expire_time=_NOW + 9 * _HOUR)
+    pinned = _action(2, new_value=3, state=ActionState.PINNED, expire_time=_NOW - _HOUR)
+    state = _state(_rules(_layer("base", 10)), longest, pinned)
+
+    assert _limit(state) == 3
+    ends = [override.HasField("expire_time") for override in _answer(state).overrides]
+    assert ends == [True, False]
+    assert _state(_rules(_layer("base", 10)), pinned).next_change is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_overlapping_overrides_the_longest_lived_wins_to_the_microsecond(order):
+    step = timedelta(microseconds=1)
+    actions = [
+        _action(1, new_value=1, expire_time=_NOW + _HOUR + step),
+        _action(2, new_value=2, expire_time=_NOW + _HOUR),
+        _action(3, new_value=3, expire_time=_NOW + _HOUR),
+    ]
+
+    assert _limit(_state(_rules(_layer("base", 10)), *actions[::order])) == 1
+    assert _limit(_state(_rules(_layer("base", 10)), *actions[:0:-1][::order])) == 3
+
+
+@pytest.mark.parametrize(("ruled", "limit"), [(10, 4), (4, 4), (3, 3)])
+def test_an_adjustment_never_raises_what_the_rules_say_now(ruled, limit):
+    action = _action(kind=ActionKind.ADJUST_CONFIG, new_value=4)
+
+    assert _limit(_state(_rules(_layer("base", ruled)), action)) == limit
+
+
+def test_an_adjusted_rate_is_compared_over_its_period():
+    rates = {"max_message_rate": parse_rate("100/m")}
+    layer = _layer("base", 10)
+    layer = replace(layer, blocks=(replace(layer.blocks[0], options=rates),))
+
+    def rate(spelt):
+        action = _action(kind=ActionKind.ADJUST_CONFIG, option="max_message_rate", new_value=spelt)
+        return _answer(_state(_rules(layer), action)).config.max_message_rate
+
+    assert rate("1/s").count == 1
+    assert rate("2/s").count == 100
+
+
+def test_the_next_change_is_a_step_of_an_adjustment():
+    step = _NOW + timedelta(minutes=10)
+    action = _action(kind=ActionKind.ADJUST_CONFIG, next_step_time=step)
+
+    assert _state(_rules(_layer("base", 10)), action).next_change == step
+    pinned = replace(action, state=ActionState.PINNED)
+    assert _state(_rules(_layer("base", 10)), pinned).next_change is None
+
+
+def test_an_operators_action_is_told_from_automations():
+    by_hand = _action(rule_layer="operator", rule_block="", given_reason="too many complaints")
+    override = to_override(by_hand)
+
+    assert override is not None
+    assert (override.layer, by_hand.reason) == ("operator", "too many complaints")
+    assert replace(by_hand, given_reason="").reason == "put in force by an operator"
+    # A layer may have this name, too.
+    assert not _action(rule_layer="operator", rule_block="default").is_by_hand
 
 
 def test_an_answer_with_overrides_shows_the_ruled_config_and_the_end():

@@ -61,7 +61,7 @@ def test_any_2xx_to_rcpt_is_acceptance() -> None:
         mail=OK,
         rcpt=(parse_reply(251, "will forward"), parse_reply(252, "can't verify")),
         data=GO,
-        end=OK,
+        ends=(OK,),
     )
 
     assert [each.result for each in classify(replies)] == [Result.DELIVERED] * 2
@@ -95,15 +95,24 @@ replies_strategy = st.builds(
     mail=replies_strategy,
     rcpt=st.lists(replies_strategy, max_size=5),
     data=st.none() | replies_strategy,
-    end=st.none() | replies_strategy,
+    ends=st.lists(replies_strategy, max_size=4),
+    is_lmtp=st.booleans(),
     failure=st.none() | replies_strategy,
 )
-def test_any_replies_classify_every_recipient_once(mail, rcpt, data, end, failure) -> None:
+def test_any_replies_classify_every_recipient_once(
+    mail, rcpt, data, ends, is_lmtp, failure
+) -> None:
     recipients = ("a", "b", "c", "d", "e")
 
     results = classify(
         Replies(
-            recipients=recipients, mail=mail, rcpt=tuple(rcpt), data=data, end=end, failure=failure
+            recipients=recipients,
+            mail=mail,
+            rcpt=tuple(rcpt),
+            data=data,
+            ends=tuple(ends),
+            is_lmtp=is_lmtp,
+            failure=failure,
         )
     )
 
@@ -111,8 +120,8 @@ def test_any_replies_classify_every_recipient_once(mail, rcpt, data, end, failur
     for each in results:
         each.response.content.encode()
         if each.result is Result.DELIVERED:
-            assert end is not None
-            assert 200 <= end.code < 300
+            assert each.response in ends
+            assert 200 <= each.response.code < 300
 
 
 @given(
@@ -130,7 +139,7 @@ def test_batches_end_and_settle_every_recipient_once(capacity: int, text: str, c
         batch = batches.peek(100)
         full = parse_reply(452, text)
         rcpt = tuple(OK if place < capacity else full for place in range(len(batch)))
-        replies = Replies(recipients=batch, mail=OK, rcpt=rcpt, data=GO, end=OK)
+        replies = Replies(recipients=batch, mail=OK, rcpt=rcpt, data=GO, ends=(OK,))
         settled += batches.settle(classify(replies, suspected=batches.suspected))
 
     assert sorted(each.recipient for each in settled) == sorted(f"r{n}" for n in range(count))

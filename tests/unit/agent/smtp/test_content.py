@@ -7,6 +7,7 @@ from agent.smtp.content import (
     FieldFinder,
     check_hops,
     has_bare_line_end,
+    has_long_line,
     normalise_line_ends,
     received_field,
     split_header,
@@ -78,6 +79,27 @@ def test_normalised_content_has_no_bare_line_end_and_stays_so(content):
     assert normalised.replace(b"\r\n", b"").replace(b"\n", b"") == content.replace(
         b"\r", b""
     ).replace(b"\n", b"")
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 30))
+def test_a_long_line_is_found_wherever_it_is(sizes, most):
+    content = b"\r\n".join(b"x" * size for size in sizes)
+
+    assert has_long_line(content, most) == any(size > most for size in sizes)
+
+
+def test_the_trace_field_tells_of_tls():
+    field = received_field(
+        helo="c",
+        peer="127.0.0.1",
+        hostname="h",
+        protocol="ESMTPS",
+        message_id="i",
+        now=0.0,
+        tls="TLSv1.3 TLS_AES_256_GCM_SHA384",
+    )
+
+    assert b"by h with ESMTPS\r\n\t(TLSv1.3 TLS_AES_256_GCM_SHA384) id i;\r\n" in field
 
 
 def test_the_trace_field_tells_who_gave_us_the_message():

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.errors import TryLater
 from agent.smtp.session import Reply, Session, SessionLimits, Submission
 
 LIMITS = SessionLimits(hostname="mta.example", max_message_size=1000, max_recipients=3)
+WITH_TLS = replace(LIMITS, offers_tls=True)
 HELLO = b"EHLO client.example\r\n"
 ENVELOPE = HELLO + b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nDATA\r\n"
 
@@ -18,9 +21,9 @@ def no_room() -> None:
     raise TryLater("too little free disk space", code=452, enhanced_code="4.3.1")
 
 
-def talk(*pieces: bytes, check_room=room) -> tuple[list[str], list[Submission]]:
-    """What a session replies, and the messages it hands out."""
-    session = Session(LIMITS, check_room)
+def talk(*pieces: bytes, check_room=room, limits=LIMITS) -> tuple[list[str], list[Submission]]:
+    """What a session replies, and the messages it hands out; TLS begins where it is asked for."""
+    session = Session(limits, check_room)
     replies: list[str] = []
     taken: list[Submission] = []
     for piece in pieces:
@@ -30,6 +33,9 @@ def talk(*pieces: bytes, check_room=room) -> tuple[list[str], list[Submission]]:
                 taken.append(action)
                 assert session.next_action() is None
                 action = session.answer("250 2.0.0 queued")
+            if action.starts_tls:
+                assert session.next_action() is None
+                session.tls_started()
             replies.append(action.text + ("!" if action.closes else ""))
     return replies, taken
 
@@ -160,6 +166,17 @@ def test_a_message_beyond_the_size_is_read_to_its_end_and_refused(size, code):
     assert len(taken) == (code == "250")
 
 
+def test_a_message_of_dots_alone_fits_in_whatever_pieces_it_comes():
+    limits = replace(LIMITS, max_message_size=30_000)
+    content = b"..\r\n" * 10_000 + b".\r\n"
+    pieces = [content[place : place + 999] for place in range(0, len(content), 999)]
+
+    replies, taken = talk(ENVELOPE, *pieces, limits=limits)
+
+    assert replies[-1].startswith("250")
+    assert len(taken[0].content) == 30_000
+
+
 def test_dots_added_for_transparency_do_not_count():
     line = b".." + b"\r\n"
 
@@ -192,6 +209,71 @@ def test_how_the_bytes_are_cut_makes_no_difference(cuts):
     assert talk(*pieces) == talk(stream)
 
 
+def test_tls_is_offered_until_it_has_begun_and_the_session_begins_anew():
+    replies, _ = talk(HELLO, b"STARTTLS\r\n", b"MAIL FROM:<>\r\n", HELLO, limits=WITH_TLS)
+
+    assert "STARTTLS" in replies[0]
+    assert replies[1] == "220 2.0.0 begin TLS"
+    assert replies[2].startswith("503 5.5.1 send EHLO")
+    assert "STARTTLS" not in replies[3]
+
+
+@pytest.mark.parametrize(
+    ("envelope", "expected"),
+    [
+        (ENVELOPE, "ESMTPS"),
+        (ENVELOPE.replace(b"EHLO", b"HELO"), "SMTP"),
+        (ENVELOPE.replace(b"<a@x.example>", b"<a@x.example> SMTPUTF8"), "UTF8SMTPS"),
+    ],
+)
+def test_a_message_over_tls_says_so(envelope, expected):
+    _, taken = talk(HELLO, b"STARTTLS\r\n", envelope, b".\r\n", limits=WITH_TLS)
+
+    assert [message.protocol for message in taken] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        pytest.param([HELLO, b"STARTTLS now\r\n"], "501 5.5.4", id="argument"),
+        pytest.param([b"STARTTLS\r\n"], "503 5.5.1 send", id="before EHLO"),
+        pytest.param([b"HELO c\r\n", b"STARTTLS\r\n"], "503 5.5.1 send", id="after HELO"),
+        pytest.param([HELLO, b"STARTTLS\r\n", HELLO, b"STARTTLS\r\n"], "503 5.5.1 TLS", id="twice"),
+    ],
+)
+def test_starttls_is_refused(pieces, expected):
+    replies, _ = talk(*pieces, limits=WITH_TLS)
+
+    assert replies[-1].startswith(expected)
+
+
+def test_the_envelope_given_in_clear_is_forgotten():
+    given_in_clear = b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
+    replies, taken = talk(
+        HELLO + given_in_clear, b"STARTTLS\r\n", HELLO + b"DATA\r\n", limits=WITH_TLS
+    )
+
+    assert replies[-1].startswith("503 5.5.1 send MAIL")
+    assert not taken
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(0, 60))
+@example(b"MAIL FROM:<evil@x.example>\r\n", 60)
+def test_nothing_that_comes_in_clear_behind_starttls_is_done(behind, cut):
+    """What comes with the command ends the session; what comes later goes to the handshake."""
+    session = Session(WITH_TLS, room)
+    session.feed(HELLO + b"STARTTLS\r\n" + behind[: cut + 1])
+
+    first, second = session.next_action(), session.next_action()
+    session.feed(behind[cut + 1 :])
+
+    assert isinstance(first, Reply)
+    assert first.text.startswith("250-")
+    assert second == Reply("554 5.5.1 nothing may follow STARTTLS in clear; goodbye", closes=True)
+    assert session.next_action() is None
+    assert session.buffered == 0
+
+
 words = st.sampled_from(
     [
         HELLO,
@@ -204,11 +286,36 @@ words = st.sampled_from(
         b">",
         b"RSET\r\n",
         b"DATA\r\n",
+        b".\r\n",
+        b"..\r\n" * 200,
+        b"x" * 700,
+        b"QUIT\r\n",
     ]
 )
+streams = st.lists(words | st.binary(max_size=30), max_size=25)
 
 
-@given(st.lists(words | st.binary(max_size=30), max_size=25))
+@given(streams, st.lists(st.integers(1, 50), max_size=30))
+def test_how_any_bytes_are_cut_makes_no_difference(stream, cuts):
+    whole = b"".join(stream)
+    pieces, place = [], 0
+    for cut in cuts:
+        pieces.append(whole[place : place + cut])
+        place += cut
+    pieces.append(whole[place:])
+
+    assert talk(*pieces) == talk(whole)
+    assert talk(*(bytes([byte]) for byte in whole)) == talk(whole)
+
+
+@given(streams)
+def test_no_bytes_break_a_session_that_offers_tls(pieces):
+    replies, _ = talk(*pieces, b"STARTTLS\r\n", *pieces, limits=WITH_TLS)
+
+    assert all(text[:3].isdecimal() for text in replies)
+
+
+@given(streams)
 def test_no_bytes_break_a_session(pieces):
     replies, taken = talk(*pieces)
 

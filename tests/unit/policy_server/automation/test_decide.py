@@ -1,5 +1,6 @@
 """Which actions follow from matches."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,10 +11,22 @@ from policy_server.automation.actions import (
     ActionScope,
     block_title,
 )
-from policy_server.automation.decide import Match, decide, group_matches, is_settled
+from policy_server.automation.decide import Mail, Match, decide, group_matches, is_settled
 from policy_server.automation.outcomes import Reply
-from policy_server.rules.layers import Scope, SetConfig, Suspend, Threshold
-from policy_server.rules.values import parse_rate
+from policy_server.rules.layers import (
+    AdjustConfig,
+    Bounce,
+    BounceCampaign,
+    BounceTenant,
+    Scope,
+    SetConfig,
+    SetDomainConfig,
+    Suspend,
+    SuspendCampaign,
+    SuspendTenant,
+    Threshold,
+)
+from policy_server.rules.values import Limit, parse_rate
 from tests.unit.policy_server.automation.examples import START, make_outcome, make_rule
 
 _HOUR = timedelta(hours=1)
@@ -89,6 +102,144 @@ def test_an_old_match_still_counts_towards_a_threshold():
 
     assert not is_settled(Match(rule=rule, outcome=make_outcome()), now)
     assert plan.expire_time == START + timedelta(minutes=55)
+
+
+_DOMAIN = ActionScope(routing_domain="yahoo.com")
+
+
+@pytest.mark.parametrize(
+    ("action", "mail", "expected"),
+    [
+        (Bounce(), {}, (ActionKind.BOUNCE, _DOMAIN)),
+        (SuspendTenant(), {}, None),
+        (BounceTenant(), {}, None),
+        (SuspendCampaign(), {"campaign": "c"}, None),
+        (
+            SuspendTenant(),
+            {"tenant": "t", "campaign": "c"},
+            (ActionKind.SUSPEND_TENANT, replace(_DOMAIN, tenant="t")),
+        ),
+        (
+            BounceTenant(),
+            {"tenant": "t"},
+            (ActionKind.BOUNCE_TENANT, replace(_DOMAIN, tenant="t")),
+        ),
+        (
+            SuspendCampaign(),
+            {"tenant": "t", "campaign": "c"},
+            (ActionKind.SUSPEND_CAMPAIGN, replace(_DOMAIN, tenant="t", campaign="c")),
+        ),
+        (
+            SuspendCampaign(),
+            {"tenant": "t"},
+            (ActionKind.SUSPEND_TENANT, replace(_DOMAIN, tenant="t")),
+        ),
+        (
+            BounceCampaign(),
+            {"tenant": "t", "campaign": "c"},
+            (ActionKind.BOUNCE_CAMPAIGN, replace(_DOMAIN, tenant="t", campaign="c")),
+        ),
+        (
+            BounceCampaign(),
+            {"tenant": "t"},
+            (ActionKind.BOUNCE_TENANT, replace(_DOMAIN, tenant="t")),
+        ),
+        (
+            SetDomainConfig(name="max_ready", value=5),
+            {"tenant": "t"},
+            (
+                ActionKind.SET_DOMAIN_CONFIG,
+                ActionScope(egress_source="ip-1", site_name=_SITE, routing_domain="yahoo.com"),
+            ),
+        ),
+    ],
+)
+def test_what_holds_for_mail_falls_back_where_it_has_no_tenant_or_campaign(action, mail, expected):
+    plans = _decide(make_rule(actions=(action,)), make_outcome(**mail))
+
+    assert [(plan.kind, plan.scope) for plan in plans] == ([expected] if expected else [])
+
+
+def test_two_actions_that_fall_back_to_the_same_are_one():
+    rule = make_rule(actions=(SuspendTenant(), SuspendCampaign()))
+
+    plans = _decide(
+        rule,
+        make_outcome("a", 0, tenant="t"),
+        make_outcome("b", 0.5, tenant="t", campaign="c"),
+    )
+
+    assert [(plan.kind, plan.count) for plan in plans] == [
+        (ActionKind.SUSPEND_TENANT, 2),
+        (ActionKind.SUSPEND_CAMPAIGN, 1),
+    ]
+
+
+def test_tenants_are_counted_together_and_those_at_the_threshold_are_held():
+    rule = make_rule(
+        actions=(SuspendTenant(),), trigger=Threshold(count=3, period=timedelta(minutes=10))
+    )
+
+    plans = _decide(
+        rule,
+        *(make_outcome(f"e{n}", n / 10, tenant=tenant) for n, tenant in enumerate("aabba")),
+    )
+
+    assert {plan.scope.tenant: (plan.count, plan.fired_time) for plan in plans} == {
+        "a": (3, START + timedelta(minutes=0.4)),
+        "b": (2, START + timedelta(minutes=0.3)),
+    }
+
+
+def test_a_late_match_lets_a_known_one_fire_for_its_own_tenant():
+    rule = make_rule(
+        actions=(SuspendTenant(),), trigger=Threshold(count=2, period=timedelta(minutes=10))
+    )
+    late = Match(rule=rule, outcome=make_outcome("late", 0, tenant="a"))
+
+    (plan,) = decide(
+        [late],
+        [START + timedelta(seconds=30)],
+        START + timedelta(minutes=1),
+        known_mail=[Mail(routing_domain="yahoo.com", tenant="b")],
+    )
+
+    assert (plan.scope.tenant, plan.count, plan.evidence) == ("b", 1, ())
+
+
+_ADJUST = AdjustConfig(
+    name="connection_limit",
+    factor=0.5,
+    floor=Limit(2),
+    recover_step=2,
+    recover_every=timedelta(minutes=10),
+)
+
+
+def _adjust(*outcomes, ruled=20, now=START + timedelta(minutes=3)):
+    rule = make_rule(actions=(_ADJUST,))
+    values = {} if ruled is None else {"connection_limit": ruled}
+    return decide(
+        [Match(rule=rule, outcome=outcome, ruled_values=values) for outcome in outcomes], (), now
+    )
+
+
+def test_an_adjustment_lowers_and_ends_when_it_will_have_recovered():
+    (plan,) = _adjust(make_outcome("a", 0), make_outcome("b", 0.1), make_outcome("c", 2))
+
+    assert (plan.kind, plan.old_value, plan.new_value) == (ActionKind.ADJUST_CONFIG, 20, 5)
+    assert plan.count == 3
+    # 5, 10, 20: two steps after the last match.
+    assert plan.expire_time == START + timedelta(minutes=22)
+
+
+@pytest.mark.parametrize("ruled", [None, 2, 1, "many"], ids=str)
+def test_there_is_no_adjustment_without_a_ruled_value_above_the_floor(ruled):
+    assert _adjust(make_outcome(), ruled=ruled) == ()
+
+
+def test_an_adjustment_that_would_have_recovered_does_nothing():
+    assert _adjust(make_outcome(), now=START + timedelta(minutes=10)) == ()
 
 
 def test_nothing_follows_below_the_threshold():

@@ -4,17 +4,24 @@ from typing import Any
 import pytest
 
 from policy_server.rules.layers import (
+    AdjustConfig,
     AutomationDraft,
     AutomationRule,
     BlockDraft,
+    Bounce,
+    BounceCampaign,
+    BounceTenant,
     Immediate,
     LayerDraft,
     MatchKind,
     ProviderMatch,
     Scope,
     SetConfig,
+    SetDomainConfig,
     Severity,
     Suspend,
+    SuspendCampaign,
+    SuspendTenant,
     Threshold,
 )
 from policy_server.rules.parse import parse_block, parse_layer
@@ -168,9 +175,36 @@ def test_triggers(raw, trigger):
     ("raw", "action"),
     [
         ("Suspend", Suspend()),
+        ("SuspendTenant", SuspendTenant()),
+        ("SuspendCampaign", SuspendCampaign()),
+        ("Bounce", Bounce()),
+        ("BounceTenant", BounceTenant()),
+        ("BounceCampaign", BounceCampaign()),
         (
             {"SetConfig": {"name": "max_message_rate", "value": "1/minute"}},
             SetConfig(name="max_message_rate", value=Rate(1, timedelta(minutes=1))),
+        ),
+        (
+            {"SetDomainConfig": {"name": "max_ready", "value": 5}},
+            SetDomainConfig(name="max_ready", value=5),
+        ),
+        (
+            {
+                "AdjustConfig": {
+                    "name": "max_message_rate",
+                    "factor": 0.5,
+                    "floor": "1/s",
+                    "recover_step": 2,
+                    "recover_every": "10m",
+                }
+            },
+            AdjustConfig(
+                name="max_message_rate",
+                factor=0.5,
+                floor=Rate(1, timedelta(seconds=1)),
+                recover_step=2,
+                recover_every=timedelta(minutes=10),
+            ),
         ),
     ],
 )
@@ -178,40 +212,15 @@ def test_actions(raw, action):
     assert _only_rule(actions=(raw,)).actions == (action,)
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        "SuspendTenant",
-        "SuspendCampaign",
-        "Bounce",
-        "BounceTenant",
-        "BounceCampaign",
-        {"SetDomainConfig": {"name": "max_ready", "value": 5}},
-        {
-            "AdjustConfig": {
-                "name": "max_message_rate",
-                "factor": 0.5,
-                "floor": "1/s",
-                "recover_step": 2,
-                "recover_every": "10m",
-            }
-        },
-    ],
-)
-def test_actions_of_later_versions_are_kept_with_a_warning(action):
-    block, issues = _parse(automation=(_rule(actions=(action,)),))
+def test_an_action_said_twice_is_warned_of_and_the_first_holds():
+    set_ready = [{"SetConfig": {"name": "max_ready", "value": value}} for value in (5, 6)]
 
-    assert block.automation == ()
+    block, issues = _parse(automation=(_rule(actions=("Suspend", *set_ready, "Suspend")),))
+
+    assert block.automation[0].actions == (Suspend(), SetConfig(name="max_ready", value=5))
     assert [(issue.code, issue.severity) for issue in issues] == [
-        ("action_not_carried_out", Severity.WARNING)
-    ]
-
-
-def test_rule_acts_on_what_can_be_carried_out():
-    block, issues = _parse(automation=(_rule(actions=("SuspendTenant", "Suspend")),))
-
-    assert block.automation[0].actions == (Suspend(),)
-    assert len(issues) == 1
+        ("repeated_action", Severity.WARNING)
+    ] * 2
 
 
 _GOOD_ADJUST = {
@@ -243,6 +252,13 @@ _GOOD_ADJUST = {
         {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "recover_step": 1}},)},
         {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "floor": 0}},)},
         {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "name": "enable_tls"}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "factor": float("nan")}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "recover_step": float("inf")}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "recover_step": 1.001}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "recover_every": 0}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "recover_every": "8 days"}},)},
+        {"actions": ({"AdjustConfig": {**_GOOD_ADJUST, "floor": "1/s"}},)},
+        {"actions": ({"SetDomainConfig": {"name": "tls_private_key", "value": "/key.pem"}},)},
         {"actions": ()},
         {"regexes": (5,)},
         {"regexes": ("(",)},

@@ -1,0 +1,247 @@
+"""
+The lease holder: what this agent may use of the limits that it shares, at any moment.
+
+1. What was granted holds until a deadline reckoned from when the last request that was *answered*
+   was sent. After it only floors hold, up to a deadline of their own; then nothing does.
+2. A grant is applied if its version is newer, and if what brought it is no older than the last
+   answer: what was long on its way may have been given to others since.
+3. What is reported as enforced is an upper bound of what is used from then on, until a newer grant
+   is applied. For connections that is what is open, where more is open than may be.
+4. The units of a rate bring the events that they had; a new one is empty. Units that are given
+   back take their events along.
+
+Time is an argument, in nanoseconds of a clock that only goes forward and goes on while the host
+sleeps. Nothing here waits or sends.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agent.limits.messages import Answer, Demand, Grant, Report
+from agent.limits.times import HolderTimes
+
+#: Requests whose answer has not come that are remembered; older ones don't count any more.
+_MOST_UNANSWERED = 64
+
+
+@dataclass(slots=True)
+class Lease:
+    """What is held of one limit."""
+
+    key: str
+    #: Parts of one event, and how many of them a unit earns a nanosecond; 0: connections.
+    event_parts: int = 0
+    earns: int = 0
+    units: int = 0
+    floor: int = 0
+    #: Of the newest grant that was applied, and what it said.
+    version: int = 0
+    granted: int = 0
+    granted_floor: int = 0
+    proof: bytes = b""
+    wants: int = 0
+    in_use: int = 0
+    #: Events that are free to pass, in parts, since when they have earned, and what went back.
+    parts: int = 0
+    parts_since: int = 0
+    returned: int = 0
+    #: What the server knows.
+    known: Demand | None = None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether units are spent and earned again."""
+        return self.event_parts > 0
+
+
+@dataclass(slots=True)
+class _Sent:
+    at: int
+    demands: tuple[Demand, ...] = field(default=())
+
+
+class LeaseHolder:
+    """All leases of one agent."""
+
+    def __init__(self, times: HolderTimes, *, agent: str, incarnation: int) -> None:
+        """Hold nothing yet; *incarnation* is higher than at any start before."""
+        self._times = times
+        self._agent = agent
+        self._incarnation = incarnation
+        self._sequence = 0
+        self._answered = 0
+        self._epoch = 0
+        self._sent: dict[int, _Sent] = {}
+        self._leases: dict[str, Lease] = {}
+        #: Until when grants hold, and floors.
+        self._deadline = 0
+        self._floor_deadline = 0
+        self._has_lapsed = True
+        self._has_floors = False
+
+    # Using.
+
+    def want(self, key: str, units: int) -> None:
+        """Say how many units could be used now."""
+        self._lease(key).wants = units
+
+    def try_open(self, key: str, now: int) -> bool:
+        """Take a connection's unit, to be given back by `close`; False: there is none."""
+        lease = self._lease(key)
+        if lease.in_use >= self.cap(key, now):
+            return False
+        lease.in_use += 1
+        return True
+
+    def close(self, key: str) -> None:
+        """A connection has been closed."""
+        self._lease(key).in_use -= 1
+
+    def try_pass(self, key: str, now: int) -> bool:
+        """Let one event pass; False: none is free to."""
+        lease = self._lease(key)
+        if self.cap(key, now) < 1 or not lease.is_rate:
+            return False
+        self._earn(lease, now)
+        if lease.parts < lease.event_parts:
+            return False
+        lease.parts -= lease.event_parts
+        return True
+
+    def cap(self, key: str, now: int) -> int:
+        """How many units may be used now."""
+        self._lapse(now)
+        lease = self._lease(key)
+        return lease.units
+
+    def surplus(self, key: str, now: int) -> int:
+        """How many connections are open beyond what may be: idle ones are to be closed."""
+        return max(0, self._lease(key).in_use - self.cap(key, now))
+
+    def must_close(self, key: str, now: int) -> int:
+        """How many connections have to go now, whatever they are doing."""
+        lapsed = self._deadline if now < self._floor_deadline else self._floor_deadline
+        if now < lapsed + self._times.drain:
+            return 0
+        return self.surplus(key, now)
+
+    # Talking.
+
+    def report(self, now: int) -> Report:
+        """Make the next request: what has changed since what the server knows."""
+        self._lapse(now)
+        self._sequence += 1
+        demands = tuple(
+            demand
+            for lease in self._leases.values()
+            if (demand := self._demand(lease)) != lease.known
+        )
+        self._sent[self._sequence] = _Sent(at=now, demands=demands)
+        while len(self._sent) > _MOST_UNANSWERED:
+            del self._sent[next(iter(self._sent))]
+        return Report(
+            agent=self._agent,
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            demands=demands,
+        )
+
+    def hear(self, answer: Answer, now: int) -> bool:
+        """Take an answer, or grants that come unasked; False: it is too old, or not for us."""
+        if answer.incarnation != self._incarnation or answer.sequence < self._answered:
+            return False
+        self._lapse(now)
+        if answer.epoch != self._epoch:
+            # Another server, or the same after a crash: it knows nothing.
+            self._epoch = answer.epoch
+            for lease in self._leases.values():
+                lease.known = None
+        elif (sent := self._sent.get(answer.sequence)) is not None:
+            for demand in sent.demands:
+                self._lease(demand.key).known = demand
+        self._renew(answer.sequence, now)
+        self._apply(answer.grants, now)
+        return True
+
+    def leases(self) -> Iterable[Lease]:
+        """What is held, to be looked at."""
+        return self._leases.values()
+
+    def _renew(self, sequence: int, now: int) -> None:
+        self._answered = sequence
+        sent = self._sent.get(sequence)
+        if sent is not None:
+            deadline = sent.at + self._times.session
+            self._floor_deadline = max(self._floor_deadline, sent.at + self._times.floor)
+            self._has_floors = now < self._floor_deadline
+            if deadline > self._deadline:
+                self._deadline = deadline
+                # What lapsed stays so: the server is told, and grants anew.
+                self._has_lapsed = now >= deadline
+        for earlier in [number for number in self._sent if number < sequence]:
+            del self._sent[earlier]
+
+    def _apply(self, grants: Iterable[Grant], now: int) -> None:
+        for grant in grants:
+            lease = self._lease(grant.key)
+            if grant.version <= lease.version:
+                continue
+            self._earn(lease, now)
+            lease.version, lease.proof = grant.version, grant.proof
+            lease.granted, lease.granted_floor = grant.units, grant.floor
+            is_live = not self._has_lapsed
+            floor = grant.floor if self._has_floors else 0
+            units = grant.units if is_live else floor
+            parts = lease.parts
+            if grant.event_parts != lease.event_parts and lease.event_parts:
+                parts = parts * grant.event_parts // lease.event_parts
+            lease.event_parts, lease.earns = grant.event_parts, grant.earns
+            lease.floor = floor
+            lease.parts = min(parts, units * lease.event_parts)
+            lease.returned = parts - lease.parts
+            lease.units = units
+            if is_live:
+                lease.parts = min(lease.parts + grant.fill, units * lease.event_parts)
+
+    def _demand(self, lease: Lease) -> Demand:
+        return Demand(
+            key=lease.key,
+            wants=lease.wants,
+            enforced=max(lease.units, lease.in_use),
+            version=lease.version,
+            returned=lease.returned,
+            granted=lease.granted,
+            floor=lease.granted_floor,
+            proof=lease.proof,
+        )
+
+    def _lapse(self, now: int) -> None:
+        """At the deadline everything falls to its floor, and what was free to pass with it."""
+        if not self._has_lapsed and now >= self._deadline:
+            self._has_lapsed = True
+            for lease in self._leases.values():
+                self._fall(lease, min(lease.units, lease.floor), now)
+        if self._has_floors and now >= self._floor_deadline:
+            self._has_floors = False
+            for lease in self._leases.values():
+                lease.floor = 0
+                self._fall(lease, 0, now)
+
+    def _fall(self, lease: Lease, units: int, now: int) -> None:
+        self._earn(lease, now)
+        lease.units = units
+        lease.parts = min(lease.parts, units * lease.event_parts)
+        lease.returned = 0
+
+    def _earn(self, lease: Lease, now: int) -> None:
+        span = max(0, now - lease.parts_since)
+        # As slowly as the slowest clock would have it: ours may be fast.
+        earned = (span - span // self._times.drift) * lease.units * lease.earns
+        lease.parts = min(lease.parts + earned, lease.units * lease.event_parts)
+        lease.parts_since = now
+
+    def _lease(self, key: str) -> Lease:
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = Lease(key=key)
+        return lease
