@@ -9,6 +9,7 @@ Where the system's time is set anew, suspensions move with it: none is cut short
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,8 +88,8 @@ class PolicyBook:
         self._listeners: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        #: Revisions of answers heard since then can be compared.
-        self._order_since = clock()
+        #: Revisions of answers taken since then, by the steady clock, can be compared.
+        self._order_since = steady()
         #: When the watch last confirmed everything in memory, seconds since the epoch; 0: never.
         self.confirmed = 0.0
         self._confirmed_on_disk = 0.0
@@ -191,10 +192,11 @@ class PolicyBook:
             return None
         if reason := why_unusable(response):
             return Rejection(code=3, message=reason)
-        if held is not None and self._has_crossed(held.answer, response, now):
+        if held is not None and self._has_crossed(held, response):
             return None
         answer = StoredAnswer(key=key, mx_hosts=mx_hosts, response=response, heard=now)
-        self._put(answer, refresh_at=now + self._lifetime(response))
+        refresh_at = now + self._lifetime(response)
+        self._put(answer, refresh_at=refresh_at, taken_at=self._steady())
         self._disk.save_answer(answer)
         if held is None or held.answer.mx_hosts != mx_hosts:
             self.on_held(key)
@@ -204,7 +206,7 @@ class PolicyBook:
 
     def forget_order(self) -> None:
         """Take answers of any revision from now on: the server's database may be another."""
-        self._order_since = self._clock()
+        self._order_since = self._steady()
 
     def apply_action(self, action: Suspension | Bounce) -> Rejection | None:
         """Take a suspension or a bounce; say why if it can't be applied."""
@@ -274,18 +276,18 @@ class PolicyBook:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def _has_crossed(
-        self, held: StoredAnswer, response: GetEgressPathConfigResponse, now: float
-    ) -> bool:
+    def _has_crossed(self, held: CachedAnswer, response: GetEgressPathConfigResponse) -> bool:
         """Say whether *response* was on its way while the newer *held* came."""
+        # By the steady clock: with the time set back, what is held would seem new for hours.
         return (
-            response.revision < held.response.revision
-            and held.heard > self._order_since
-            and now - held.heard < CROSSING_SECONDS
+            response.revision < held.answer.response.revision
+            and held.taken_at > self._order_since
+            and self._steady() - held.taken_at < CROSSING_SECONDS
         )
 
     def _confirm(self, held: CachedAnswer, now: float) -> None:
         held.answer = replace(held.answer, heard=now)
+        held.taken_at = self._steady()
         held.refresh_at = now + self._lifetime(held.answer.response)
         self._disk.save_heard(held.answer)
 
@@ -300,9 +302,9 @@ class PolicyBook:
         if confirmed > entry.answer.heard:
             self._disk.save_heard(replace(entry.answer, heard=confirmed))
 
-    def _put(self, answer: StoredAnswer, *, refresh_at: float) -> None:
+    def _put(self, answer: StoredAnswer, *, refresh_at: float, taken_at: float = -math.inf) -> None:
         now = self._clock()
-        for evicted in self._answers.put(answer, now=now, refresh_at=refresh_at):
+        for evicted in self._answers.put(answer, now=now, refresh_at=refresh_at, taken_at=taken_at):
             self._save_confirmed_of(evicted)
             self.on_evicted(evicted.answer.key)
         self.revision = answer.response.revision

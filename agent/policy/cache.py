@@ -25,6 +25,9 @@ class CachedAnswer:
     refresh_at: float
     #: Since when the watch looks after it: only a confirmation after that is one of this answer.
     held_since: float
+    #: When it was last given or confirmed, in seconds of a clock that nobody sets; minus infinity:
+    #: in an earlier run.
+    taken_at: float = -math.inf
 
 
 class AnswerCache:
@@ -59,6 +62,7 @@ class AnswerCache:
         now: float,
         refresh_at: float,
         held_since: float | None = None,
+        taken_at: float = -math.inf,
     ) -> list[CachedAnswer]:
         """Store *answer*; return the entries that had to make room for it."""
         index = (answer.key.routing_domain, answer.key.egress_source)
@@ -68,6 +72,7 @@ class AnswerCache:
             policy_until=next_override_end(answer, now),
             refresh_at=refresh_at,
             held_since=now if held_since is None else held_since,
+            taken_at=taken_at,
         )
         self._entries.move_to_end(index)
         evicted = []
