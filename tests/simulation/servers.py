@@ -18,6 +18,7 @@ from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
@@ -124,7 +125,11 @@ class SimulatedServer:
         add_FeedbackServiceServicer_to_server(self._feedback, self.listener)
         add_AutomationServiceServicer_to_server(
             AutomationService(
-                self.policy, actions, OperatorActionStore(self.database), clock=clock
+                self.policy,
+                actions,
+                OperatorActionStore(self.database),
+                trials=RuleTrials(self.policy, self.database),
+                clock=clock,
             ),
             self.listener,
         )
