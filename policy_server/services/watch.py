@@ -212,14 +212,16 @@ class WatchHub:
     async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
         token = decode_token(raw_token)
+        if token is None or token.revision > self._policy.revision:
+            # Another server on this database may have been quicker, and what the client knew or
+            # kept must not go back. What is known here serves while the database is away.
+            with contextlib.suppress(Unavailable):
+                await self._policy.reload()
         if token is None or token.datastore != self._datastore_id or token.filter_hash != _FILTER:
             return None
-        if token.revision > self._policy.revision:
-            # Another server on this database was quicker: what the client knows must not go back.
-            await self._policy.reload()
         if not 0 <= token.revision <= self._policy.revision:
             return None
-        touched = await self._store.touched_since(token.revision, _MOST_MISSED)
+        touched = await self._store.touched_since(token.revision, token.stamp, _MOST_MISSED)
         if touched is None:
             return None
         return {
@@ -271,9 +273,14 @@ class WatchHub:
     def _held(self) -> dict[int, ActionInForce]:
         return self._known_held
 
-    def _write_token(self, revision: int) -> bytes:
+    def _write_token(self) -> bytes:
         return encode_token(
-            ResumeToken(datastore=self._datastore_id, revision=revision, filter_hash=_FILTER)
+            ResumeToken(
+                datastore=self._datastore_id,
+                revision=self._policy.revision,
+                stamp=self._policy.stamp,
+                filter_hash=_FILTER,
+            )
         )
 
 

@@ -93,7 +93,7 @@ class WatchStream:
         *,
         held: Callable[[], dict[int, ActionInForce]],
         shared: SharedResources,
-        write_token: Callable[[int], bytes],
+        write_token: Callable[[], bytes],
         clock: Callable[[], datetime],
         metrics: ServerMetrics,
         timing: WatchTiming,
@@ -433,7 +433,7 @@ class WatchStream:
 
     async def _bookmark(self) -> AsyncGenerator[Outgoing, None]:
         # Nothing is due, so the client knows all suspensions up to the policy's revision.
-        self._token = self._write_token(self._policy.revision)
+        self._token = self._write_token()
         response = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
         response.token = self._token
         self._last_sent = self._now()
@@ -456,7 +456,7 @@ class WatchStream:
                 response.shared.append(self._shared.write_action(action, self._policy.revision))
                 size += len(response.shared[-1])
         if not self._dirty_actions:
-            self._token = self._write_token(self._policy.revision)
+            self._token = self._write_token()
         while self._gone_names and len(own.removed) < _MAX_RESOURCES:
             own.removed.add(
                 name=_take(self._gone_names), type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import text
 
 from agent.delivery.record import Record
-from agent.policy.answer import Scope
+from agent.policy.answer import Bounce, Scope, Suspension
 from agent.policy.effective import StoredAnswer
 from policy_server.automation.actions import BOUNCES, SUSPENSIONS, ActionInForce
 from policy_server.metrics import ServerMetrics
@@ -77,7 +77,8 @@ async def _compare(
     if not agent.watch.connected:
         found.append(f"{agent.name} does not watch")
     wanted = {one.id: one for one in truth.actions() if one.kind in _STREAMED}
-    held = {one.action_id: one for one in (*agent.book.suspensions(), *agent.book.bounces())}
+    present: list[Suspension | Bounce] = [*agent.book.suspensions(), *agent.book.bounces()]
+    held = {one.action_id: one for one in present}
     for number in sorted(wanted.keys() - held.keys()):
         found.append(f"{agent.name} lacks action {number}: {_describe(wanted[number])}")
     for number in sorted(held.keys() - wanted.keys()):
