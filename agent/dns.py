@@ -1,20 +1,26 @@
 """
-DNS: where the mail of a domain goes, and at which addresses those hosts are.
+DNS: where the mail of a domain goes, at which addresses those hosts are, and what they publish
+about TLS.
 
 Answers are cached by their TTL in a bounded cache; equal questions in flight share one query.
 Failures are cached for moments, so that a broken zone is not asked once a message.
+
+Whether an answer is secure (DNSSEC) is the resolver's word, its AD bit. It counts where the way to
+the resolver can be trusted alone: `trust_ad`, by default where every nameserver is on loopback.
 """
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.nameserver
 import dns.rdatatype
 import dns.resolver
@@ -44,11 +50,43 @@ class DnsUnavailable(AgentError, ConnectionError):
     """The DNS gave no answer; try again later."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An answer."""
+
+    #: Addresses or texts; none: the name has no such record.
+    values: tuple[str, ...] = ()
+    #: The resolver vouches for all of it, the absence of records included (RFC 4035).
+    is_secure: bool = False
+    #: The name that the records stand at, at the end of its aliases.
+    canonical: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundMx:
+    """The MX hosts of a domain."""
+
+    hosts: tuple[MxHost, ...]
+    is_secure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTlsa:
+    """The data of TLSA records, in wire form."""
+
+    records: tuple[bytes, ...] = ()
+    is_secure: bool = False
+
+
+_Answer = Found | FoundMx | FoundTlsa
+_A = TypeVar("_A", Found, FoundMx, FoundTlsa)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """What a question led to: an answer or an error."""
 
-    value: tuple[str, ...] | tuple[MxHost, ...] | AgentError
+    value: _Answer | AgentError
     until: float
 
 
@@ -62,17 +100,23 @@ _FAMILIES: dict[IpLookupStrategy, tuple[tuple[str, ...], ...]] = {
 
 
 class Resolver:
-    """Looks up MX hosts and addresses. One event loop, no threads."""
+    """Looks up names. One event loop, no threads."""
 
     def __init__(
         self,
         nameservers: Sequence[str] = (),
         *,
         timeout: float = 5.0,
+        trust_ad: bool | None = None,
         cache_size: int = _CACHE_SIZE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """*trust_ad*: whether the AD bit counts; None: where every nameserver is on loopback."""
         self._resolver = _make_resolver(nameservers, timeout)
+        self.trusts_ad = _is_local(self._resolver) if trust_ad is None else trust_ad
+        if self.trusts_ad:
+            # RFC 6840 section 5.7: asks for the bit without asking for signatures.
+            self._resolver.set_flags(dns.flags.RD | dns.flags.AD)
         self._cache: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
         self._in_flight: dict[tuple[str, str], asyncio.Task[_Kept]] = {}
         self._cache_size = cache_size
@@ -80,12 +124,17 @@ class Resolver:
 
     def known_mx(self, domain: str) -> tuple[MxHost, ...] | None:
         """The MX hosts of *domain* if they are in the cache; asks nothing."""
+        found = self.known_mx_answer(domain)
+        return found.hosts if found is not None else None
+
+    def known_mx_answer(self, domain: str) -> FoundMx | None:
+        """As `known_mx`, and whether they are secure."""
         if literal := _literal(domain):
-            return (MxHost(host=literal, preference=0),)
+            return FoundMx(hosts=(MxHost(host=literal, preference=0),))
         kept = self._cache.get(("MX", domain))
-        if kept is None or kept.until <= self._clock() or isinstance(kept.value, AgentError):
+        if kept is None or kept.until <= self._clock() or not isinstance(kept.value, FoundMx):
             return None
-        return kept.value  # type: ignore[return-value]  # the key says which kind it is
+        return kept.value
 
     async def mx(self, domain: str) -> tuple[MxHost, ...]:
         """
@@ -93,9 +142,13 @@ class Resolver:
         for a null MX; the bare address for an address literal. Errors: `DomainNotFound`,
         `DnsUnavailable`.
         """
+        return (await self.mx_answer(domain)).hosts
+
+    async def mx_answer(self, domain: str) -> FoundMx:
+        """As `mx`, and whether they are secure."""
         if literal := _literal(domain):
-            return (MxHost(host=literal, preference=0),)
-        return await self._ask("MX", domain)  # type: ignore[return-value]  # MX gives hosts
+            return FoundMx(hosts=(MxHost(host=literal, preference=0),))
+        return await self._ask("MX", domain, FoundMx)
 
     async def addresses(
         self,
@@ -106,18 +159,51 @@ class Resolver:
         The addresses of *host*; of the second family of the strategy only where the first has
         none. Empty where the name has none at all. Errors: `DnsUnavailable`.
         """
-        if literal := _address(host):
-            return (literal,)
-        for kinds in _FAMILIES.get(strategy, (("A", "AAAA"),)):
-            if found := await self._addresses_of(host, kinds):
-                return found
-        return ()
+        return (await self.address_answer(host, strategy)).values
 
-    async def _addresses_of(self, host: str, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    async def address_answer(
+        self,
+        host: str,
+        strategy: IpLookupStrategy = IpLookupStrategy.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6,
+    ) -> Found:
+        """As `addresses`, and whether they are secure; of two families, both."""
+        if literal := _address(host):
+            return Found(values=(literal,))
+        for kinds in _FAMILIES.get(strategy, (("A", "AAAA"),)):
+            found = await self._addresses_of(host, kinds)
+            if found.values:
+                return found
+        return Found()
+
+    async def texts(self, name: str) -> tuple[str, ...]:
+        """
+        The TXT records of *name*, the strings of each joined. Errors: `DomainNotFound`,
+        `DnsUnavailable`.
+        """
+        return (await self._ask("TXT", name, Found)).values
+
+    async def alias(self, name: str) -> Found:
+        """
+        The name that *name* is an alias of, if it is one. Errors: `DomainNotFound`,
+        `DnsUnavailable`.
+        """
+        return await self._ask("CNAME", name, Found)
+
+    async def tlsa(self, host: str, port: int) -> FoundTlsa:
+        """
+        The TLSA records of a port of *host*. Errors: `DnsUnavailable`, also where the signatures
+        are wrong.
+        """
+        try:
+            return await self._ask("TLSA", f"_{port}._tcp.{host}", FoundTlsa)
+        except DomainNotFound:
+            return FoundTlsa()
+
+    async def _addresses_of(self, host: str, kinds: tuple[str, ...]) -> Found:
         answers = await asyncio.gather(
-            *(self._ask(kind, host) for kind in kinds), return_exceptions=True
+            *(self._ask(kind, host, Found) for kind in kinds), return_exceptions=True
         )
-        found: list[str] = []
+        found: list[Found] = []
         failure: BaseException | None = None
         for answer in answers:
             if isinstance(answer, DomainNotFound):
@@ -125,12 +211,17 @@ class Resolver:
             if isinstance(answer, BaseException):
                 failure = answer
             else:
-                found += answer  # type: ignore[arg-type]  # A and AAAA give addresses
-        if failure is not None and not found:
+                found.append(answer)
+        values = tuple(value for answer in found for value in answer.values)
+        if failure is not None and not values:
             raise failure
-        return tuple(found)
+        return Found(
+            values=values,
+            is_secure=bool(found) and all(answer.is_secure for answer in found),
+            canonical=next((answer.canonical for answer in found if answer.values), ""),
+        )
 
-    async def _ask(self, kind: str, name: str) -> tuple[str, ...] | tuple[MxHost, ...]:
+    async def _ask(self, kind: str, name: str, expected: type[_A]) -> _A:
         key = (kind, name)
         kept = self._cache.get(key)
         if kept is None or kept.until <= self._clock():
@@ -139,6 +230,7 @@ class Resolver:
             self._cache.move_to_end(key)
         if isinstance(kept.value, AgentError):
             raise type(kept.value)(str(kept.value))
+        assert isinstance(kept.value, expected)
         return kept.value
 
     async def _share(self, key: tuple[str, str]) -> _Kept:
@@ -153,9 +245,12 @@ class Resolver:
 
     async def _query(self, key: tuple[str, str]) -> _Kept:
         kind, name = key
-        value: tuple[str, ...] | tuple[MxHost, ...] | AgentError
+        value: _Answer | AgentError
         try:
-            value, lifetime = await _QUERIES[kind](self._resolver, name)
+            answer = await _resolve(self._resolver, name, kind)
+            is_secure = self.trusts_ad and bool(answer.response.flags & dns.flags.AD)
+            value = _READERS[kind](answer, name, is_secure)
+            lifetime = _NEGATIVE if answer.rrset is None else float(answer.rrset.ttl)
         except AgentError as error:
             value = error
             lifetime = _NEGATIVE if isinstance(error, DomainNotFound) else _FAILURE
@@ -174,38 +269,58 @@ class Resolver:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-_Found = tuple[tuple[str, ...] | tuple[MxHost, ...], float]
-
-
-async def _query_mx(resolver: dns.asyncresolver.Resolver, domain: str) -> _Found:
-    answer = await _resolve(resolver, domain, "MX")
+def _read_mx(answer: dns.resolver.Answer, domain: str, is_secure: bool) -> FoundMx:
     if answer.rrset is None:
         # RFC 5321 section 5.1: no MX record, so the domain itself is the host.
-        return (MxHost(host=domain, preference=0),), _NEGATIVE
+        return FoundMx(hosts=(MxHost(host=domain, preference=0),), is_secure=is_secure)
     hosts = sorted((record.preference, _host_name(record.exchange)) for record in answer.rrset)
-    found = tuple(MxHost(host=host, preference=preference) for preference, host in hosts)
-    return found, float(answer.rrset.ttl)
+    return FoundMx(
+        hosts=tuple(MxHost(host=host, preference=preference) for preference, host in hosts),
+        is_secure=is_secure,
+    )
 
 
-async def _query_addresses(resolver: dns.asyncresolver.Resolver, host: str, kind: str) -> _Found:
-    answer = await _resolve(resolver, host, kind)
-    if answer.rrset is None:
-        return (), _NEGATIVE
-    return tuple(record.address for record in answer.rrset), float(answer.rrset.ttl)
+def _read_addresses(answer: dns.resolver.Answer, host: str, is_secure: bool) -> Found:
+    return Found(
+        values=tuple(record.address for record in answer.rrset or ()),
+        is_secure=is_secure,
+        canonical=_host_name(answer.canonical_name),
+    )
 
 
-async def _query_ipv4(resolver: dns.asyncresolver.Resolver, host: str) -> _Found:
-    return await _query_addresses(resolver, host, "A")
+def _read_texts(answer: dns.resolver.Answer, name: str, is_secure: bool) -> Found:
+    return Found(
+        values=tuple(
+            b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ()
+        ),
+        is_secure=is_secure,
+    )
 
 
-async def _query_ipv6(resolver: dns.asyncresolver.Resolver, host: str) -> _Found:
-    return await _query_addresses(resolver, host, "AAAA")
+def _read_alias(answer: dns.resolver.Answer, name: str, is_secure: bool) -> Found:
+    return Found(
+        values=tuple(_host_name(record.target) for record in answer.rrset or ()),
+        is_secure=is_secure,
+    )
 
 
-_QUERIES: dict[str, Callable[[dns.asyncresolver.Resolver, str], Awaitable[_Found]]] = {
-    "MX": _query_mx,
-    "A": _query_ipv4,
-    "AAAA": _query_ipv6,
+def _read_tlsa(answer: dns.resolver.Answer, name: str, is_secure: bool) -> FoundTlsa:
+    return FoundTlsa(
+        records=tuple(
+            bytes((record.usage, record.selector, record.mtype)) + record.cert
+            for record in answer.rrset or ()
+        ),
+        is_secure=is_secure,
+    )
+
+
+_READERS: dict[str, Callable[[dns.resolver.Answer, str, bool], _Answer]] = {
+    "MX": _read_mx,
+    "A": _read_addresses,
+    "AAAA": _read_addresses,
+    "TXT": _read_texts,
+    "CNAME": _read_alias,
+    "TLSA": _read_tlsa,
 }
 
 
@@ -235,6 +350,18 @@ def _make_resolver(nameservers: Sequence[str], timeout: float) -> dns.asyncresol
     resolver.timeout = max(0.2, timeout / 3)
     resolver.cache = None
     return resolver
+
+
+def _is_local(resolver: dns.asyncresolver.Resolver) -> bool:
+    """Whether every nameserver is on this host, so that nobody can change what it says."""
+    addresses = [
+        each if isinstance(each, str) else each.answer_nameserver() for each in resolver.nameservers
+    ]
+    try:
+        return bool(addresses) and all(ip_address(each).is_loopback for each in addresses)
+    except ValueError:
+        # One that is asked over HTTPS, by name.
+        return False
 
 
 def _nameserver(text: str) -> dns.nameserver.Do53Nameserver:

@@ -13,6 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from agent.delivery.record import Record
+from agent.dispatch.tls_demands import TlsDemands
+from agent.mta_sts.policies import MtaStsPolicies
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.access import PolicyAccess
@@ -87,6 +89,47 @@ class AgentMetrics:
     ) -> None:
         """Show a number that only grows, as `add_gauge` does; the name gets `_total`."""
         self._add(name, meaning, read, label=label, is_counter=True)
+
+    def add_tls(self, policies: MtaStsPolicies) -> None:
+        """Show what is known of MTA-STS policies."""
+        self.add_gauge(
+            "penstock_agent_mta_sts_policies", "MTA-STS policies in memory.", lambda: len(policies)
+        )
+        self.add_counter(
+            "penstock_agent_mta_sts_lookups",
+            "Questions for a domain's MTA-STS policy, by what they led to.",
+            lambda: policies.results,
+            label="result",
+        )
+        self.add_counter(
+            "penstock_agent_mta_sts_disk_failures",
+            "Writes of mta_sts.db that failed.",
+            lambda: policies.disk_failures,
+        )
+
+    def add_tls_demands(self, demands: TlsDemands) -> None:
+        """Show what receiving domains ask of TLS, and whether their hosts meet it."""
+        for name, meaning, read, label in (
+            (
+                "tls_policy_sessions",
+                "Sessions opened under a policy of the receiving domain.",
+                lambda: demands.sessions,
+                "policy",
+            ),
+            (
+                "tls_policy_failures",
+                "Hosts that did not meet the policy of the receiving domain.",
+                lambda: demands.failures,
+                "policy",
+            ),
+            (
+                "dane_results",
+                "What the DNS said of hosts' TLSA records, where DANE is enabled.",
+                lambda: demands.dane_results,
+                "result",
+            ),
+        ):
+            self.add_counter(f"penstock_agent_{name}", meaning, read, label=label)
 
     def add_policy(self, policy: PolicyAccess) -> None:
         """Show the state of the policy part."""

@@ -168,6 +168,9 @@ class DnsSection(_Section):
     #: Empty: the system's resolvers.
     nameservers: tuple[HostPort, ...] = ()
     timeout: Span = timedelta(seconds=5)
+    #: Whether the resolvers' word that an answer is secure (DNSSEC) counts, as DANE needs it;
+    #: None: where every one of them is on loopback.
+    trust_ad: bool | None = None
 
 
 class SpoolSection(_Section):

@@ -26,6 +26,9 @@ from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
 from agent.http import HttpServer, describe_path, describe_status
 from agent.metrics import AgentMetrics
+from agent.mta_sts.disk import PolicyDisk
+from agent.mta_sts.fetch import PolicyFetcher
+from agent.mta_sts.policies import MtaStsPolicies
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.lines import node_id_of
 from agent.outcomes.uploader import OutcomeUploader
@@ -122,7 +125,7 @@ async def open_agent(
         log.subscribe(uploader.on_records)
         uploader.start()
         dispatcher = await _open_dispatcher(
-            settings, spool, policy, log, random=random, stack=stack, on_failure=on_failure
+            settings, spool, policy, log, metrics, random=random, stack=stack, on_failure=on_failure
         )
         _show(metrics, policy, log, uploader, dispatcher)
         yield await _open_ports(settings, spool, log, policy, dispatcher, metrics, stack)
@@ -133,6 +136,7 @@ async def _open_dispatcher(
     spool: SqliteSpool,
     policy: PolicyAccess,
     log: DeliveryLog,
+    metrics: AgentMetrics,
     *,
     random: Random,
     stack: AsyncExitStack,
@@ -141,8 +145,17 @@ async def _open_dispatcher(
     resolver = Resolver(
         tuple(str(address) for address in settings.dns.nameservers),
         timeout=settings.dns.timeout.total_seconds(),
+        trust_ad=settings.dns.trust_ad,
     )
     stack.push_async_callback(resolver.close)
+    mta_sts = MtaStsPolicies(
+        resolver,
+        PolicyFetcher(resolver),
+        PolicyDisk(settings.agent.data_dir / "mta_sts.db"),
+    )
+    await mta_sts.open()
+    stack.push_async_callback(mta_sts.close)
+    metrics.add_tls(mta_sts)
     rates = ThrottleFile(
         settings.agent.data_dir / "throttles.json",
         clock=time.time,
@@ -156,10 +169,12 @@ async def _open_dispatcher(
         policy.client,
         resolver,
         log,
+        mta_sts=mta_sts,
         random=random,
         throttles=throttles,
         on_failure=on_failure,
     )
+    metrics.add_tls_demands(dispatcher.tls_demands)
     stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
     entries = await spool.entries()
     dispatcher.accept(entries)

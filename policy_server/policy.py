@@ -83,13 +83,14 @@ class Policy:
         resolver: MxResolver,
         metrics: ServerMetrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        listener: RevisionListener | None = None,
     ) -> None:
         self._database = database
         self._action_store = actions
         self._resolver = resolver
         self._metrics = metrics
         self._clock = clock
-        self._listener = RevisionListener(database)
+        self._listener = listener or RevisionListener(database)
         self._keeper = RuleKeeper()
         self._state: State | None = None
         #: Counts the states that answers were made from.

@@ -61,6 +61,13 @@ def policy_unavailable(path: str) -> Response:
     return _made(451, (4, 4, 4), f"policy for {path} is unavailable")
 
 
+def not_named_by_policy(domain: str) -> Response:
+    """Every MX host of the domain is one that its MTA-STS policy forbids (RFC 8461)."""
+    return _made(
+        451, (4, 4, 4), f"MTA-STS enforce policy for {domain} permits none of its MX hosts"
+    )
+
+
 def unreachable(failures: tuple[str, ...]) -> Response:
     """No candidate of the plan led to a usable session."""
     listed = ", ".join(failures[:10]) or "no candidates"

@@ -58,7 +58,7 @@ class Memory:
 
 
 VERIFIED = frozenset({TlsMode.OPPORTUNISTIC, TlsMode.REQUIRED})
-_OPPORTUNISTIC = frozenset({TlsMode.OPPORTUNISTIC, TlsMode.OPPORTUNISTIC_INSECURE})
+OPPORTUNISTIC = frozenset({TlsMode.OPPORTUNISTIC, TlsMode.OPPORTUNISTIC_INSECURE})
 
 #: (mode, offered, handshake) -> step. A failed handshake leaves the connection unusable, so to go
 #: on in the clear means a new connection to the same address.
@@ -90,10 +90,10 @@ _STEPS: dict[tuple[TlsMode, bool, Handshake], TlsStep] = {
 
 def next_tls_step(mode: TlsMode, *, offered: bool, handshake: Handshake, memory: Memory) -> TlsStep:
     """Say what the session does about TLS."""
-    if mode in _OPPORTUNISTIC and memory.is_broken and handshake is Handshake.NOT_TRIED:
+    if mode in OPPORTUNISTIC and memory.is_broken and handshake is Handshake.NOT_TRIED:
         return TlsStep.CLEAR
     step = _STEPS.get((mode, offered, handshake), TlsStep.NEXT_HOST)
-    if handshake is Handshake.FAILED and mode in _OPPORTUNISTIC and memory.may_reconnect:
+    if handshake is Handshake.FAILED and mode in OPPORTUNISTIC and memory.may_reconnect:
         return TlsStep.CLEAR_AGAIN
     return step
 

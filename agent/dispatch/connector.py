@@ -3,16 +3,29 @@ Connector: from a candidate address to a session that mail can be sent over: con
 STARTTLS and AUTH as the path's options ask for.
 """
 
+import time
 from asyncio import to_thread
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
+from agent.delivery.dane import check_chain
 from agent.delivery.plan import Candidate
-from agent.delivery.tls import Handshake, Memory, TlsStep, may_authenticate, next_tls_step
+from agent.delivery.tls import (
+    OPPORTUNISTIC,
+    VERIFIED,
+    Handshake,
+    Memory,
+    TlsStep,
+    may_authenticate,
+    next_tls_step,
+)
+from agent.delivery.tls_policy import DomainTls, HostRefused, TlsDemand
 from agent.dispatch.options import PathOptions
 from agent.dispatch.peer import Broken, CandidateFailed, Peer, connect
 from agent.dispatch.secrets import SecretMissing, read_secret
 from agent.dispatch.tls_contexts import TlsContexts
+from agent.dispatch.tls_demands import TlsDemands
 
 _MOST_BROKEN = 10_000
 #: How long broken TLS is remembered where the path goes on in the clear but names no time.
@@ -44,14 +57,26 @@ class BrokenTls:
 class Connector:
     """Opens sessions for all paths."""
 
-    def __init__(self, contexts: TlsContexts, broken: BrokenTls) -> None:
+    def __init__(
+        self,
+        contexts: TlsContexts,
+        broken: BrokenTls,
+        demands: TlsDemands,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """*clock* gives seconds since the epoch, for the dates of certificates."""
         self._contexts = contexts
         self._broken = broken
+        self._clock = clock
+        #: What receiving domains ask of TLS.
+        self.demands = demands
 
     async def open(
         self,
         candidate: Candidate,
         *,
+        domain: DomainTls,
         path_name: str,
         source_address: str,
         ehlo_domain: str,
@@ -59,9 +84,12 @@ class Connector:
         pace: Callable[[], Awaitable[None]],
     ) -> Peer:
         """
-        Open a session with *candidate*; *pace* is awaited before each connection, so that each is
-        counted. Errors: `CandidateFailed`.
+        Open a session with *candidate* for mail of *domain*; *pace* is awaited before each
+        connection, so that each is counted. Errors: `CandidateFailed`.
         """
+        demand = await self.demands.of_host(candidate.host, domain, options)
+        if isinstance(demand, HostRefused):
+            raise CandidateFailed(f"{candidate.host}: {demand.reason}")
         in_clear = False
         while True:
             await pace()
@@ -70,7 +98,11 @@ class Connector:
             )
             is_ready = False
             try:
-                step, reason = await self._secure(peer, path_name, ehlo_domain, options, in_clear)
+                step, reason = await self._secure(
+                    peer, demand, path_name, ehlo_domain, options, in_clear=in_clear
+                )
+                if reason and not in_clear:
+                    self.demands.failed(candidate.host, demand.asked_by, reason)
                 if step is TlsStep.NEXT_HOST:
                     raise CandidateFailed(f"{candidate.host}: {reason}")
                 if step is TlsStep.CLEAR_AGAIN:
@@ -78,6 +110,7 @@ class Connector:
                     continue
                 await _authenticate(peer, options)
                 is_ready = True
+                self.demands.opened(demand)
                 return peer
             except Broken as error:
                 said = f"{error.response.code} {error.response.content}"
@@ -89,28 +122,52 @@ class Connector:
                     await peer.quit()
 
     async def _secure(
-        self, peer: Peer, path_name: str, ehlo_domain: str, options: PathOptions, in_clear: bool
+        self,
+        peer: Peer,
+        demand: TlsDemand,
+        path_name: str,
+        ehlo_domain: str,
+        options: PathOptions,
+        *,
+        in_clear: bool,
     ) -> tuple[TlsStep, str]:
-        host = peer.candidate.host
+        """What to do about TLS, and what stood in its way; empty: nothing."""
+        host, mode = peer.candidate.host, demand.mode
         await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
         memory = Memory(
             is_broken=in_clear or self._broken.holds(path_name, host),
             may_reconnect=options.reconnect_in_clear,
         )
         offered = "starttls" in peer.offered
-        step = next_tls_step(
-            options.tls_mode, offered=offered, handshake=Handshake.NOT_TRIED, memory=memory
-        )
-        if step is not TlsStep.START:
+        step = next_tls_step(mode, offered=offered, handshake=Handshake.NOT_TRIED, memory=memory)
+        if step is TlsStep.NEXT_HOST:
             return step, "STARTTLS is required, but not offered"
-        handshake, reason = await peer.start_tls(await self._contexts.context(options))
-        step = next_tls_step(options.tls_mode, offered=offered, handshake=handshake, memory=memory)
+        if step is TlsStep.CLEAR:
+            return step, "no TLS" if demand.asked_by else ""
+        handshake, reason = await self._start_tls(peer, demand, options)
+        step = next_tls_step(mode, offered=offered, handshake=handshake, memory=memory)
         if handshake is Handshake.GOOD:
             # RFC 3207 section 4.2: what was said in the clear counts no more.
             await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
-        elif handshake is Handshake.FAILED:
+        elif handshake is Handshake.FAILED and mode in OPPORTUNISTIC:
+            # Where TLS is required there is nothing to remember, and what a policy asked of this
+            # mail must not take the host's other mail into the clear.
             self._remember(path_name, host, options, step)
         return step, reason
+
+    async def _start_tls(
+        self, peer: Peer, demand: TlsDemand, options: PathOptions
+    ) -> tuple[Handshake, str]:
+        if not demand.records:
+            is_verified = demand.mode in VERIFIED
+            context = await self._contexts.context(options, is_verified=is_verified)
+            return await peer.start_tls(context)
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return await peer.start_tls(
+            await self._contexts.context(options, is_verified=False),
+            server_name=demand.server_name,
+            check=lambda chain: check_chain(chain, demand.records, demand.names, now),
+        )
 
     def _remember(self, path_name: str, host: str, options: PathOptions, step: TlsStep) -> None:
         seconds = options.remember_broken_tls

@@ -18,7 +18,9 @@ from agent.dispatch.session import Session
 from agent.dispatch.settling import Way
 from agent.dispatch.throttles import Throttles
 from agent.dispatch.tls_contexts import TlsContexts
+from agent.dispatch.tls_demands import TlsDemands
 from agent.dns import Resolver
+from agent.mta_sts.policies import MtaStsPolicies
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
@@ -46,6 +48,7 @@ class Dispatcher:
         resolver: Resolver,
         log: RecordSink,
         *,
+        mta_sts: MtaStsPolicies | None = None,
         trusted: Callable[[], ssl.SSLContext] | None = None,
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
@@ -53,8 +56,9 @@ class Dispatcher:
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         """
-        *trusted* makes the TLS context that certificates are checked with; *throttles* are those
-        of the last run; *on_failure* is told of an error that ends dispatch.
+        *mta_sts*: None: MTA-STS is not asked about; *trusted* makes the TLS context that
+        certificates are checked with; *throttles* are those of the last run; *on_failure* is told
+        of an error that ends dispatch.
         """
         random = random or Random()
         self._host_name = socket.gethostname() or "localhost"
@@ -68,12 +72,14 @@ class Dispatcher:
             random=random,
         )
         contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
+        self.tls_demands = TlsDemands(resolver, mta_sts)
+        connector = Connector(contexts, BrokenTls(time.monotonic), self.tls_demands, clock=clock)
         self._services = Services(
             settings=settings,
             policies=policy,
             resolver=resolver,
             results=self._results,
-            connector=Connector(contexts, BrokenTls(time.monotonic)),
+            connector=connector,
             throttles=throttles or Throttles(),
             slots=ConnectionSlots(),
             holding=self,

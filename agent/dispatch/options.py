@@ -60,6 +60,8 @@ class PathOptions:
     #: In seconds; None: not remembered.
     remember_broken_tls: float | None
     reconnect_in_clear: bool
+    enable_mta_sts: bool
+    enable_dane: bool
     prohibited: Networks
     skipped: Networks
     ip_strategy: pb.IpLookupStrategy
@@ -82,6 +84,8 @@ class PathOptions:
         return (
             self.port,
             self.tls_mode,
+            self.enable_mta_sts,
+            self.enable_dane,
             self.prohibited,
             self.skipped,
             self.ehlo_domain,
@@ -132,6 +136,8 @@ def options_of(policy: PathPolicy) -> PathOptions:
             _seconds(config.remember_broken_tls) if config.HasField("remember_broken_tls") else None
         ),
         reconnect_in_clear=config.opportunistic_tls_reconnect_on_failed_handshake,
+        enable_mta_sts=config.enable_mta_sts or not config.HasField("enable_mta_sts"),
+        enable_dane=config.enable_dane,
         prohibited=parse_networks(config.prohibited_hosts.cidrs),
         skipped=parse_networks(config.skip_hosts.cidrs),
         ip_strategy=config.ip_lookup_strategy or pb.IP_LOOKUP_STRATEGY_IPV4_AND_IPV6,

@@ -12,18 +12,20 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import cast
 
 import aiosmtplib
 
 from agent.delivery import internal
 from agent.delivery.classify import Replies, ends_connection, is_accepted, parse_reply
+from agent.delivery.dane import Authenticated, Mismatch
 from agent.delivery.envelope import MailCommand, path_of
 from agent.delivery.plan import Candidate
 from agent.delivery.record import Response
 from agent.delivery.replies import NotAReply
 from agent.delivery.tls import Handshake
+from agent.dispatch.certificates import peer_chain
 from agent.dispatch.options import PathOptions
 from agent.dispatch.wire import Wire, WireTimeout
 from agent.errors import AgentError
@@ -63,6 +65,8 @@ class Peer:
         self.tls_cipher = ""
         #: Over TLS with a certificate that was checked.
         self.is_verified = False
+        #: The name for which a DANE authority's certificate was accepted; empty: none was.
+        self.accepted_name = ""
         #: What cut the last transaction short.
         self.failure: Broken | None = None
         self._has_sent_content = False
@@ -101,12 +105,22 @@ class Peer:
             raise Broken(_reply(response, verb.decode()))
         self._smtp.last_ehlo_response = response
 
-    async def start_tls(self, context: ssl.SSLContext) -> tuple[Handshake, str]:
-        """Send STARTTLS and shake hands; how it went, and what went wrong."""
+    async def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_name: str = "",
+        check: Callable[[Sequence[bytes]], Authenticated | Mismatch] | None = None,
+    ) -> tuple[Handshake, str]:
+        """
+        Send STARTTLS and shake hands; how it went, and what went wrong. *server_name*: other than
+        the host's; *check* judges the peer's certificates (DER, its own first) in place of the
+        context.
+        """
         try:
             await self._smtp.starttls(
                 tls_context=context,
-                server_hostname=self.candidate.host,
+                server_hostname=server_name or self.candidate.host,
                 timeout=self._timeouts.starttls,
             )
         except aiosmtplib.SMTPTimeoutError:
@@ -117,9 +131,14 @@ class Peer:
             return Handshake.FAILED, f"TLS: {getattr(error, 'verify_message', '') or error.reason}"
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             return Handshake.FAILED, f"TLS: {type(error).__name__}"
+        self.is_verified = context.verify_mode is ssl.CERT_REQUIRED
+        if check is not None:
+            verdict = check(peer_chain(self._smtp.get_transport_info("ssl_object")))
+            if isinstance(verdict, Mismatch):
+                return Handshake.FAILED, f"DANE: {verdict.reason}"
+            self.is_verified, self.accepted_name = True, verdict.name
         cipher = self._smtp.get_transport_info("cipher")
         self.tls_cipher, self.tls_version = cipher[0], cipher[1]
-        self.is_verified = context.verify_mode is ssl.CERT_REQUIRED
         return Handshake.GOOD, ""
 
     async def authenticate(self, username: str, password: str) -> None:

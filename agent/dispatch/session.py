@@ -27,10 +27,11 @@ from agent.delivery.envelope import is_sendable, mail_command, wire_form
 from agent.delivery.plan import Candidate, Host, HostFilter, NoWay, make_plan
 from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
+from agent.delivery.tls_policy import DomainTls
 from agent.dispatch.path import Path
 from agent.dispatch.peer import Broken, CandidateFailed, Peer
 from agent.dispatch.settling import Attempt, Way
-from agent.dns import DnsUnavailable, DomainNotFound
+from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
@@ -91,6 +92,8 @@ class Session:
         self._changed = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         self._hosts: frozenset[str] = frozenset()
+        #: What the domain that the plan was made for asks of TLS.
+        self._tls = DomainTls()
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
@@ -213,22 +216,41 @@ class Session:
         """
         if self._candidates is None:
             return
-        hosts = await self._hosts_of(entry)
-        if hosts == self._hosts or not hosts:
+        domain = self._services.holding.parse(entry.queue_name).next_domain
+        mx = await self._mx_of(domain)
+        hosts = frozenset(host.host for host in mx.hosts) if mx is not None else self._hosts
+        if hosts == self._hosts and await self._is_covered(domain, mx):
             return
         self._candidates, self._has_connected = None, False
         if self._peer is not None:
             peer, self._peer = self._peer, None
             await peer.quit()
 
-    async def _hosts_of(self, entry: Entry) -> frozenset[str]:
-        domain = self._services.holding.parse(entry.queue_name).next_domain
+    async def _mx_of(self, domain: str) -> FoundMx | None:
+        """The MX hosts of *domain*; None: the DNS does not tell now."""
+        resolver = self._services.resolver
         try:
-            found = self._services.resolver.known_mx(domain)
-            found = found if found is not None else await self._services.resolver.mx(domain)
+            return resolver.known_mx_answer(domain) or await resolver.mx_answer(domain)
         except (DnsUnavailable, DomainNotFound):
-            return frozenset()
-        return frozenset(host.host for host in found)
+            return None
+
+    async def _is_covered(self, domain: str, mx: FoundMx | None) -> bool:
+        """Whether mail for *domain* gets what it asks of TLS over what this session opens."""
+        asked = await self._tls_of(
+            domain, is_secure_mx=self._tls.is_secure if mx is None else mx.is_secure
+        )
+        if not self._tls.covers(asked, self._hosts):
+            return False
+        accepted_name = self._peer.accepted_name if self._peer is not None else ""
+        if accepted_name == self._tls.domain != domain:
+            # DANE: a certificate for that domain's name says nothing to this one.
+            return False
+        self._tls = replace(self._tls, domain=domain)
+        return True
+
+    async def _tls_of(self, domain: str, *, is_secure_mx: bool) -> DomainTls:
+        demands = self._services.connector.demands
+        return await demands.of_domain(domain, self._path.options, is_secure_mx=is_secure_mx)
 
     async def _connect(self, entry: Entry) -> bool:
         """Open a connection for *entry*; if none is to be had, settle it or put it back."""
@@ -261,6 +283,7 @@ class Session:
         source = path.source
         self._peer = await self._services.connector.open(
             candidate,
+            domain=self._tls,
             path_name=path.name,
             source_address=source.source_address or "",
             ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
@@ -287,9 +310,12 @@ class Session:
         domain = self._services.holding.parse(entry.queue_name).next_domain
         try:
             hosts = []
-            found = await resolver.mx(domain)
-            self._hosts = frozenset(host.host for host in found)
-            for host in found:
+            found = await resolver.mx_answer(domain)
+            self._hosts = frozenset(host.host for host in found.hosts)
+            self._tls = await self._tls_of(domain, is_secure_mx=found.is_secure)
+            for host in found.hosts:
+                if host.host not in (".", "") and not self._tls.may_have(host.host):
+                    continue
                 hosts.append(
                     Host(
                         name=host.host,
@@ -302,6 +328,9 @@ class Session:
             return False
         except DnsUnavailable as error:
             await self._finish([entry], internal.lookup_failed(domain, str(error)))
+            return False
+        if found.hosts and not hosts:
+            await self._finish([entry], internal.not_named_by_policy(domain))
             return False
         source_address = self._path.source.source_address or ""
         host_filter = HostFilter(

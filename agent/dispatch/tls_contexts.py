@@ -55,9 +55,16 @@ class TlsContexts:
         self._contexts: OrderedDict[_Key, tuple[ssl.SSLContext, float]] = OrderedDict()
         self._lock = asyncio.Lock()
 
-    async def context(self, options: PathOptions) -> ssl.SSLContext:
-        """The context for a path. Errors: `TlsUnusable`."""
-        key = _key(options)
+    async def context(
+        self, options: PathOptions, *, is_verified: bool | None = None
+    ) -> ssl.SSLContext:
+        """
+        The context for a path; *is_verified*: whether it checks certificates, None: as the path's
+        mode asks. Errors: `TlsUnusable`.
+        """
+        key = _key(
+            options, is_verified_mode(options.tls_mode) if is_verified is None else is_verified
+        )
         if found := self._fresh(key):
             return found
         async with self._lock:
@@ -92,10 +99,10 @@ class TlsContexts:
         return context
 
 
-def _key(options: PathOptions) -> _Key:
+def _key(options: PathOptions, is_verified: bool) -> _Key:
     config = options.config
     return _Key(
-        is_verified=is_verified_mode(options.tls_mode),
+        is_verified=is_verified,
         cipher_list=config.openssl_cipher_list,
         cipher_suites=config.openssl_cipher_suites,
         options=config.openssl_options,

@@ -11,7 +11,6 @@ One stream to the policy server, over which the outbox is emptied.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +22,6 @@ from agent.outcomes.outbox import Outbox
 from agent.outcomes.outcome_filter import CompiledFilter, compile_filter
 from penstock.v1 import feedback_service_pb2 as pb
 
-logger = logging.getLogger(__name__)
-
 #: Batches that may be unanswered.
 WINDOW = 4
 #: A server that leaves batches unanswered for longer is gone, in seconds.
@@ -34,6 +31,9 @@ _POLL_SECONDS = 5.0
 #: New records are waited for so long, so that they go together.
 _GATHER_SECONDS = 0.02
 _LONGEST_DELAY = 30.0
+_REASON_SECONDS = 5.0
+#: A server that knows no such streams refuses them within this time.
+_REFUSAL_SECONDS = 0.25
 
 
 class OutcomeStream:
@@ -47,16 +47,19 @@ class OutcomeStream:
         rules: CompiledFilter | None,
         wants_filter: bool,
         on_failure: Callable[[str], None],
+        is_careful: bool = False,
         silence: float = SILENCE_SECONDS,
     ) -> None:
         """
         *wake* is set when there are new records; *rules* is the filter held from before;
-        *on_failure* is told why the server can't take outcomes for now.
+        *on_failure* is told why the server can't take outcomes for now; *is_careful* waits a
+        moment for a server that may not know such streams.
         """
         self._outbox = outbox
         self._wake = wake
         self._wants_filter = wants_filter
         self._on_failure = on_failure
+        self._is_careful = is_careful
         self._silence = silence
         self._unanswered: dict[int, Batch] = {}
         self._last_id = 0
@@ -70,8 +73,8 @@ class OutcomeStream:
         self.rules = rules
         #: Seconds after which to connect again, if the server wished so.
         self.reconnect_after: float | None = None
-        #: Whether the server took anything.
-        self.has_sent = False
+        #: Whether the server answered anything.
+        self.is_answered = False
 
     async def run(self, call: Any, *, until_empty: bool = False) -> None:
         """
@@ -86,16 +89,23 @@ class OutcomeStream:
         reader = asyncio.get_running_loop().create_task(self._read(call))
         reader.add_done_callback(lambda _: self._wake.set())
         try:
+            if self._is_careful:
+                # To grpc, a write that meets a refusal is an internal error, and the refusal lost.
+                await call.wait_for_connection()
+                await asyncio.wait([reader], timeout=_REFUSAL_SECONDS)
             await call.write(pb.StreamOutcomesRequest(start=start))
             while not reader.done() and await self._send_next(call, until_empty):
                 pass
-        except asyncio.InvalidStateError:
-            # The stream was over before the write; the reader knows why.
-            await asyncio.wait([reader])
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            # A write to a stream that is over says that alone; the reader knows why it is.
+            await asyncio.wait([reader], timeout=_REASON_SECONDS)
+            if not reader.done():
+                raise
         finally:
             if not reader.done():
                 reader.cancel()
-            await asyncio.wait([reader])
+            # Looked at here too, as a write may have failed before for the same reason.
+            await asyncio.gather(reader, return_exceptions=True)
         if not reader.cancelled():
             reader.result()
 
@@ -156,6 +166,7 @@ class OutcomeStream:
 
     async def _read(self, call: Any) -> None:
         while (response := await call.read()) is not grpc.aio.EOF:
+            self.is_answered = True
             self._heard_time = asyncio.get_running_loop().time()
             match response.WhichOneof("response"):
                 case "ack":
@@ -184,7 +195,6 @@ class OutcomeStream:
         await self._outbox.settle(batch)
         # Only now: a new start of reading must not find its records.
         del self._unanswered[ack.batch_id]
-        self.has_sent = True
 
     async def _take_refusal(self, refusal: pb.OutcomeRefusal) -> None:
         batch = self._unanswered.get(refusal.batch_id)

@@ -40,8 +40,9 @@ _GATHER_SECONDS = 0.02
 _POLL_SECONDS = 5.0
 _DEADLINE_SECONDS = 10.0
 _LONGEST_RETRY_SECONDS = 10.0
-#: A server that knew no streams is asked for one again after this time.
-_CALLS_SECONDS = 600.0
+#: Errors of a server that knows no streams, and for how long calls are made then, in seconds. The
+#: second is what grpc makes of the first where a write met it, or it is another; calls will tell.
+_UNKNOWN = {grpc.StatusCode.UNIMPLEMENTED: 600.0, grpc.StatusCode.INTERNAL: 5.0}
 
 
 class OutcomeUploader:
@@ -76,6 +77,8 @@ class OutcomeUploader:
         self._current: OutcomeStream | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        #: Whether the server answered on the last stream.
+        self._knows_streams = False
         #: Until when calls are made, by the loop's clock; 0: streams are known.
         self._calls_until = 0.0
         #: Tries to send that failed.
@@ -192,6 +195,7 @@ class OutcomeUploader:
             rules=self._rules,
             wants_filter=self._filters,
             on_failure=self._note_failure,
+            is_careful=not self._knows_streams,
         )
         self._current = stream
         call = self._stub.StreamOutcomes(metadata=self._metadata)
@@ -201,6 +205,7 @@ class OutcomeUploader:
             # An abandoned call is never collected by grpc.
             call.cancel()
             self._rules, self._current = stream.rules, None
+            self._knows_streams = stream.is_answered
         return stream.reconnect_after
 
     async def _call(self) -> bool:
@@ -238,10 +243,13 @@ class OutcomeUploader:
 
     def _note_unknown(self, error: grpc.aio.AioRpcError) -> bool:
         """Use calls for a while, if *error* says that the server knows no streams."""
-        if error.code() is not grpc.StatusCode.UNIMPLEMENTED or self._uses_calls():
+        if self._uses_calls() or self._knows_streams or error.code() not in _UNKNOWN:
             return False
-        self._calls_until = asyncio.get_running_loop().time() + _CALLS_SECONDS
-        logger.info("the policy server takes no streams of outcomes, only calls")
+        seconds = _UNKNOWN[error.code()]
+        self._calls_until = asyncio.get_running_loop().time() + seconds
+        logger.info(
+            "the policy server takes no stream of outcomes, only calls", extra={"seconds": seconds}
+        )
         return True
 
     def _note_failure(self, reason: str) -> None:

@@ -202,6 +202,8 @@ class PolicyBook:
 
     def apply_suspension(self, suspension: Suspension) -> Rejection | None:
         """Take a suspension; say why if it can't be applied."""
+        # Before it is in: its end is by the clock as it is now, and must not move with the others.
+        self._follow_clock()
         held = self._suspensions.get(suspension.action_id)
         if not self._suspensions.put(suspension):
             return Rejection(code=8, message="too many suspensions")

@@ -3,7 +3,8 @@ Disk: the last-known answers and suspensions, in `policy.db` under the agent's d
 
 One thread owns the database. Changes are kept by key until it takes them, a batch a transaction,
 so that a burst of changes of one path costs one row. What has been committed survives `kill -9`;
-what has not is at most `GATHER_SECONDS` and one transaction old, and will be heard again.
+what has not is at most `GATHER_SECONDS` and one transaction old, and will be heard again. All but
+the database itself belongs to the event loop.
 Nothing here decides: the policy book (`book.py`) says what is stored and forgotten.
 """
 
@@ -12,11 +13,11 @@ import contextlib
 import json
 import logging
 import sqlite3
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -25,6 +26,9 @@ from agent.policy.effective import PathKey, StoredAnswer
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
 
 logger = logging.getLogger(__name__)
+
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
 #: How long changes are gathered before they are written together.
 GATHER_SECONDS = 0.05
@@ -100,74 +104,67 @@ class PolicyDisk:
     def __init__(self, path: Path) -> None:
         """Keep the database at *path*; nothing is opened yet."""
         self._path = path
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._stopping = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-disk")
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
         self._changes = _Changes()
         #: What the thread has taken, until it is written.
         self._writing = _Changes()
-        self._thread: threading.Thread | None = None
+        self._writer: asyncio.Task[None] | None = None
         #: Batches that could not be written; the agent goes on from memory.
         self.failures = 0
 
     async def open(self, max_answers: int) -> LastKnown:
         """Open, creating if need be; return the newest answers and all suspensions."""
-        known = await asyncio.to_thread(self._load, max_answers)
-        self._thread = threading.Thread(target=self._write_until_stopped, name="policy-disk")
-        self._thread.daemon = True
-        self._thread.start()
+        known = await self._in_thread(self._load, max_answers)
+        self._writer = asyncio.create_task(self._write_until_stopped(), name="policy-disk")
         return known
 
     async def close(self) -> None:
         """Write what is left and close."""
-        if self._thread is None:
+        if self._writer is None:
             return
-        self._stopping = True
+        self._stop.set()
         self._wake.set()
-        await asyncio.to_thread(self._thread.join)
-        self._thread = None
+        await self._writer
+        self._writer = None
+        self._thread.shutdown()
 
     def save_answer(self, answer: StoredAnswer) -> None:
         """Have *answer* written."""
-        with self._lock:
-            self._changes.answers[answer.key] = answer
-            self._changes.heard.pop(answer.key, None)
+        self._changes.answers[answer.key] = answer
+        self._changes.heard.pop(answer.key, None)
         self._wake.set()
 
     def save_heard(self, answer: StoredAnswer) -> None:
         """Have it written that the server confirmed this answer, which is stored already."""
-        with self._lock:
-            if answer.key in self._changes.answers:
-                self._changes.answers[answer.key] = answer
-            else:
-                self._changes.heard[answer.key] = answer.heard
+        if answer.key in self._changes.answers:
+            self._changes.answers[answer.key] = answer
+        else:
+            self._changes.heard[answer.key] = answer.heard
         self._wake.set()
 
     def save_confirmed(self, at: float) -> None:
         """Have it written when the watch confirmed what is in memory."""
-        with self._lock:
-            self._changes.confirmed = at
+        self._changes.confirmed = at
         self._wake.set()
 
     def save_suspension(self, suspension: Suspension) -> None:
         """Have *suspension* written."""
-        with self._lock:
-            self._changes.suspensions[suspension.action_id] = suspension
+        self._changes.suspensions[suspension.action_id] = suspension
         self._wake.set()
 
     def forget_suspension(self, action_id: int) -> None:
         """Have the suspension removed."""
-        with self._lock:
-            self._changes.suspensions[action_id] = None
+        self._changes.suspensions[action_id] = None
         self._wake.set()
 
     async def find_answer(self, key: PathKey) -> StoredAnswer | None:
         """Read one answer, for a path that has left memory."""
-        with self._lock:
-            newest = (self._changes, self._writing)
-            answers = [one.answers[key] for one in newest if key in one.answers]
-            heard = [one.heard[key] for one in newest if key in one.heard]
-        answer = answers[0] if answers else await asyncio.to_thread(self._read_answer, key)
+        newest = (self._changes, self._writing)
+        answers = [one.answers[key] for one in newest if key in one.answers]
+        heard = [one.heard[key] for one in newest if key in one.heard]
+        answer = answers[0] if answers else await self._in_thread(self._read_answer, key)
         if answer is None or not heard:
             return answer
         return replace(answer, heard=max(answer.heard, heard[0]))
@@ -212,36 +209,44 @@ class PolicyDisk:
             return None
         return _answer(row) if row else None
 
-    def _write_until_stopped(self) -> None:
+    async def _in_thread(
+        self, work: Callable[[_Argument], _Result], argument: _Argument
+    ) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, argument)
+
+    async def _write_until_stopped(self) -> None:
         while True:
-            self._wake.wait()
-            if not self._stopping:
-                time.sleep(GATHER_SECONDS)
+            await self._wake.wait()
+            await self._pause(GATHER_SECONDS)
             self._wake.clear()
             # Read after the flag is cleared: a stop that came in between must not be slept over.
-            stopping = self._stopping
-            with self._lock:
-                changes, self._changes = self._changes, _Changes()
-                self._writing = changes
-            is_written = not changes or self._write(changes)
+            is_last = self._stop.is_set()
+            self._writing, self._changes = self._changes, _Changes()
+            is_written = not self._writing or await self._in_thread(self._write, self._writing)
+            if not is_written:
+                # Memory still has it all. An unchanged answer is only confirmed, never sent again,
+                # so what was not written now would be missing for good.
+                self.failures += 1
+                self._changes.add_older(self._writing)
             self._writing = _Changes()
-            if stopping:
+            if is_last:
                 return
             if not is_written:
-                time.sleep(RETRY_SECONDS)
+                await self._pause(RETRY_SECONDS)
                 self._wake.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not once it is time to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     def _write(self, changes: _Changes) -> bool:
         try:
             with _connection(self._path) as connection, connection:
                 _apply(connection, changes)
-        # Supervisor: whatever one batch does, the thread that writes must live on.
+        # Supervisor: whatever one batch does, later ones must be written.
         except Exception as error:
-            # Memory still has it all. An unchanged answer is only confirmed, never sent again, so
-            # what was not written now would be missing for good.
-            self.failures += 1
-            with self._lock:
-                self._changes.add_older(changes)
             logger.warning("last-known policy not written", extra={"error": str(error)})
             return False
         return True

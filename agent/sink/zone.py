@@ -13,8 +13,19 @@ A zone is a mapping, read from TOML (`[dns]` of a sink's configuration) or JSON:
     "mx1.bigmail.example" = ["127.0.2.1"]
     [aaaa]
     "mx2.bigmail.example" = ["::1"]
+    [txt]
+    "_mta-sts.bigmail.example" = ["v=STSv1; id=1;"]
+    [tlsa]
+    "_25._tcp.mx1.bigmail.example" = ["3 1 1 0123…"]    # usage, selector, matching type, data
+    [cname]
+    "mail.bigmail.example" = ["mx1.bigmail.example"]
     [faults]
     "broken.example" = "servfail"                   # or "refused", or "timeout": never answered
+
+    secure = ["bigmail.example"]                    # answered as if DNSSEC had been checked
+
+Names at and below those in `secure` get the AD bit, where the question asks for it and all aliases
+on the way are secure too. Nothing is signed: this stands for a validating resolver.
 
 Other keys at the top level are ignored when they are text ("about" in a JSON file).
 """
@@ -37,7 +48,16 @@ import dns.rdatatype
 import dns.rrset
 
 _IN = dns.rdataclass.IN
-_TEXT_TYPES = {"a": dns.rdatatype.A, "aaaa": dns.rdatatype.AAAA}
+_TEXT_TYPES = {
+    "a": dns.rdatatype.A,
+    "aaaa": dns.rdatatype.AAAA,
+    "txt": dns.rdatatype.TXT,
+    "tlsa": dns.rdatatype.TLSA,
+    "cname": dns.rdatatype.CNAME,
+}
+_LEADS_TO_ADDRESS = (dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.CNAME)
+#: Aliases that are followed.
+_MOST_ALIASES = 8
 
 
 class Fault(StrEnum):
@@ -59,6 +79,8 @@ class Zone:
     default_a: tuple[str, ...] = ()
     #: Seconds; of negative answers too.
     ttl: int = 60
+    #: Names at and below which answers are secure.
+    secure: tuple[str, ...] = ()
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> "Zone":
@@ -67,22 +89,32 @@ class Zone:
         records = dict(_mx_records(table.get("mx", {}), mistakes))
         for key, rdtype in _TEXT_TYPES.items():
             for name, addresses in _tables(table, key, mistakes):
-                records[_key(name), rdtype] = tuple(map(str, addresses))
+                records[_key(name), rdtype] = tuple(_text(key, one) for one in addresses)
         default_a = tuple(table.get("default_a", ()))
         _add_default_addresses(records, default_a)
         _check_records(records, mistakes)
         faults = _faults(table.get("faults", {}), mistakes)
+        secure = tuple(_key(str(name)) for name in table.get("secure", ()))
         ttl = table.get("ttl", 60)
         if not isinstance(ttl, int) or ttl < 0:
             mistakes.append(f"ttl {ttl!r}: expected a number of seconds, 0 or more")
         mistakes += _unknown_keys(table)
         if mistakes:
             raise ValueError("; ".join(mistakes))
-        return cls(records=records, faults=faults, default_a=default_a, ttl=ttl)
+        return cls(records=records, faults=faults, default_a=default_a, ttl=ttl, secure=secure)
 
     def has_name(self, name: str) -> bool:
         """Whether *name*, or a name below it, has any entry (RFC 8020)."""
         return any(known == name or known.endswith("." + name) for known, _ in self.records)
+
+    def is_secure(self, name: str) -> bool:
+        """Whether answers about *name* count as checked."""
+        return any(name == top or name.endswith("." + top) for top in self.secure)
+
+    def alias_of(self, name: str) -> str:
+        """The name that *name* is an alias of; empty if it is none."""
+        targets = self.records.get((name, dns.rdatatype.CNAME), ())
+        return _key(targets[0]) if targets else ""
 
 
 def load_zone(path: str | Path) -> Zone:
@@ -108,16 +140,46 @@ def answer_query(query: dns.message.Message, zone: Zone) -> dns.message.Message 
     if fault is not None:
         response.set_rcode(dns.rcode.from_text(fault.value))
         return response
-    texts = zone.records.get((name, question.rdtype), ())
-    if texts and question.rdclass == _IN:
-        response.answer.append(
-            dns.rrset.from_text_list(question.name, zone.ttl, _IN, question.rdtype, texts)
-        )
+    asks_for_security = bool(query.flags & dns.flags.AD or query.ednsflags & dns.flags.DO)
+    names = _follow(name, question.rdtype, zone)
+    if zone.secure and asks_for_security and all(zone.is_secure(each) for each in names):
+        response.flags |= dns.flags.AD
+    name = names[-1]
+    for each in names[:-1]:
+        _add_answer(response, each, dns.rdatatype.CNAME, zone)
+    if zone.records.get((name, question.rdtype), ()) and question.rdclass == _IN:
+        _add_answer(response, name, question.rdtype, zone, owner=question.name)
         return response
     if not zone.has_name(name):
         response.set_rcode(dns.rcode.NXDOMAIN)
     response.authority.append(_start_of_authority(question.name, zone.ttl))
     return response
+
+
+def _follow(name: str, rdtype: dns.rdatatype.RdataType, zone: Zone) -> list[str]:
+    """*name* and the names that its aliases lead to."""
+    names = [name]
+    while rdtype != dns.rdatatype.CNAME and len(names) <= _MOST_ALIASES:
+        target = zone.alias_of(names[-1])
+        if not target:
+            break
+        names.append(target)
+    return names
+
+
+def _add_answer(
+    response: dns.message.Message,
+    name: str,
+    rdtype: dns.rdatatype.RdataType,
+    zone: Zone,
+    *,
+    owner: dns.name.Name | None = None,
+) -> None:
+    # The case of the question is kept, as resolvers expect.
+    if owner is None or _key(owner.to_text()) != name:
+        owner = dns.name.from_text(name)
+    texts = zone.records[name, rdtype]
+    response.answer.append(dns.rrset.from_text_list(owner, zone.ttl, _IN, rdtype, texts))
 
 
 def _start_of_authority(name: dns.name.Name, ttl: int) -> dns.rrset.RRset:
@@ -129,6 +191,16 @@ def _start_of_authority(name: dns.name.Name, ttl: int) -> dns.rrset.RRset:
 
 def _key(name: str) -> str:
     return name.lower().rstrip(".")
+
+
+def _text(kind: str, value: Any) -> str:
+    """The presentation form of one record."""
+    text = str(value)
+    if kind == "txt" and not text.startswith('"'):
+        # A string holds 255 bytes; a longer text is several.
+        pieces = [text[start : start + 255] for start in range(0, max(1, len(text)), 255)]
+        return " ".join(f'"{piece}"' for piece in pieces)
+    return f"{text.rstrip('.')}." if kind == "cname" else text
 
 
 def _tables(
@@ -167,7 +239,7 @@ def _add_default_addresses(
     mx_texts = [texts for (_, rdtype), texts in records.items() if rdtype == dns.rdatatype.MX]
     hosts = {_key(text.split()[1]) for texts in mx_texts for text in texts} - {""}
     for host in hosts:
-        if not any((host, rdtype) in records for rdtype in _TEXT_TYPES.values()):
+        if not any((host, rdtype) in records for rdtype in _LEADS_TO_ADDRESS):
             records[host, dns.rdatatype.A] = default_a
 
 
@@ -195,7 +267,7 @@ def _faults(content: Any, mistakes: list[str]) -> dict[str, Fault]:
 
 
 def _unknown_keys(table: Mapping[str, Any]) -> list[str]:
-    known = {"mx", "a", "aaaa", "faults", "ttl", "default_a"}
+    known = {"mx", *_TEXT_TYPES, "faults", "ttl", "default_a", "secure"}
     return [
         f"{key}: unknown key, expected one of {', '.join(sorted(known))}"
         for key, value in table.items()

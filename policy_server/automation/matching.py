@@ -4,13 +4,15 @@ Matching: which of the rules consulted for an outcome have a pattern that its re
 1. RE2 tries all patterns it can express in one pass and in linear time, whatever a peer wrote.
 2. Patterns it can't express (look-around, back-references) go to the `regex` package, each try
    under a time limit; one that ran into the limit too often is left out of the rest of the batch.
+   Once a batch has spent its time on them, all of these patterns are: the others still count.
+   Most are tried only where RE2 found their relaxed form (see `relax`) in the same pass.
 3. Text and patterns are bounded in length, compiled sets in number.
 
 Nothing here counts or acts (see `threshold` and `decide`).
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ import re2
 import regex
 
 from policy_server.automation.outcomes import Outcome, reply_text
+from policy_server.automation.relax import is_relaxable, relax_pattern
 from policy_server.rules.layers import AutomationRule
 from policy_server.rules.patterns import MAX_PATTERN
 
@@ -25,6 +28,8 @@ from policy_server.rules.patterns import MAX_PATTERN
 TRY_SECONDS = 0.02
 #: A pattern that ran into its time limit so often is left out of the rest of a batch.
 TIMEOUTS_ALLOWED = 3
+#: Longest time that a batch spends on backtracking patterns, in seconds.
+BATCH_SECONDS = 2.0
 #: Most sets of compiled patterns kept.
 SETS_KEPT = 1024
 #: What RE2 may spend on one pattern and on a set, in bytes; it bounds the time of compiling too.
@@ -44,6 +49,8 @@ class Backtracking:
 
     rule_index: int
     pattern: Any
+    #: It can only match a plain text where its relaxed form does.
+    is_relaxed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +58,7 @@ class Linear:
     """Patterns that RE2 tries in one pass."""
 
     patterns: Any
-    #: Rule of each pattern of the set.
+    #: Rule of each pattern of the set; for relaxed forms -1 - their place among `backtracking`.
     owners: tuple[int, ...]
 
 
@@ -60,6 +67,8 @@ class CompiledRules:
     """The patterns of the rules consulted for one path, ready to be tried."""
 
     rules: tuple[AutomationRule, ...]
+    #: Whether any of them matches what the agent made itself.
+    has_internal: bool
     #: One set, or more where the patterns are too large for one.
     linear: tuple[Linear, ...]
     backtracking: tuple[Backtracking, ...]
@@ -67,16 +76,42 @@ class CompiledRules:
     broken: tuple[str, ...]
 
 
+def _stopped() -> float:
+    return 0.0
+
+
 @dataclass(slots=True)
 class Effort:
     """What one batch may spend on backtracking, and what it had to leave out."""
 
+    #: Seconds that only grow. Without a clock, a try that was cut short counts as its time limit
+    #: and any other as nothing.
+    clock: Callable[[], float] = _stopped
     #: How often each pattern ran into its time limit.
     timeouts: dict[str, int] = field(default_factory=dict)
+    #: Seconds spent on backtracking patterns.
+    spent: float = 0.0
+    #: Tries that were left out because the time was spent.
+    left_out: int = 0
 
-    def is_spent(self, pattern: str) -> bool:
-        """Whether *pattern* is left out from now on."""
-        return self.timeouts.get(pattern, 0) >= TIMEOUTS_ALLOWED
+    def search(self, pattern: Any, text: str) -> bool:
+        """Try a pattern of the `regex` package; no match where it may not be tried any more."""
+        if self.timeouts and self.timeouts.get(pattern.pattern, 0) >= TIMEOUTS_ALLOWED:
+            return False
+        if self.spent >= BATCH_SECONDS:
+            self.left_out += 1
+            return False
+        began = self.clock()
+        try:
+            # concurrent: other threads run on while this one backtracks.
+            found = pattern.search(text, timeout=TRY_SECONDS, concurrent=True) is not None
+        except TimeoutError:
+            found = False
+            self.timeouts[pattern.pattern] = self.timeouts.get(pattern.pattern, 0) + 1
+            if self.clock is _stopped:
+                self.spent += TRY_SECONDS
+        self.spent += self.clock() - began
+        return found
 
 
 class CompiledSets:
@@ -137,11 +172,17 @@ def compile_rules(rules: Sequence[AutomationRule]) -> CompiledRules:
                 broken.append(text)
                 continue
             if isinstance(compiled, regex.Pattern):
-                backtracking.append(Backtracking(rule_index=index, pattern=compiled))
+                relaxed = _relax(text)
+                if relaxed is not None:
+                    patterns.append((-1 - len(backtracking), relaxed))
+                backtracking.append(
+                    Backtracking(rule_index=index, pattern=compiled, is_relaxed=relaxed is not None)
+                )
             else:
                 patterns.append((index, text))
     return CompiledRules(
         rules=tuple(rules),
+        has_internal=any(rule.match_internal for rule in rules),
         linear=_compile_sets(patterns),
         backtracking=tuple(backtracking),
         broken=tuple(broken),
@@ -152,9 +193,9 @@ def match_outcome(
     compiled: CompiledRules, outcome: Outcome, effort: Effort
 ) -> tuple[AutomationRule, ...]:
     """List the rules that *outcome* matches, in the order in which they are consulted."""
-    if outcome.internal and not any(rule.match_internal for rule in compiled.rules):
+    if outcome.internal and not compiled.has_internal:
         return ()
-    text = reply_text(outcome.reply)
+    text = _readable(reply_text(outcome.reply))
     if not text:
         return ()
     hits = {
@@ -162,31 +203,50 @@ def match_outcome(
         for part in compiled.linear
         for number in part.patterns.Match(text) or ()
     }
-    for candidate in compiled.backtracking:
-        if candidate.rule_index not in hits and _search(candidate.pattern, text, effort):
-            hits.add(candidate.rule_index)
+    if compiled.backtracking:
+        hits |= _try_backtracking(compiled, text, hits, effort)
     if not hits:
         return ()
-    return tuple(
-        rule
-        for index, rule in enumerate(compiled.rules)
-        if index in hits and (rule.match_internal or not outcome.internal)
-    )
+    # Not a look at each rule: there may be thousands, and few of them match.
+    matched = [compiled.rules[index] for index in sorted(hits) if index >= 0]
+    return tuple(rule for rule in matched if rule.match_internal or not outcome.internal)
+
+
+def _try_backtracking(
+    compiled: CompiledRules, text: str, hits: set[int], effort: Effort
+) -> set[int]:
+    """Find the rules that match by a pattern beyond RE2, given what RE2 found."""
+    is_plain = is_relaxable(text)
+    found: set[int] = set()
+    for number, candidate in enumerate(compiled.backtracking):
+        if is_plain and candidate.is_relaxed and -1 - number not in hits:
+            continue
+        index = candidate.rule_index
+        if index not in hits and index not in found and effort.search(candidate.pattern, text):
+            found.add(index)
+    return found
+
+
+def _relax(pattern: str) -> str | None:
+    """Return the relaxed form of a pattern, if it has one that RE2 takes."""
+    relaxed = relax_pattern(pattern)
+    try:
+        if relaxed is not None:
+            re2.compile(relaxed, _re2_options())
+    except re2.error:
+        return None
+    return relaxed
+
+
+def _readable(text: str) -> str:
+    """Replace halves of surrogate pairs, which are no characters and which RE2 can't take."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
 
 
 def _set_key(rules: Sequence[AutomationRule]) -> _SetKey:
     return tuple((rule.key, rule.regexes) for rule in rules)
-
-
-def _search(pattern: Any, text: str, effort: Effort) -> bool:
-    if effort.is_spent(pattern.pattern):
-        return False
-    try:
-        # concurrent: other threads run on while this one backtracks.
-        return pattern.search(text, timeout=TRY_SECONDS, concurrent=True) is not None
-    except TimeoutError:
-        effort.timeouts[pattern.pattern] = effort.timeouts.get(pattern.pattern, 0) + 1
-        return False
 
 
 def _re2_options() -> Any:

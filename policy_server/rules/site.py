@@ -6,12 +6,22 @@ can make the same one; who must not confuse them compares `host_set` as well.
 """
 
 import ipaddress
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import idna
 
 from policy_server.rules.values import InvalidValueError
+
+#: More hosts than a label is taken for.
+_MOST_GUESSED = 200
+# Host names have no dots within their labels, so those outside of brackets part them.
+_SPLIT = re.compile(r"\.(?![^(]*\))")
+_PART = re.compile(
+    r"(?:\((?P<several>[^()|.?]+(?:\|[^()|.?]+)*)\)|(?P<one>[^()|.?]+))(?P<optional>\?)?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,6 +111,29 @@ def site_name(domain: str, mx_hosts: Sequence[MxHost]) -> str:
     ordered = sorted((entry.preference, normalise_host(entry.host)) for entry in mx_hosts)
     hosts = list(dict.fromkeys(host for _, host in ordered if host))
     return _factor(hosts)
+
+
+def guess_hosts(label: str) -> tuple[MxHost, ...]:
+    """
+    List the hosts that a site name may stand for: the true ones and, where labels differ at several
+    places, more. None for what is no site name, or stands for very many.
+
+    >>> [entry.host for entry in guess_hosts("(mta5|mta6).am0.y.example")]
+    ['mta5.am0.y.example', 'mta6.am0.y.example']
+    """
+    choices: list[tuple[str, ...]] = []
+    count = 1
+    for part in _SPLIT.split(label):
+        found = _PART.fullmatch(part)
+        if found is None:
+            return ()
+        labels = tuple((found["several"] or found["one"]).split("|"))
+        choices.append((*labels, "") if found["optional"] else labels)
+        count *= len(choices[-1])
+        if count > _MOST_GUESSED:
+            return ()
+    names = (".".join(filter(None, chosen)) for chosen in itertools.product(*choices))
+    return tuple(MxHost(name) for name in dict.fromkeys(names) if name)
 
 
 def _factor(hosts: Sequence[str]) -> str:

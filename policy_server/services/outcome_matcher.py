@@ -7,6 +7,7 @@ Matching is decided in `policy_server.automation.matching`; which rules a path c
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ class OutcomeMatcher:
         ]
         if not concerned:
             return []
-        effort = Effort()
+        effort = Effort(clock=time.monotonic)
         if any(path.compiled.backtracking for _, path in concerned):
             # Only patterns beyond RE2 can take long: they run beside the event loop.
             hits = await asyncio.to_thread(_match_all, concerned, effort)
@@ -93,6 +94,11 @@ class OutcomeMatcher:
             self._metrics.pattern_timeouts.inc(timeouts)
             facts = {"pattern": pattern, "timeouts": timeouts}
             logger.warning("pattern took too long and was given up", extra=facts)
+        if effort.left_out:
+            facts = {"tries": effort.left_out}
+            logger.warning(
+                "time for patterns beyond RE2 was spent, the rest was left out", extra=facts
+            )
         return _with_ruled_values(hits, snapshot, self._metrics)
 
     async def _find_paths(self, keys: set[_PathKey], snapshot: Snapshot) -> dict[_PathKey, _Path]:

@@ -216,8 +216,12 @@ class WatchHub:
             token is None
             or token.datastore != self._datastore_id
             or token.filter_hash != _FILTER
-            or not 0 <= token.revision <= self._policy.revision
         ):
+            return None
+        if token.revision > self._policy.revision:
+            # Another server on this database was quicker: what the client knows must not go back.
+            await self._policy.reload()
+        if not 0 <= token.revision <= self._policy.revision:
             return None
         touched = await self._store.touched_since(token.revision, _MOST_MISSED)
         if touched is None:

@@ -1,6 +1,7 @@
 """SMTP peers that behave in ways the sink does not: for tests of dispatch."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -179,6 +180,77 @@ class Impatient:
 async def impatient_peer(peer: Impatient) -> AsyncIterator[int]:
     """Listen; gives the port."""
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+class StarttlsPeer:
+    """
+    A peer that speaks just enough SMTP to take mail, and does with STARTTLS as it is told.
+
+    *answer*: the reply to STARTTLS; empty: it is not offered. *context*: None: the reply is
+    followed by octets that are no TLS.
+    """
+
+    def __init__(
+        self, *, context: ssl.SSLContext | None = None, answer: bytes = b"220 2.0.0 go on"
+    ) -> None:
+        self.context, self.answer = context, answer
+        self.connections = 0
+        #: One a message: whether it came over TLS.
+        self.taken: list[bool] = []
+        #: What came with AUTH.
+        self.passwords: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Talk to one client."""
+        self.connections += 1
+        try:
+            await self._talk(reader, writer)
+        except (ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_encrypted, in_data = False, False
+        writer.write(b"220 mx.big.example\r\n")
+        while (line := await reader.readline()) and line != b"QUIT\r\n":
+            if in_data:
+                if line == b".\r\n":
+                    in_data = False
+                    self.taken.append(is_encrypted)
+                    writer.write(b"250 2.0.0 ok\r\n")
+            elif line.startswith(b"EHLO"):
+                offer = b"250-STARTTLS\r\n" if self.answer and not is_encrypted else b""
+                writer.write(b"250-mx.big.example\r\n" + offer + b"250 AUTH PLAIN\r\n")
+            elif line == b"STARTTLS\r\n":
+                writer.write(self.answer + b"\r\n")
+                if not self.answer.startswith(b"220"):
+                    continue
+                if self.context is None:
+                    writer.write(b"this is no TLS record\r\n")
+                    return
+                await writer.start_tls(self.context)
+                is_encrypted = True
+            elif line == b"DATA\r\n":
+                in_data = True
+                writer.write(b"354 go on\r\n")
+            elif line.startswith(b"AUTH"):
+                self.passwords.append(line)
+                writer.write(b"235 2.7.0 ok\r\n")
+            else:
+                writer.write(b"250 2.0.0 ok\r\n")
+
+
+@asynccontextmanager
+async def starttls_peer(
+    peer: StarttlsPeer, *, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[int]:
+    """Listen; gives the port."""
+    server = await asyncio.start_server(peer.serve, host, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -12,6 +12,7 @@ from agent.delivery.record import Record, RecordType
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dns import Resolver
 from agent.errors import PolicyUnavailable
+from agent.mta_sts.policies import MtaStsPolicies
 from agent.policy.answer import MxHost, PathPolicy, Suspension
 from agent.settings import Settings
 from agent.sink.dns_server import DnsServer
@@ -129,10 +130,13 @@ class World:
         self.spool: SqliteSpool | None = None
         self.resolver: Resolver | None = None
         self.dispatcher: Dispatcher | None = None
+        self.mta_sts: MtaStsPolicies | None = None
 
     async def start(self, **options: Any) -> None:
         self.spool = await SqliteSpool.open(self.directory)
         self.resolver = Resolver((self.dns.address,), timeout=2.0)
+        if (open_mta_sts := options.pop("open_mta_sts", None)) is not None:
+            options["mta_sts"] = self.mta_sts = await open_mta_sts(self.resolver)
         self.dispatcher = Dispatcher(
             self.settings, self.spool, self.policies, self.resolver, self.log, **options
         )
@@ -144,6 +148,9 @@ class World:
         assert self.spool is not None
         assert self.resolver is not None
         await self.dispatcher.stop(deadline)
+        if self.mta_sts is not None:
+            await self.mta_sts.close()
+            self.mta_sts = None
         await self.resolver.close()
         await self.spool.close()
 
@@ -196,6 +203,7 @@ async def world(
     *,
     provider: dict[str, Any] | None = None,
     agent: dict[str, Any] | None = None,
+    records: dict[str, Any] | None = None,
     **queue: Any,
 ) -> AsyncIterator[World]:
     entry = {
@@ -209,7 +217,7 @@ async def world(
             {"sink": {"http_listen": ""}, "provider": [{**entry, **(provider or {})}]}
         )
     )
-    zone = {
+    zone: dict[str, Any] = {
         "mx": {
             DOMAIN: [[10, "mx.big.example"]],
             "other.example": [[10, "mx.big.example"]],
@@ -218,6 +226,8 @@ async def world(
         },
         "a": {"mx.big.example": ["127.0.0.1"]},
     }
+    for kind, names in (records or {}).items():
+        zone[kind] = {**zone.get(kind, {}), **names} if isinstance(names, dict) else names
     # Senders are told of nothing unless the test asks for it: it would be more mail to account for.
     settings = Settings.model_validate(
         {"queue": {"retry_interval": "1h", "dsn": False, **queue}, **(agent or {})}

@@ -233,8 +233,8 @@ async def streaming_peer() -> AsyncIterator[PolicyPeer]:
 
 
 async def _send_first(uploader: OutcomeUploader, spool: SqliteSpool) -> None:
-    """Have the filter come, which the server sends after the first batch."""
-    await put_in_outbox(spool, [record("first")])
+    """Have the filter come, at the latest with the answer to a first batch."""
+    await put_in_outbox(spool, [record("first", response=Response(code=499))])
     uploader.start()
     await _until_empty(spool)
     await until(lambda: uploader.has_filter)
@@ -256,9 +256,10 @@ async def test_what_no_rule_could_match_is_left_out_and_counted(streaming_peer, 
         uploader.on_records(kinds)
         await _until_empty(spool)
 
+        # Counted right after they are gone.
+        await until(lambda: uploader.skipped == {RecordType.DELIVERY: 2})
         assert peer.reports == [["e2"]]
         assert peer.outcome_batches[-1].filter_etag == "f1"
-        assert uploader.skipped == {RecordType.DELIVERY: 2}
         [skipped] = peer.outcome_batches[-1].skipped
         assert (skipped.type, skipped.count) == (OUTCOME_TYPE_DELIVERY, 2)
 

@@ -15,6 +15,7 @@ from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.automation_service_pb2_grpc import AutomationServiceStub
 from penstock.v1.feedback_service_pb2 import ReportOutcomesRequest
 from penstock.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from penstock.v1.fleet_service_pb2_grpc import FleetServiceStub
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policy_server.rules.layers import AutomationDraft, BlockDraft, LayerDraft, Scope
 from policy_server.server import Server
@@ -102,6 +103,7 @@ class Client:
         self.policy = PolicyServiceStub(channel)
         self.feedback = FeedbackServiceStub(channel)
         self.automation = AutomationServiceStub(channel)
+        self.fleet = FleetServiceStub(channel)
 
     async def report(self, *outcomes: outcome_pb2.DeliveryOutcome):
         """Report outcomes."""
@@ -167,6 +169,8 @@ class Watch:
         self._start = start
         self._acknowledge = acknowledge
         self.suspensions: dict[str, pb.Suspension] = {}
+        self.bounces: dict[str, pb.Bounce] = {}
+        self.newest_nonce = ""
         self.paths: dict[str, pb.GetEgressPathConfigResponse] = {}
         self.removed: list[tuple[str, int]] = []
         self.kinds: list[int] = []
@@ -200,15 +204,21 @@ class Watch:
         for resource in response.resources:
             if resource.type == pb.RESOURCE_TYPE_SUSPENSION:
                 self.suspensions[resource.name] = resource.suspension
+            elif resource.type == pb.RESOURCE_TYPE_BOUNCE:
+                self.bounces[resource.name] = resource.bounce
             else:
                 self.paths[resource.name] = resource.egress_path
         for gone in response.removed:
             self.removed.append((gone.name, gone.type))
-            self.suspensions.pop(gone.name, None)
+            if gone.type == pb.RESOURCE_TYPE_SUSPENSION:
+                self.suspensions.pop(gone.name, None)
+            if gone.type == pb.RESOURCE_TYPE_BOUNCE:
+                self.bounces.pop(gone.name, None)
         if response.token:
             self.token = response.token
         if response.HasField("reconnect_after"):
             self.reconnect_after = response.reconnect_after
+        self.newest_nonce = response.nonce or self.newest_nonce
         if response.nonce and self._acknowledge:
             # A stream that has ended says why at the next read.
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):

@@ -1,0 +1,1 @@
+"""MTA-STS policies of receiving domains: fetched, remembered, kept current (RFC 8461)."""
