@@ -13,12 +13,14 @@ from policy_server.errors import DnsUnavailable, DomainNotFound
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.site import MxHost
+from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.watch import WatchHub
 from policy_server.store.actions import ActionStore
+from policy_server.store.agents import AgentStore
 from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
 from policy_server.store.operator_actions import OperatorActionStore
@@ -99,8 +101,24 @@ class SimulatedServer:
         )
         interceptors = [CallInterceptor(metrics)]
         self.listener = Listener(network, self.process, name, interceptors=interceptors)
-        self._hub = WatchHub(self.policy, actions, metrics=metrics, clock=clock)
-        add_policy_service(self.listener, PolicyService(self.policy), self._hub)
+        self._directory = AgentDirectory(
+            AgentStore(self.database),
+            server=name,
+            metrics=metrics,
+            revision=lambda: self.policy.revision if self.policy.is_loaded else 0,
+            clock=clock,
+        )
+        self._hub = self.process.run(
+            lambda: WatchHub(
+                self.policy,
+                actions,
+                directory=self._directory,
+                metrics=metrics,
+                clock=clock,
+                random=random.random,
+            )
+        )
+        add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database)
         self._feedback = FeedbackService(
             self.policy, reports, metrics=metrics, clock=clock, random=random
@@ -122,6 +140,7 @@ class SimulatedServer:
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         self.is_ready = True
+        await self._directory.run()
 
     def stop(self) -> None:
         """Take no more calls and ask clients to come back, as at SIGTERM."""
