@@ -39,6 +39,7 @@ from policy_server.services.fleet_service import FleetService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_service import RuleService
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
 from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
@@ -212,7 +213,10 @@ class Server:
         self._feedback = FeedbackService(self.policy, reports, metrics=self.metrics)
         feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(self._feedback, server)
         automation = AutomationService(
-            self.policy, self.actions, OperatorActionStore(self.database)
+            self.policy,
+            self.actions,
+            OperatorActionStore(self.database),
+            trials=RuleTrials(self.policy, self.database),
         )
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
         fleet = FleetService(self.policy, agents)

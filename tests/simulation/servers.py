@@ -18,6 +18,7 @@ from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
@@ -108,15 +109,13 @@ class SimulatedServer:
             revision=lambda: self.policy.revision if self.policy.is_loaded else 0,
             clock=clock,
         )
-        self._hub = self.process.run(
-            lambda: WatchHub(
-                self.policy,
-                actions,
-                directory=self._directory,
-                metrics=metrics,
-                clock=clock,
-                random=random.random,
-            )
+        self._hub = WatchHub(
+            self.policy,
+            actions,
+            directory=self._directory,
+            metrics=metrics,
+            clock=clock,
+            random=random.random,
         )
         add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database)
@@ -126,7 +125,11 @@ class SimulatedServer:
         add_FeedbackServiceServicer_to_server(self._feedback, self.listener)
         add_AutomationServiceServicer_to_server(
             AutomationService(
-                self.policy, actions, OperatorActionStore(self.database), clock=clock
+                self.policy,
+                actions,
+                OperatorActionStore(self.database),
+                trials=RuleTrials(self.policy, self.database),
+                clock=clock,
             ),
             self.listener,
         )

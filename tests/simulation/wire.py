@@ -269,6 +269,9 @@ class UnaryCall:
 class StreamCall:
     """One stream, as its client sees it."""
 
+    async def wait_for_connection(self) -> None:
+        """Return at once: what is written before the server is reached waits on its way."""
+
     def __init__(
         self,
         channel: Channel,
@@ -420,6 +423,7 @@ class StreamCall:
     async def details(self) -> str:
         """Return what the status says."""
         await self.code()
+        assert self._status is not None
         return self._status[1]
 
     async def initial_metadata(self) -> Metadata:
