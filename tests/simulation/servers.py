@@ -118,7 +118,7 @@ class SimulatedServer:
             clock=clock,
             random=random.random,
         )
-        add_policy_service(self.listener, PolicyService(self.policy), self._hub)
+        add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database)
         self._feedback = FeedbackService(
             self.policy, reports, metrics=metrics, clock=clock, random=random
@@ -145,6 +145,7 @@ class SimulatedServer:
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         self.is_ready = True
+        await self._directory.run()
 
     def stop(self) -> None:
         """Take no more calls and ask clients to come back, as at SIGTERM."""

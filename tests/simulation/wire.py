@@ -269,9 +269,6 @@ class UnaryCall:
 class StreamCall:
     """One stream, as its client sees it."""
 
-    async def wait_for_connection(self) -> None:
-        """Return at once: what is written before the server is reached waits on its way."""
-
     def __init__(
         self,
         channel: Channel,
