@@ -94,4 +94,5 @@ def describe_status(
         **dispatcher,
         "policy": policy.snapshot(),
         "suspensions": policy.suspensions(),
+        "bounces": policy.bounces(),
     }

@@ -145,6 +145,9 @@ class AgentMetrics:
             "penstock_agent_suspensions", "Suspensions in force.", lambda: len(book.suspensions())
         )
         self.add_gauge(
+            "penstock_agent_bounces", "Orders to bounce in force.", lambda: len(book.bounces())
+        )
+        self.add_gauge(
             "penstock_agent_watch_connected",
             "Whether the policy watch is open.",
             lambda: float(watch.connected),

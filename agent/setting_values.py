@@ -132,8 +132,8 @@ def parse_tell_sender(value: object) -> TellSender:
     found = _TELL_SENDER.get(str(value).strip().lower()) if isinstance(value, str | bool) else None
     if found is None:
         raise ValueError(
-            f'{value!r} is no choice; write true, false, "failure" for permanent failures alone, '
-            'or "expiry" for mail that grew too old alone'
+            f'{value!r} is no choice; write true, false, "failure" for permanent failures only, '
+            'or "expiry" for mail that grew too old only'
         )
     return found
 

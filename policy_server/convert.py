@@ -35,11 +35,11 @@ from policy_server.automation.outcome_filter import OutcomeFilter
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
 from policy_server.automation.requests import ActionRequest
 from policy_server.errors import InvalidRequest
+from policy_server.known_agents import KnownAgent
 from policy_server.rules.explain import explain_json
 from policy_server.rules.resolve import Question, Resolution
 from policy_server.rules.site import MxHost, normalise_domain
 from policy_server.rules.values import MAX_SPAN, InvalidValueError
-from policy_server.store.agents import KnownAgent
 
 #: Longest identifier of an event, in characters.
 MAX_EVENT_ID = 255

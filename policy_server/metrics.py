@@ -73,9 +73,25 @@ class ServerMetrics:
             "Resources that watching clients could not apply.",
             registry=self.registry,
         )
-        self.watch_lag = Gauge(
+        self.watch_snapshots = Counter(
+            "penstock_server_watch_snapshots",
+            "Full states that were sent whole.",
+            registry=self.registry,
+        )
+        self.watch_lag = Histogram(
             "penstock_server_watch_lag_revisions",
+            "How many revisions a client had yet to apply when it acknowledged a response.",
+            buckets=(0, 1, 2, 5, 10, 25, 100, 1000),
+            registry=self.registry,
+        )
+        self.watch_furthest = Gauge(
+            "penstock_server_watch_lag_revisions_most",
             "How many revisions the agent that is furthest behind has yet to apply.",
+            registry=self.registry,
+        )
+        self.watch_unacknowledged = Gauge(
+            "penstock_server_watch_unacknowledged",
+            "Responses that watching clients have not acknowledged.",
             registry=self.registry,
         )
         self.answers_made = Counter(

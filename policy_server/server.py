@@ -39,6 +39,7 @@ from policy_server.services.fleet_service import FleetService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_service import RuleService
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
 from policy_server.settings import Settings, split_address
 from policy_server.store.actions import ActionStore
@@ -107,6 +108,7 @@ class Server:
             age=settings.feedback.keep_outcomes, rows=settings.feedback.max_outcomes
         )
         self._is_stopping = False
+        self._readiness = asyncio.Event()
         self._directory: AgentDirectory | None = None
         self._keepers: list[asyncio.Task[None]] = []
         #: Why there is nothing to answer from; empty once there is.
@@ -147,7 +149,7 @@ class Server:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        if self._directory is not None:
+        if self._directory is not None and self._readiness.is_set():
             # That nobody watches here any more; a database that is away is told by time.
             with contextlib.suppress(PolicyServerError):
                 await self._directory.write()
@@ -157,6 +159,7 @@ class Server:
 
     async def _keep_agents(self) -> None:
         assert self._directory is not None
+        await self._readiness.wait()
         await self._directory.run()
 
     async def _keep_database(self) -> None:
@@ -182,6 +185,7 @@ class Server:
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         self._reason = ""
+        self._readiness.set()
         await self._set_health(_SERVING)
         ports = {"grpc_port": self.grpc_port, "http_port": self.http_port}
         logger.info("server ready", extra=ports)
@@ -192,22 +196,27 @@ class Server:
             options=_CHANNEL_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
+        self.grpc_port = _listen(server, self._settings.server.grpc_listen)
         agents = AgentStore(self.database)
         self._directory = AgentDirectory(
             agents,
-            server=f"{socket.gethostname()}:{os.getpid()}",
+            # The same after a restart, and another one for each server of a host.
+            server=f"{socket.gethostname()}:{self.grpc_port}",
             metrics=self.metrics,
             revision=self._revision,
         )
         self._hub = WatchHub(
             self.policy, self.actions, directory=self._directory, metrics=self.metrics
         )
-        add_policy_service(server, PolicyService(self.policy), self._hub)
+        add_policy_service(server, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database, bounds=self._bounds)
         self._feedback = FeedbackService(self.policy, reports, metrics=self.metrics)
         feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(self._feedback, server)
         automation = AutomationService(
-            self.policy, self.actions, OperatorActionStore(self.database)
+            self.policy,
+            self.actions,
+            OperatorActionStore(self.database),
+            trials=RuleTrials(self.policy, self.database),
         )
         automation_service_pb2_grpc.add_AutomationServiceServicer_to_server(automation, server)
         fleet = FleetService(self.policy, agents)
@@ -217,7 +226,6 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        self.grpc_port = _listen(server, self._settings.server.grpc_listen)
         return server
 
     def _revision(self) -> int:

@@ -52,9 +52,9 @@ class TellSender(StrEnum):
     """Of which failures senders are told."""
 
     ALWAYS = "always"
-    #: Of permanent failures alone.
+    #: Of permanent failures only.
     FAILURE = "failure"
-    #: Of mail that grew too old alone.
+    #: Of mail that grew too old only.
     EXPIRY = "expiry"
     NEVER = "never"
 

@@ -92,6 +92,19 @@ def broken(command: str, reason: str) -> Response:
     )
 
 
+_BOUNCED = "Administrator bounced with reason: "
+
+
+def bounced(reason: str) -> Response:
+    """Somebody, or automation, has ordered that such mail bounces."""
+    return _made(551, (5, 7, 1), f"{_BOUNCED}{reason}")
+
+
+def is_ordered(response: Response) -> bool:
+    """Whether a response is that of an order to bounce."""
+    return response.internal and response.content.startswith(_BOUNCED)
+
+
 def expired(age_seconds: float, max_age_seconds: float) -> Response:
     """The next attempt would come too late."""
     return _made(

@@ -245,15 +245,11 @@ class Path:
 
     def suspended_until(self) -> float:
         """
-        Until when the path is suspended, seconds since the epoch; 0: it is not. A suspension of
-        one domain does not hold a path that serves others too.
+        Until when all mail of the path is suspended, seconds since the epoch; 0: it is not.
+        A suspension of one domain or tenant does not hold a path that serves others too.
         """
-        suspension = self.services.policies.suspension_of(self._policy)
-        if suspension is None:
-            return 0.0
-        domain = suspension.routing_domain
-        is_whole = not domain or self.name.endswith(f"#{domain}")
-        return suspension.expire_time if is_whole else 0.0
+        suspension = self.services.policies.suspension_of_path(self._policy)
+        return suspension.expire_time if suspension is not None else 0.0
 
     @property
     def is_suspended(self) -> bool:
@@ -266,7 +262,7 @@ class Path:
         policy = self.services.policies.lookup(name.next_domain, self._policy.egress_source)
         if policy is None or policy.path_name != self.name:
             return None
-        if self.services.policies.suspension_of(policy) is not None:
+        if not self._may_go(policy, name):
             return None
         self.adopt(policy)
         return policy
@@ -467,10 +463,14 @@ class Path:
 
     def _still_serves(self, name: QueueName) -> bool:
         policy = self.services.policies.lookup(name.next_domain, self._policy.egress_source)
+        return policy is not None and policy.path_name == self.name and self._may_go(policy, name)
+
+    def _may_go(self, policy: PathPolicy, name: QueueName) -> bool:
+        """Whether neither a suspension holds the queue's mail here, nor a bounce ends it."""
+        policies = self.services.policies
         return (
-            policy is not None
-            and policy.path_name == self.name
-            and self.services.policies.suspension_of(policy) is None
+            policies.suspension_of(policy, name.tenant, name.campaign) is None
+            and policies.bounce_of(name) is None
         )
 
     def _send_away_misplaced(self) -> None:

@@ -22,7 +22,7 @@ from agent.dispatch.path import Path, Services
 from agent.dispatch.settling import Way
 from agent.dns import DnsUnavailable, DomainNotFound
 from agent.errors import PolicyUnavailable
-from agent.policy.answer import MxHost, PathPolicy
+from agent.policy.answer import Bounce, MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
 from agent.queue.names import parse_queue_name
@@ -45,6 +45,10 @@ _UNKNOWN_SECONDS = 3.0
 _LONGEST_WAIT = 60.0
 #: A list of waiting lanes up to this long is left as it is, lanes that were woken and all.
 _SMALL_LIST = 1024
+#: Scheduled entries looked through for a bounce before others get a turn.
+_SWEPT_AT_ONCE = 1000
+#: Entries being settled beyond which a sweep waits.
+_MOST_ENDING = 5000
 _NS = 1_000_000_000
 
 parse = lru_cache(maxsize=20_000)(parse_queue_name)
@@ -96,6 +100,9 @@ class Scheduler:
         }
         self._wake = asyncio.Event()
         self._ending_wake = asyncio.Semaphore(0)
+        #: Bounces for which the mail that is not due yet has been looked through.
+        self._bounces_swept = 0
+        self._bounce_wake, self._ended = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._order = 0
         #: Entries that are being settled without a peer.
@@ -111,6 +118,7 @@ class Scheduler:
                 for _ in range(share.at_once)
             ),
             *(asyncio.create_task(self._end()) for _ in range(_ENDINGS_AT_ONCE)),
+            asyncio.create_task(self._sweep_bounces(), name="bounces"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -159,6 +167,8 @@ class Scheduler:
         for lane in self._lanes.values():
             lane.unknown.clear()
             self._make_runnable(lane)
+        if self._services.policies.bounces_begun != self._bounces_swept:
+            self._bounce_wake.set()
 
     def end_entries(self, entries: list[Entry], way: Way, response: Response | None) -> None:
         """Settle *entries* without a peer; None: they have grown too old."""
@@ -231,6 +241,13 @@ class Scheduler:
         self._end_old(lane)
         if not lane.heap:
             self._forget(lane)
+            return
+        policies = self._services.policies
+        if bounce := policies.bounce_of(lane.queue):
+            self._end_all(lane, internal.bounced(bounce.reason))
+            return
+        if held := policies.suspension_of_queue(lane.queue):
+            self._wait(lane, held.expire_time)
             return
         mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
         if mx_hosts is None:
@@ -309,8 +326,9 @@ class Scheduler:
         # The path is made even if it is suspended, so that people see the mail that waits for it.
         path = self._find_path(policy)
         lane.path_name = path.name
-        if suspension := self._services.policies.suspension_of(policy):
-            return suspension.expire_time
+        tenant, campaign = lane.queue.tenant, lane.queue.campaign
+        if held := self._services.policies.suspension_of(policy, tenant, campaign):
+            return held.expire_time
         if path.is_full:
             self._hungry.setdefault(path.name, OrderedDict())[lane] = None
             return now + _LONGEST_WAIT
@@ -443,6 +461,44 @@ class Scheduler:
         response = internal.policy_unavailable(path)
         await self._services.results.delay(fresh, self._way(lane), response)
 
+    async def _sweep_bounces(self) -> None:
+        """Bounce mail that is not due yet, once for the bounces that have begun meanwhile."""
+        while True:
+            await self._bounce_wake.wait()
+            self._bounce_wake.clear()
+            self._bounces_swept = self._services.policies.bounces_begun
+            try:
+                await self._sweep_scheduled()
+            except Exception:
+                # Supervisor: what could not be swept bounces when it is due.
+                logger.exception("scheduled mail can't be looked through for bounces")
+
+    async def _sweep_scheduled(self) -> None:
+        bounces: dict[str, Bounce | None] = {}
+
+        def is_bounced(queue_name: str) -> bool:
+            if queue_name not in bounces:
+                bounces[queue_name] = self._services.policies.bounce_of(parse(queue_name))
+            return bounces[queue_name] is not None
+
+        ids = self._scheduled.ids()
+        for start in range(0, len(ids), _SWEPT_AT_ONCE):
+            # Others get their turn, and what the endings hold in memory stays small.
+            await asyncio.sleep(0)
+            while self._ending_count > _MOST_ENDING:
+                await self._ended.wait()
+                self._ended.clear()
+            # A bounce may have been taken back in the meantime.
+            bounces.clear()
+            by_queue: dict[str, list[Entry]] = {}
+            for entry in self._scheduled.take(ids[start : start + _SWEPT_AT_ONCE], is_bounced):
+                by_queue.setdefault(entry.queue_name, []).append(entry)
+            for queue_name, entries in by_queue.items():
+                bounce = bounces[queue_name]
+                assert bounce is not None
+                pool = self._services.settings.queue_for(parse(queue_name).domain).egress_pool
+                self.end_entries(entries, Way(pool=pool), internal.bounced(bounce.reason))
+
     async def _end(self) -> None:
         while True:
             await self._ending_wake.acquire()
@@ -458,5 +514,6 @@ class Scheduler:
                 logger.exception("mail can't be settled", extra={"entries": len(entries)})
             finally:
                 self._ending_count -= len(entries)
+                self._ended.set()
             for entry in waiting:
                 self.add(entry)

@@ -126,11 +126,17 @@ def _result_records(attempt: Attempt, chance: Chance) -> list[Record]:
     """One record for all recipients that met the same reply."""
     groups: dict[tuple[RecordType, Response], list[str]] = {}
     for each in attempt.results:
-        groups.setdefault((_TYPES[each.result], each.response), []).append(each.recipient)
+        groups.setdefault((_type_of(each), each.response), []).append(each.recipient)
     return [
         _record(attempt, type_, response, tuple(recipients), chance)
         for (type_, response), recipients in groups.items()
     ]
+
+
+def _type_of(each: RecipientResult) -> RecordType:
+    if internal.is_ordered(each.response):
+        return RecordType.ADMIN_BOUNCE
+    return _TYPES[each.result]
 
 
 def _expiration(

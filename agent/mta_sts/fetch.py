@@ -5,6 +5,7 @@ The certificate must be good for `mta-sts.<domain>`; nothing is followed elsewhe
 read than a policy can be long.
 """
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Callable
@@ -43,22 +44,24 @@ class PolicyFetcher:
         port: int = _HTTPS,
         timeout: float = _SECONDS,
     ) -> None:
-        """*trusted* makes the context that checks certificates. Must be made in a running loop."""
+        """*trusted* makes the context that checks certificates; *timeout* is in seconds."""
         self._resolver = resolver
         self._trusted = trusted
         self._port = port
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
 
     async def fetch(self, domain: str) -> StsPolicy:
         """Fetch the policy of *domain*. Errors: `FetchFailed`."""
         authority = f"mta-sts.{domain}"
         place = authority if self._port == _HTTPS else f"{authority}:{self._port}"
         try:
-            async with self._open().get(
-                f"https://{place}{_PATH}", allow_redirects=False
-            ) as response:
+            session = await self._open()
+            async with session.get(f"https://{place}{_PATH}", allow_redirects=False) as response:
                 body = await _read(response, authority)
+        except FetchFailed:
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             text = f"{authority}: {type(error).__name__}: {error}"
             raise FetchFailed(text[:300], result="unreachable") from error
@@ -73,10 +76,13 @@ class PolicyFetcher:
             await self._session.close()
             self._session = None
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    async def _open(self) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._session is not None:
+                return self._session
             connector = aiohttp.TCPConnector(
-                ssl=self._trusted(),
+                # Off the event loop: loading the trusted certificates takes tens of milliseconds.
+                ssl=await asyncio.to_thread(self._trusted),
                 resolver=_Names(self._resolver),
                 use_dns_cache=False,
                 force_close=True,
@@ -87,7 +93,7 @@ class PolicyFetcher:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept": "text/plain", "Accept-Encoding": "identity"},
             )
-        return self._session
+            return self._session
 
 
 async def _read(response: aiohttp.ClientResponse, authority: str) -> bytes:

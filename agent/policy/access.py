@@ -64,10 +64,26 @@ class PolicyAccess:
                 "egress_source": held.egress_source,
                 "site_name": held.site_name,
                 "routing_domain": held.routing_domain,
+                "tenant": held.tenant,
+                "campaign": held.campaign,
                 "reason": held.reason,
-                "expire_time": held.expire_time,
+                "expire_time": _describe_end(held.expire_time),
             }
             for held in self.book.suspensions()
+        ]
+
+    def bounces(self) -> list[dict[str, Any]]:
+        """Describe the bounces in force."""
+        return [
+            {
+                "action_id": held.action_id,
+                "routing_domain": held.routing_domain,
+                "tenant": held.tenant,
+                "campaign": held.campaign,
+                "reason": held.reason,
+                "expire_time": _describe_end(held.expire_time),
+            }
+            for held in self.book.bounces()
         ]
 
     async def close(self) -> None:
@@ -75,6 +91,11 @@ class PolicyAccess:
         await self.watch.close()
         await self.client.close()
         await self.book.close()
+
+
+def _describe_end(expire_time: float) -> float | None:
+    """JSON has no infinity: what is pinned has no end."""
+    return None if expire_time == float("inf") else expire_time
 
 
 async def open_policy(

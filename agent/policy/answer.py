@@ -7,8 +7,9 @@ the server is away. This module does no input or output.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from agent.queue.names import QueueName
 from penstock.v1.egress_path_pb2 import EgressPathConfig
 
 
@@ -18,6 +19,19 @@ class MxHost:
 
     host: str
     preference: int
+
+
+class Scope(NamedTuple):
+    """
+    What an action is limited to, or what is known of some mail. An empty part limits nothing; of
+    mail it is a part that it lacks, or that is not decided yet.
+    """
+
+    egress_source: str = ""
+    site_name: str = ""
+    routing_domain: str = ""
+    tenant: str = ""
+    campaign: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,28 +47,68 @@ class PathPolicy:
     etag: str
     revision: int
 
+    @property
+    def scope(self) -> Scope:
+        """What is known of mail that goes by it, whoever it is from."""
+        return Scope(self.egress_source, self.site_name, self.routing_domain)
+
+    @property
+    def path_scope(self) -> Scope:
+        """What all mail of the path has in common; its domain, where the path is of one alone."""
+        is_of_domain = self.path_name.endswith(f"#{self.routing_domain}")
+        domain = self.routing_domain if is_of_domain else ""
+        return Scope(self.egress_source, self.site_name, domain)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspension:
     """Mail that matches is held until a time."""
 
     action_id: int
-    egress_source: str
-    site_name: str
-    #: Empty: the whole site.
-    routing_domain: str
+    #: This and what follows: empty limits nothing.
+    egress_source: str = ""
+    site_name: str = ""
+    routing_domain: str = ""
+    tenant: str = ""
+    campaign: str = ""
+    #: For people, on one line.
     reason: str
-    #: Seconds since the epoch.
+    #: Seconds since the epoch; infinity: pinned, with no end of its own.
     expire_time: float
 
-    def holds(self, policy: PathPolicy, now: float) -> bool:
-        """Whether the path of *policy* sends nothing at *now*."""
-        return (
-            now < self.expire_time
-            and self.egress_source == policy.egress_source
-            and self.site_name == policy.site_name
-            and self.routing_domain in ("", policy.routing_domain)
+    @property
+    def scope(self) -> Scope:
+        """The mail that it holds."""
+        return Scope(
+            self.egress_source, self.site_name, self.routing_domain, self.tenant, self.campaign
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounce:
+    """Mail that matches, queued or arriving, bounces until a time."""
+
+    action_id: int
+    #: This and what follows: empty limits nothing.
+    routing_domain: str = ""
+    tenant: str = ""
+    campaign: str = ""
+    #: Told to the senders, on one line.
+    reason: str
+    #: Seconds since the epoch; infinity: pinned, with no end of its own.
+    expire_time: float
+
+    @property
+    def scope(self) -> Scope:
+        """The mail that it bounces, whichever path it would take."""
+        return Scope(routing_domain=self.routing_domain, tenant=self.tenant, campaign=self.campaign)
+
+
+def covers(action: Suspension | Bounce, mail: Scope, now: float) -> bool:
+    """Whether *action* is in force at *now* for all of *mail*."""
+    return now < action.expire_time and all(
+        limit in ("", part) for limit, part in zip(action.scope, mail, strict=True)
+    )
 
 
 class PolicySource(Protocol):
@@ -68,8 +122,23 @@ class PolicySource(Protocol):
     ) -> PathPolicy:
         """Ask the server, else use what was last known. Errors: `PolicyUnavailable`."""
 
-    def suspension_of(self, policy: PathPolicy) -> Suspension | None:
-        """The suspension that holds this path now, the one that ends last."""
+    def suspension_of(
+        self, policy: PathPolicy, tenant: str = "", campaign: str = ""
+    ) -> Suspension | None:
+        """What holds such mail on this path now, the one that ends last."""
+
+    def suspension_of_path(self, policy: PathPolicy) -> Suspension | None:
+        """What holds all mail of this path now, the one that ends last."""
+
+    def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
+        """What holds the mail of this queue now whichever path it takes, the one that ends last."""
+
+    def bounce_of(self, queue: QueueName) -> Bounce | None:
+        """What bounces the mail of this queue now, the one that ends last."""
+
+    @property
+    def bounces_begun(self) -> int:
+        """How many bounces came into force so far: once it grows, mail that waits may bounce."""
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call *listener* whenever an answer or a suspension has changed."""
+        """Call *listener* whenever an answer, a suspension or a bounce has changed."""

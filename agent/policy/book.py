@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from agent.policy.answer import MxHost, PathPolicy, Suspension
-from agent.policy.cache import AnswerCache, CachedAnswer, SuspensionSet
+from agent.policy.action_set import ActionSet
+from agent.policy.answer import Bounce, MxHost, PathPolicy, Scope, Suspension
+from agent.policy.cache import AnswerCache, CachedAnswer
 from agent.policy.conservative import conservative_policy
 from agent.policy.disk import PolicyDisk
 from agent.policy.effective import PathKey, StoredAnswer, next_override_end, why_unusable
+from agent.queue.names import QueueName
 from penstock.v1.egress_path_pb2 import REFRESH_STRATEGY_EPOCH
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
 
@@ -65,11 +67,11 @@ class PolicyBook:
         steady: Callable[[], float] = _elapsed,
         max_stale: float = 86_400.0,
         capacity: int = 20_000,
-        max_suspensions: int = 100_000,
+        max_actions: int = 100_000,
     ) -> None:
         """
-        Keep at most *capacity* answers in memory; *max_stale* is in seconds, *steady* a clock in
-        seconds that is never set.
+        Keep at most *capacity* answers, and *max_actions* suspensions and as many bounces, in
+        memory; *max_stale* is in seconds, *steady* a clock in seconds that is never set.
         """
         self._disk = disk
         self._clock = clock
@@ -79,7 +81,10 @@ class PolicyBook:
         self._max_stale = max_stale
         self._capacity = capacity
         self._answers = AnswerCache(capacity)
-        self._suspensions = SuspensionSet(max_suspensions)
+        self._suspensions = ActionSet[Suspension](max_actions)
+        self._bounces = ActionSet[Bounce](max_actions)
+        #: How many bounces came into force so far.
+        self.bounces_begun = 0
         self._listeners: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -110,11 +115,12 @@ class PolicyBook:
         if known.answers:
             self._left_at = min(known.answers[0].heard, now)
             self.revision = known.answers[0].response.revision
-        for suspension in known.suspensions:
-            if suspension.expire_time > now:
-                self._suspensions.put(suspension)
+        actions: list[Suspension | Bounce] = [*known.suspensions, *known.bounces]
+        for action in actions:
+            if action.expire_time > now:
+                self._put_action(action)
             else:
-                self._disk.forget_suspension(suspension.action_id)
+                self._disk.forget_action(action.action_id)
         self._arm()
 
     async def close(self) -> None:
@@ -202,39 +208,62 @@ class PolicyBook:
         """Take answers of any revision from now on: the server's database may be another."""
         self._order_since = self._steady()
 
-    def apply_suspension(self, suspension: Suspension) -> Rejection | None:
-        """Take a suspension; say why if it can't be applied."""
+    def apply_action(self, action: Suspension | Bounce) -> Rejection | None:
+        """Take a suspension or a bounce; say why if it can't be applied."""
         # Before it is in: its end is by the clock as it is now, and must not move with the others.
         self._follow_clock()
-        held = self._suspensions.get(suspension.action_id)
-        if not self._suspensions.put(suspension):
-            return Rejection(code=8, message="too many suspensions")
-        if held != suspension:
-            self._disk.save_suspension(suspension)
-            self._arm(suspension.expire_time)
+        held = self._suspensions.get(action.action_id) or self._bounces.get(action.action_id)
+        if not self._put_action(action):
+            return Rejection(code=8, message="too many suspensions or bounces")
+        if held != action:
+            self._disk.save_action(action)
+            self._arm(action.expire_time)
             self._notify()
         return None
 
-    def lift_suspension(self, action_id: int) -> None:
-        """End a suspension now."""
-        if self._suspensions.remove(action_id):
-            self._disk.forget_suspension(action_id)
+    def lift_action(self, action_id: int) -> None:
+        """End a suspension or a bounce now."""
+        is_suspension = self._suspensions.remove(action_id)
+        if self._bounces.remove(action_id) or is_suspension:
+            self._disk.forget_action(action_id)
             self._notify()
 
     def lift_others(self, action_ids: set[int]) -> None:
-        """End every suspension but these."""
-        for suspension in list(self._suspensions):
-            if suspension.action_id not in action_ids:
-                self.lift_suspension(suspension.action_id)
+        """End every suspension and every bounce but these."""
+        held = [one.action_id for one in self._suspensions]
+        held += [one.action_id for one in self._bounces]
+        for action_id in held:
+            if action_id not in action_ids:
+                self.lift_action(action_id)
 
-    def suspension_of(self, policy: PathPolicy) -> Suspension | None:
-        """Return what holds this path now, the one that ends last."""
-        return self._suspensions.of(policy, self._follow_clock())
+    def suspension_of(
+        self, policy: PathPolicy, tenant: str = "", campaign: str = ""
+    ) -> Suspension | None:
+        """Return what holds such mail on this path now, the one that ends last."""
+        mail = policy.scope._replace(tenant=tenant, campaign=campaign)
+        return self._suspensions.of(mail, self._follow_clock())
+
+    def suspension_of_path(self, policy: PathPolicy) -> Suspension | None:
+        """Return what holds all mail of this path now, the one that ends last."""
+        return self._suspensions.of(policy.path_scope, self._follow_clock())
+
+    def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
+        """Return what holds the mail of this queue now, whichever path it takes."""
+        return self._suspensions.of(_scope_of(queue), self._follow_clock())
+
+    def bounce_of(self, queue: QueueName) -> Bounce | None:
+        """Return what bounces the mail of this queue now, the one that ends last."""
+        return self._bounces.of(_scope_of(queue), self._follow_clock())
 
     def suspensions(self) -> list[Suspension]:
         """Every suspension in force now."""
         now = self._follow_clock()
         return [held for held in self._suspensions if held.expire_time > now]
+
+    def bounces(self) -> list[Bounce]:
+        """Every bounce in force now."""
+        now = self._follow_clock()
+        return [held for held in self._bounces if held.expire_time > now]
 
     def is_due(self, entry: CachedAnswer) -> bool:
         """Say whether the answer has aged so far that it is to be asked for again."""
@@ -298,7 +327,7 @@ class PolicyBook:
         """Set the timer for *end*, or for whatever ends next, unless it goes off sooner."""
         now = self._clock()
         if end is None:
-            end = min(self._suspensions.next_end(), self._answers.next_override_end(now))
+            end = min(self._next_action_end(), self._answers.next_override_end(now))
         end = min(end, now + _LONGEST_TIMER_SECONDS)
         if self._timer is not None and self._timer_at <= end:
             return
@@ -314,27 +343,45 @@ class PolicyBook:
         step, self._clock_offset = offset - self._clock_offset, offset
         if abs(step) < _CLOCK_STEP_SECONDS:
             return now
-        held = list(self._suspensions)
-        logger.warning("the time was set", extra={"seconds": round(step), "suspensions": len(held)})
-        for suspension in held:
-            moved = replace(suspension, expire_time=suspension.expire_time + step)
-            self._suspensions.put(moved)
-            self._disk.save_suspension(moved)
+        held: list[Suspension | Bounce] = [*self._suspensions, *self._bounces]
+        logger.warning("the time was set", extra={"seconds": round(step), "actions": len(held)})
+        for action in held:
+            moved = replace(action, expire_time=action.expire_time + step)
+            self._put_action(moved)
+            self._disk.save_action(moved)
         if held:
-            self._arm(self._suspensions.next_end())
+            self._arm(self._next_action_end())
             # Later, for whoever asked is in the midst of deciding.
             asyncio.get_running_loop().call_soon(self._notify)
         return now
 
+    def _put_action(self, action: Suspension | Bounce) -> bool:
+        if isinstance(action, Suspension):
+            return self._suspensions.put(action)
+        is_new = self._bounces.get(action.action_id) is None
+        if not self._bounces.put(action):
+            return False
+        self.bounces_begun += is_new
+        return True
+
+    def _next_action_end(self) -> float:
+        return min(self._suspensions.next_end(), self._bounces.next_end())
+
     def _on_timer(self) -> None:
         self._timer = None
         now, due = self._follow_clock(), self._timer_at
-        for action_id in self._suspensions.ended(now):
-            self._suspensions.remove(action_id)
-            self._disk.forget_suspension(action_id)
+        ended = [one.action_id for one in self._suspensions.pop_ended(now)]
+        ended += [one.action_id for one in self._bounces.pop_ended(now)]
+        for action_id in ended:
+            self._disk.forget_action(action_id)
         if now >= due:
             self._notify()
         self._arm()
+
+
+def _scope_of(queue: QueueName) -> Scope:
+    """What is known of a queue's mail before it has a path."""
+    return Scope(routing_domain=queue.next_domain, tenant=queue.tenant, campaign=queue.campaign)
 
 
 def _ignore(key: PathKey) -> None:

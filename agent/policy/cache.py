@@ -1,7 +1,7 @@
 """
-Cache: the answers and suspensions that the agent holds in memory.
+Cache: the answers that the agent holds in memory.
 
-No input or output and no clock: time is an argument. Both collections are bounded.
+No input or output and no clock: time is an argument. It is bounded.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.policy.answer import PathPolicy, Suspension
+from agent.policy.answer import PathPolicy
 from agent.policy.effective import PathKey, StoredAnswer, effective_policy, next_override_end
 
 
@@ -93,61 +93,3 @@ class AnswerCache:
 def _work_out(entry: CachedAnswer, now: float) -> None:
     entry.policy = effective_policy(entry.answer, now)
     entry.policy_until = next_override_end(entry.answer, now)
-
-
-class SuspensionSet:
-    """The suspensions in force, found by the path they hold."""
-
-    def __init__(self, capacity: int) -> None:
-        """Hold at most *capacity* suspensions."""
-        self._capacity = capacity
-        self._by_id: dict[int, Suspension] = {}
-        self._by_path: dict[tuple[str, str], dict[int, Suspension]] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Suspension]:
-        return iter(self._by_id.values())
-
-    def get(self, action_id: int) -> Suspension | None:
-        """Return the suspension of this action, if it is held."""
-        return self._by_id.get(action_id)
-
-    def put(self, suspension: Suspension) -> bool:
-        """Add or replace; False if there is no room."""
-        if suspension.action_id not in self._by_id and len(self._by_id) >= self._capacity:
-            return False
-        self.remove(suspension.action_id)
-        self._by_id[suspension.action_id] = suspension
-        path = (suspension.egress_source, suspension.site_name)
-        self._by_path.setdefault(path, {})[suspension.action_id] = suspension
-        return True
-
-    def remove(self, action_id: int) -> bool:
-        """Remove the suspension; False if it was not held."""
-        gone = self._by_id.pop(action_id, None)
-        if gone is None:
-            return False
-        path = (gone.egress_source, gone.site_name)
-        held = self._by_path[path]
-        del held[action_id]
-        if not held:
-            del self._by_path[path]
-        return True
-
-    def of(self, policy: PathPolicy, now: float) -> Suspension | None:
-        """Return what holds the path of *policy* at *now*, the one that ends last."""
-        held = self._by_path.get((policy.egress_source, policy.site_name))
-        if not held:
-            return None
-        holding = [suspension for suspension in held.values() if suspension.holds(policy, now)]
-        return max(holding, key=lambda suspension: suspension.expire_time, default=None)
-
-    def ended(self, now: float) -> list[int]:
-        """Return the ids of those whose time is over."""
-        return [held.action_id for held in self._by_id.values() if held.expire_time <= now]
-
-    def next_end(self) -> float:
-        """Return when the next one ends; else infinity."""
-        return min((held.expire_time for held in self._by_id.values()), default=math.inf)

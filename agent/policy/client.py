@@ -24,11 +24,12 @@ from random import Random
 import grpc
 
 from agent.errors import PolicyUnavailable
-from agent.policy.answer import MxHost, PathPolicy, Suspension
+from agent.policy.answer import Bounce, MxHost, PathPolicy, Suspension
 from agent.policy.book import PolicyBook
 from agent.policy.cache import CachedAnswer
 from agent.policy.channel import identity
 from agent.policy.effective import PathKey
+from agent.queue.names import QueueName
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
 
@@ -111,9 +112,28 @@ class PolicyClient:
             self._put_off(entry)
         return self._book.policy_of(entry)
 
-    def suspension_of(self, policy: PathPolicy) -> Suspension | None:
-        """Return the suspension that holds this path now, the one that ends last."""
-        return self._book.suspension_of(policy)
+    def suspension_of(
+        self, policy: PathPolicy, tenant: str = "", campaign: str = ""
+    ) -> Suspension | None:
+        """Return what holds such mail on this path now, the one that ends last."""
+        return self._book.suspension_of(policy, tenant, campaign)
+
+    def suspension_of_path(self, policy: PathPolicy) -> Suspension | None:
+        """Return what holds all mail of this path now, the one that ends last."""
+        return self._book.suspension_of_path(policy)
+
+    def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
+        """Return what holds the mail of this queue now, whichever path it takes."""
+        return self._book.suspension_of_queue(queue)
+
+    def bounce_of(self, queue: QueueName) -> Bounce | None:
+        """Return what bounces the mail of this queue now, the one that ends last."""
+        return self._book.bounce_of(queue)
+
+    @property
+    def bounces_begun(self) -> int:
+        """How many bounces came into force so far."""
+        return self._book.bounces_begun
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call *listener* whenever an answer or a suspension has changed."""

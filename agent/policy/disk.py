@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
-from agent.policy.answer import MxHost, Suspension
+from agent.policy.answer import Bounce, MxHost, Suspension
 from agent.policy.effective import PathKey, StoredAnswer
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
 
@@ -39,7 +39,14 @@ MAX_ANSWERS = 200_000
 #: Most answers that wait for a disk that takes nothing.
 _MAX_WAITING = 50_000
 
-_VERSION = 1
+_VERSION = 2
+#: What the versions before lack.
+_UPGRADES = {
+    1: (
+        "ALTER TABLE suspensions ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE suspensions ADD COLUMN campaign TEXT NOT NULL DEFAULT ''",
+    ),
+}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     routing_domain TEXT NOT NULL, egress_source TEXT NOT NULL, heard REAL NOT NULL,
@@ -48,12 +55,18 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS answers_heard ON answers (heard);
 CREATE TABLE IF NOT EXISTS suspensions (
     action_id INTEGER PRIMARY KEY, egress_source TEXT NOT NULL, site_name TEXT NOT NULL,
-    routing_domain TEXT NOT NULL, reason TEXT NOT NULL, expire_time REAL NOT NULL);
+    routing_domain TEXT NOT NULL, reason TEXT NOT NULL, expire_time REAL NOT NULL,
+    tenant TEXT NOT NULL DEFAULT '', campaign TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS bounces (
+    action_id INTEGER PRIMARY KEY, routing_domain TEXT NOT NULL, tenant TEXT NOT NULL,
+    campaign TEXT NOT NULL, reason TEXT NOT NULL, expire_time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS watch (id INTEGER PRIMARY KEY CHECK (id = 1), confirmed REAL NOT NULL);
 """
 _PUT_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)"
 _TOUCH_ANSWER = "UPDATE answers SET heard = ? WHERE routing_domain = ? AND egress_source = ?"
-_PUT_SUSPENSION = "INSERT OR REPLACE INTO suspensions VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_SUSPENSION = "INSERT OR REPLACE INTO suspensions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_BOUNCE = "INSERT OR REPLACE INTO bounces VALUES (?, ?, ?, ?, ?, ?)"
+_DROP_BOUNCE = "DELETE FROM bounces WHERE action_id = ?"
 _DROP_SUSPENSION = "DELETE FROM suspensions WHERE action_id = ?"
 _PUT_CONFIRMED = "INSERT OR REPLACE INTO watch VALUES (1, ?)"
 _NEWEST_ANSWERS = "SELECT * FROM answers ORDER BY heard DESC LIMIT ?"
@@ -71,6 +84,7 @@ class LastKnown:
     #: The newest, as many as were asked for.
     answers: list[StoredAnswer]
     suspensions: list[Suspension]
+    bounces: list[Bounce]
     #: When the watch last confirmed what was in memory then, as far as it was written; 0: never.
     confirmed: float
 
@@ -81,12 +95,12 @@ class _Changes:
 
     answers: dict[PathKey, StoredAnswer] = field(default_factory=dict)
     heard: dict[PathKey, float] = field(default_factory=dict)
-    suspensions: dict[int, Suspension | None] = field(default_factory=dict)
+    actions: dict[int, Suspension | Bounce | None] = field(default_factory=dict)
     #: 0: as it was.
     confirmed: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.answers or self.heard or self.suspensions or self.confirmed)
+        return bool(self.answers or self.heard or self.actions or self.confirmed)
 
     def add_older(self, older: "_Changes") -> None:
         """Take in changes that came before these, and could not be written."""
@@ -94,7 +108,7 @@ class _Changes:
         self.answers = dict(waiting[-_MAX_WAITING:])
         heard = {**older.heard, **self.heard}
         self.heard = {key: at for key, at in heard.items() if key not in self.answers}
-        self.suspensions = {**older.suspensions, **self.suspensions}
+        self.actions = {**older.actions, **self.actions}
         self.confirmed = self.confirmed or older.confirmed
 
 
@@ -149,14 +163,14 @@ class PolicyDisk:
         self._changes.confirmed = at
         self._wake.set()
 
-    def save_suspension(self, suspension: Suspension) -> None:
-        """Have *suspension* written."""
-        self._changes.suspensions[suspension.action_id] = suspension
+    def save_action(self, action: Suspension | Bounce) -> None:
+        """Have a suspension or a bounce written."""
+        self._changes.actions[action.action_id] = action
         self._wake.set()
 
-    def forget_suspension(self, action_id: int) -> None:
-        """Have the suspension removed."""
-        self._changes.suspensions[action_id] = None
+    def forget_action(self, action_id: int) -> None:
+        """Have the suspension or the bounce removed."""
+        self._changes.actions[action_id] = None
         self._wake.set()
 
     async def find_answer(self, key: PathKey) -> StoredAnswer | None:
@@ -185,16 +199,21 @@ class PolicyDisk:
     def _read_all(self, max_answers: int) -> LastKnown:
         with _connection(self._path) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if not 0 <= version <= _VERSION:
                 raise sqlite3.DatabaseError(f"schema version {version}, expected {_VERSION}")
+            for older in range(version or _VERSION, _VERSION):
+                for statement in _UPGRADES.get(older, ()):
+                    connection.execute(statement)
             connection.executescript(_SCHEMA)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             rows = connection.execute(_NEWEST_ANSWERS, (max_answers,)).fetchall()
             held = connection.execute("SELECT * FROM suspensions").fetchall()
+            bounced = connection.execute("SELECT * FROM bounces").fetchall()
             confirmed = connection.execute("SELECT confirmed FROM watch").fetchone()
         return LastKnown(
             answers=[answer for row in rows if (answer := _answer(row)) is not None],
             suspensions=[_suspension(row) for row in held],
+            bounces=[_bounce(row) for row in bounced],
             confirmed=confirmed[0] if confirmed else 0.0,
         )
 
@@ -258,11 +277,13 @@ def _apply(connection: sqlite3.Connection, changes: _Changes) -> None:
         _TOUCH_ANSWER,
         [(heard, key.routing_domain, key.egress_source) for key, heard in changes.heard.items()],
     )
-    for action_id, suspension in changes.suspensions.items():
-        if suspension is None:
-            connection.execute(_DROP_SUSPENSION, (action_id,))
-        else:
-            connection.execute(_PUT_SUSPENSION, _suspension_row(suspension))
+    for action_id, action in changes.actions.items():
+        connection.execute(_DROP_SUSPENSION, (action_id,))
+        connection.execute(_DROP_BOUNCE, (action_id,))
+        if isinstance(action, Suspension):
+            connection.execute(_PUT_SUSPENSION, _suspension_row(action))
+        elif action is not None:
+            connection.execute(_PUT_BOUNCE, _bounce_row(action))
     if changes.confirmed:
         connection.execute(_PUT_CONFIRMED, (changes.confirmed,))
     if changes.answers:
@@ -304,7 +325,7 @@ def _answer(row: tuple[str, str, float, str, bytes]) -> StoredAnswer | None:
     return StoredAnswer(key=key, mx_hosts=mx_hosts, response=response, heard=heard)
 
 
-def _suspension_row(held: Suspension) -> tuple[int, str, str, str, str, float]:
+def _suspension_row(held: Suspension) -> tuple[int, str, str, str, str, float, str, str]:
     return (
         held.action_id,
         held.egress_source,
@@ -312,16 +333,44 @@ def _suspension_row(held: Suspension) -> tuple[int, str, str, str, str, float]:
         held.routing_domain,
         held.reason,
         held.expire_time,
+        held.tenant,
+        held.campaign,
     )
 
 
-def _suspension(row: tuple[int, str, str, str, str, float]) -> Suspension:
-    action_id, egress_source, site_name, routing_domain, reason, expire_time = row
+def _suspension(row: tuple[int, str, str, str, str, float, str, str]) -> Suspension:
+    action_id, egress_source, site_name, routing_domain, reason, expire_time, *owner = row
+    tenant, campaign = owner
     return Suspension(
         action_id=action_id,
         egress_source=egress_source,
         site_name=site_name,
         routing_domain=routing_domain,
+        tenant=tenant,
+        campaign=campaign,
+        reason=reason,
+        expire_time=expire_time,
+    )
+
+
+def _bounce_row(held: Bounce) -> tuple[int, str, str, str, str, float]:
+    return (
+        held.action_id,
+        held.routing_domain,
+        held.tenant,
+        held.campaign,
+        held.reason,
+        held.expire_time,
+    )
+
+
+def _bounce(row: tuple[int, str, str, str, str, float]) -> Bounce:
+    action_id, routing_domain, tenant, campaign, reason, expire_time = row
+    return Bounce(
+        action_id=action_id,
+        routing_domain=routing_domain,
+        tenant=tenant,
+        campaign=campaign,
         reason=reason,
         expire_time=expire_time,
     )

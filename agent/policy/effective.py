@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agent.policy.answer import MxHost, PathPolicy
 from penstock.v1.egress_path_pb2 import EgressPathConfig
-from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
+from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse, OverrideRef
 
 _OPTIONS = frozenset(EgressPathConfig.DESCRIPTOR.fields_by_name)
 
@@ -65,7 +65,7 @@ def effective_policy(answer: StoredAnswer, now: float) -> PathPolicy:
 
 def next_override_end(answer: StoredAnswer, now: float) -> float:
     """Return when the next override after *now* ends, in seconds since the epoch; else infinity."""
-    ends = (_seconds(override.expire_time) for override in answer.response.overrides)
+    ends = (_end_of(override) for override in answer.response.overrides)
     return min((end for end in ends if end > now), default=math.inf)
 
 
@@ -87,7 +87,7 @@ def _ended_options(response: GetEgressPathConfigResponse, now: float) -> set[str
     named: set[str] = set()
     for override in response.overrides:
         named.add(override.option)
-        if _seconds(override.expire_time) > now:
+        if _end_of(override) > now:
             holding.add(override.option)
     return (named - holding) & _OPTIONS
 
@@ -115,5 +115,8 @@ def _provider_name(response: GetEgressPathConfigResponse) -> str:
     return response.provider_names[-1] if response.provider_names else ""
 
 
-def _seconds(timestamp: object) -> float:
-    return float(timestamp.seconds) + float(timestamp.nanos) / 1e9  # type: ignore[attr-defined] # Timestamp
+def _end_of(override: OverrideRef) -> float:
+    """When the override ends by itself; a pinned one never does."""
+    if not override.HasField("expire_time"):
+        return math.inf
+    return float(override.expire_time.seconds) + override.expire_time.nanos / 1e9

@@ -17,13 +17,14 @@ Watch: the stream by which the server keeps the agent's policy current.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import grpc
 
-from agent.policy.answer import MxHost, Suspension
+from agent.policy.answer import Bounce, MxHost, Suspension
 from agent.policy.book import PolicyBook, Rejection
 from agent.policy.channel import identity
 from agent.policy.client import PolicyClient
@@ -291,7 +292,9 @@ class PolicyWatch:
             case "egress_path":
                 return self._apply_path(resource)
             case "suspension":
-                return self._apply_suspension(resource)
+                return self._apply_action(_suspension(resource, self._clock()))
+            case "bounce":
+                return self._apply_action(_bounce(resource, self._clock()))
             case _:
                 return Rejection(code=12, message="the agent does not know this type of resource")
 
@@ -303,18 +306,15 @@ class PolicyWatch:
             return None
         return self._book.apply_answer(key, held.mx_hosts, resource.egress_path)
 
-    def _apply_suspension(self, resource: pb.PolicyResource) -> Rejection | None:
-        body = resource.suspension
+    def _apply_action(self, action: Suspension | Bounce) -> Rejection | None:
         if self._snapshot is not None:
-            self._snapshot.add(body.action_id)
-        if body.tenant or body.campaign:
-            return Rejection(code=12, message="the agent can't suspend a tenant or campaign alone")
-        return self._book.apply_suspension(_suspension(resource, self._clock()))
+            self._snapshot.add(action.action_id)
+        return self._book.apply_action(action)
 
     def _remove(self, ref: pb.ResourceRef) -> None:
-        if ref.type == pb.RESOURCE_TYPE_SUSPENSION:
+        if ref.type in (pb.RESOURCE_TYPE_SUSPENSION, pb.RESOURCE_TYPE_BOUNCE):
             if ref.name.isdecimal():
-                self._book.lift_suspension(int(ref.name))
+                self._book.lift_action(int(ref.name))
             return
         # The server has no answer for the path just now; the last one serves until it has.
         self._client.refresh([_key_of(ref.name)])
@@ -340,22 +340,42 @@ class PolicyWatch:
 
 
 def _suspension(resource: pb.PolicyResource, now: float) -> Suspension:
-    """
-    Convert a suspension; its end is reckoned from the ttl where there is one, so that it does not
-    hang on the server's and the agent's clocks being alike.
-    """
     body = resource.suspension
-    end = body.expire_time.seconds + body.expire_time.nanos / 1e9
-    if resource.HasField("ttl"):
-        end = now + resource.ttl.seconds + resource.ttl.nanos / 1e9
     return Suspension(
         action_id=body.action_id,
         egress_source=body.egress_source,
         site_name=body.site_name,
         routing_domain=body.routing_domain,
-        reason=body.reason,
-        expire_time=end,
+        tenant=body.tenant,
+        campaign=body.campaign,
+        reason=" ".join(body.reason.split()),
+        expire_time=_end_of(resource, body, now),
     )
+
+
+def _bounce(resource: pb.PolicyResource, now: float) -> Bounce:
+    body = resource.bounce
+    return Bounce(
+        action_id=body.action_id,
+        routing_domain=body.routing_domain,
+        tenant=body.tenant,
+        campaign=body.campaign,
+        # It is told to senders, and must not end a line of theirs.
+        reason=" ".join(body.reason.split()),
+        expire_time=_end_of(resource, body, now),
+    )
+
+
+def _end_of(resource: pb.PolicyResource, body: pb.Suspension | pb.Bounce, now: float) -> float:
+    """
+    Say when an action ends: reckoned from the ttl where there is one, so that it does not hang on
+    the server's and the agent's clocks being alike. Without any it is pinned, and does not.
+    """
+    if resource.HasField("ttl"):
+        return now + resource.ttl.seconds + resource.ttl.nanos / 1e9
+    if body.HasField("expire_time"):
+        return body.expire_time.seconds + body.expire_time.nanos / 1e9
+    return math.inf
 
 
 def _subscription(answer: StoredAnswer) -> pb.PathSubscription:

@@ -10,6 +10,7 @@ pair until it comes up or until dead pairs are the larger half.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 from agent.queue.entry import Entry
@@ -95,6 +96,20 @@ class ScheduledQueues:
     def is_held(self, queue_name: str) -> bool:
         """Whether the queue is held."""
         return queue_name in self._held
+
+    def ids(self) -> list[int]:
+        """The ids of all entries, to be looked at a few at a time."""
+        return list(self._by_id)
+
+    def take(self, ids: Iterable[int], is_wanted: Callable[[str], bool]) -> list[Entry]:
+        """Take out those of these entries whose queue *is_wanted*; the others wait on."""
+        taken = []
+        for entry_id in ids:
+            entry = self._by_id.get(entry_id)
+            if entry is not None and is_wanted(entry.queue_name):
+                self.remove(entry)
+                taken.append(entry)
+        return taken
 
     def counts(self) -> dict[str, int]:
         """How many entries wait in each queue."""

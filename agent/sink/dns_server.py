@@ -1,7 +1,7 @@
 """
 A small DNS server for loopback, over UDP and TCP, that answers from a table.
 
-It is for tests and the demo: no recursion, no transfer, no DNSSEC.
+It is for tests and the demo: no recursion, no transfer, no signatures.
 
     async with DnsServer({"mx": {"bigmail.example": [[10, "mx.bigmail.example"]]}}) as dns:
         dns.address   # "127.0.0.1:40123"

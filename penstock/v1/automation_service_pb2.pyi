@@ -247,15 +247,33 @@ class TestedRule(_message.Message):
     def __init__(self, rule: _Optional[_Union[AutomationRuleRef, _Mapping]] = ..., match_count: _Optional[int] = ..., action_count: _Optional[int] = ...) -> None: ...
 
 class TestRulesResponse(_message.Message):
-    __slots__ = ("actions", "rules", "outcome_count", "unmatched_count", "warnings")
+    __slots__ = ("actions", "rules", "outcome_count", "unmatched_count", "warnings", "unmatched_replies")
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNMATCHED_COUNT_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    UNMATCHED_REPLIES_FIELD_NUMBER: _ClassVar[int]
     actions: _containers.RepeatedCompositeFieldContainer[AutomationAction]
     rules: _containers.RepeatedCompositeFieldContainer[TestedRule]
     outcome_count: int
     unmatched_count: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, actions: _Optional[_Iterable[_Union[AutomationAction, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[TestedRule, _Mapping]]] = ..., outcome_count: _Optional[int] = ..., unmatched_count: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    unmatched_replies: _containers.RepeatedCompositeFieldContainer[UnmatchedReplies]
+    def __init__(self, actions: _Optional[_Iterable[_Union[AutomationAction, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[TestedRule, _Mapping]]] = ..., outcome_count: _Optional[int] = ..., unmatched_count: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., unmatched_replies: _Optional[_Iterable[_Union[UnmatchedReplies, _Mapping]]] = ...) -> None: ...
+
+class UnmatchedReplies(_message.Message):
+    __slots__ = ("code", "enhanced_code", "text", "internal", "count", "site_name")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ENHANCED_CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SITE_NAME_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    enhanced_code: str
+    text: str
+    internal: bool
+    count: int
+    site_name: str
+    def __init__(self, code: _Optional[int] = ..., enhanced_code: _Optional[str] = ..., text: _Optional[str] = ..., internal: bool = ..., count: _Optional[int] = ..., site_name: _Optional[str] = ...) -> None: ...

@@ -10,10 +10,9 @@ import click
 
 from policy_server.cli.console import build_table, open_console, plain
 from policy_server.cli.session import Session, config_option, json_option, open_database
-from policy_server.store.agents import KnownAgent, read_agents
+from policy_server.known_agents import KnownAgent
+from policy_server.store.agents import MOST_KEPT, read_agents
 from policy_server.store.revisions import read_revision
-
-_MOST = 100_000
 
 
 @click.command()
@@ -23,7 +22,7 @@ _MOST = 100_000
 def agents(session: Session, as_json: bool) -> None:
     """List the agents that watch, or have watched, and which revision each has applied."""
     with open_database(session.settings()) as database:
-        found = database.read_now(lambda connection: read_agents(connection, limit=_MOST))
+        found = database.read_now(lambda connection: read_agents(connection, limit=MOST_KEPT))
         revision = database.read_now(read_revision)
     now = datetime.now(UTC)
     if as_json:
@@ -34,22 +33,28 @@ def agents(session: Session, as_json: bool) -> None:
         click.echo("no agent has watched yet", err=True)
         return
     table = build_table(
-        "agent", "state", "applied", "behind", "paths", "sources", "seen (UTC)", "last refusal",
-        whole=("agent", "state"),
+        "agent", "version", "state", "applied", "behind", "paths", "sources", "server",
+        "seen (UTC)", "last refusal", whole=("agent", "state"),
     )  # fmt: skip
     for agent in found:
         cells = (
             agent.name,
+            agent.version,
             "connected" if agent.is_connected(now) else "gone",
             str(agent.applied_revision),
             str(max(0, revision - agent.applied_revision)),
             str(agent.subscribed_paths),
             ", ".join(agent.egress_sources),
-            agent.seen_time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            agent.reject_reason,
+            agent.server,
+            _spell(agent.seen_time),
+            f"{_spell(agent.reject_time)} {agent.reject_reason}" if agent.reject_time else "",
         )
         table.add_row(*map(plain, cells))
     open_console().print(table)
+
+
+def _spell(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _describe(agent: KnownAgent, now: datetime) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 penstock-server check: whether `serve` would start, and what it would find odd.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -14,10 +14,11 @@ from policy_server.cli.session import (
 )
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, DomainNotFound
+from policy_server.import_checks import warn_of_traps
 from policy_server.rule_loader import LoadedRules, RuleLoader, read_everything
 from policy_server.rules.checks import check_layers
 from policy_server.rules.issues import describe_issue
-from policy_server.rules.layers import Issue, Severity
+from policy_server.rules.layers import AutomationRule, Issue, Severity
 from policy_server.rules.snapshot import find_rolled_up_domains
 from policy_server.settings import Settings
 from policy_server.site_keeper import SiteFailure, find_sites
@@ -48,10 +49,18 @@ def check(context: click.Context) -> None:
         rules = RuleLoader().load(*database.read_now(read_everything))
     finally:
         database.close()
-    issues = [*rules.issues, *run_async(_check_dns(settings, rules))]
+    issues = [
+        *rules.issues,
+        *warn_of_traps(_rules_of(rules)),
+        *run_async(_check_dns(settings, rules)),
+    ]
     _report(rules, issues)
     if any(issue.severity is Severity.ERROR for issue in issues):
         context.exit(1)
+
+
+def _rules_of(rules: LoadedRules) -> Iterator[AutomationRule]:
+    return (rule for layer in rules.layers for block in layer.blocks for rule in block.automation)
 
 
 async def _check_dns(settings: Settings, rules: LoadedRules | None) -> Sequence[Issue]:

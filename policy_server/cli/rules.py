@@ -21,6 +21,7 @@ from policy_server.cli.rule_files import (
     warnings_of,
 )
 from policy_server.cli.rule_history import errors, history, rollback
+from policy_server.cli.rule_test import test
 from policy_server.cli.session import (
     Session,
     config_option,
@@ -49,10 +50,10 @@ from policy_server.store.layers import (
 
 @click.group()
 def rules() -> None:
-    """Import, export, compare and order layers of rules; look at their history."""
+    """Import, export, compare, try and order layers of rules; look at their history."""
 
 
-for _command in (diff, history, rollback, errors):
+for _command in (diff, history, rollback, errors, test):
     rules.add_command(_command)
 
 

@@ -15,36 +15,50 @@ from typing import Protocol
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.errors import PolicyServerError
+from policy_server.known_agents import KnownAgent
 from policy_server.metrics import ServerMetrics
-from policy_server.store.agents import AgentStore, KnownAgent
+from policy_server.store.agents import AgentStore
 
 logger = logging.getLogger(__name__)
 
 _WRITE_SECONDS = 1.0
 #: How often it is written that an agent is still there.
 _SEEN_EVERY = timedelta(seconds=10)
-#: Most names of sources that are kept of an agent, and the length of its version.
+#: How often it is looked for agents that were not seen for very long.
+_FORGET_EVERY = timedelta(hours=1)
+#: Most names of sources that are kept of an agent, and the most characters of names.
 _MOST_SOURCES = 1000
+_LONGEST_NAME = 255
 _LONGEST_VERSION = 100
+#: Agents that have gone are remembered for as long as the database is away, so many of them.
+_MOST_GONE = 10_000
 
 
 class Watcher(Protocol):
     """What the directory looks at of a stream."""
 
     agent: str
-    applied_revision: int
     rejected_at: datetime | None
     reject_reason: str
+
+    @property
+    def applied_revision(self) -> int:
+        """Up to which revision its client has applied all that concerns it; 0: not known yet."""
 
     @property
     def subscribed(self) -> int:
         """How many paths it watches."""
 
+    @property
+    def unacknowledged(self) -> int:
+        """How many responses wait to be acknowledged."""
+
 
 @dataclass(slots=True)
 class _Entry:
     stream: Watcher
-    info: pb.AgentInfo
+    version: str
+    sources: tuple[str, ...]
     since: datetime
 
 
@@ -60,7 +74,7 @@ class AgentDirectory:
         revision: Callable[[], int],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """*server* names this process; *revision* tells the newest revision."""
+        """*server* names this process, again after a restart; *revision* is the newest one."""
         self._store = store
         self._server = server
         self._metrics = metrics
@@ -69,11 +83,20 @@ class AgentDirectory:
         self._entries: dict[str, _Entry] = {}
         self._gone: dict[str, KnownAgent] = {}
         self._written: dict[str, KnownAgent] = {}
+        self._has_taken_over = False
+        self._forget_time: datetime | None = None
+        metrics.watch_unacknowledged.set_function(self._count_unacknowledged)
+        metrics.watch_furthest.set_function(self._find_furthest)
 
     def connect(self, stream: Watcher, info: pb.AgentInfo) -> None:
         """An agent began to watch; clients without a name are nobody's."""
         if stream.agent:
-            self._entries[stream.agent] = _Entry(stream, info, self._clock())
+            self._entries[stream.agent] = _Entry(
+                stream=stream,
+                version=info.version[:_LONGEST_VERSION],
+                sources=tuple(name[:_LONGEST_NAME] for name in info.egress_sources[:_MOST_SOURCES]),
+                since=self._clock(),
+            )
             self._gone.pop(stream.agent, None)
 
     def disconnect(self, stream: Watcher) -> None:
@@ -83,6 +106,8 @@ class AgentDirectory:
             now = self._clock()
             self._gone[stream.agent] = replace(self._describe(entry, now), disconnect_time=now)
             del self._entries[stream.agent]
+            while len(self._gone) > _MOST_GONE:
+                del self._gone[next(iter(self._gone))]
 
     async def run(self) -> None:
         """Write what differs, for ever."""
@@ -101,8 +126,13 @@ class AgentDirectory:
     async def write(self) -> None:
         """Write what differs from what was written last."""
         now = self._clock()
+        if not self._has_taken_over:
+            await self._store.take_over(self._server)
+            self._has_taken_over = True
+        if self._forget_time is None or now >= self._forget_time:
+            await self._store.forget(now)
+            self._forget_time = now + _FORGET_EVERY
         present = {name: self._describe(entry, now) for name, entry in self._entries.items()}
-        self._note_lag(present)
         gone = dict(self._gone)
         due = [row for name, row in present.items() if self._is_due(row, self._written.get(name))]
         if due or gone:
@@ -114,11 +144,11 @@ class AgentDirectory:
                 del self._gone[name]
 
     def _describe(self, entry: _Entry, now: datetime) -> KnownAgent:
-        stream, info = entry.stream, entry.info
+        stream = entry.stream
         return KnownAgent(
             name=stream.agent,
-            version=info.version[:_LONGEST_VERSION],
-            egress_sources=tuple(info.egress_sources[:_MOST_SOURCES]),
+            version=entry.version,
+            egress_sources=entry.sources,
             server=self._server,
             connect_time=entry.since,
             seen_time=now,
@@ -134,7 +164,12 @@ class AgentDirectory:
             return True
         return replace(row, seen_time=written.seen_time) != written
 
-    def _note_lag(self, present: dict[str, KnownAgent]) -> None:
+    def _count_unacknowledged(self) -> int:
+        return sum(entry.stream.unacknowledged for entry in self._entries.values())
+
+    def _find_furthest(self) -> int:
+        """Find how many revisions the agent that is furthest behind has yet to apply."""
+        applied = [entry.stream.applied_revision for entry in self._entries.values()]
         newest = self._revision()
-        behind = [newest - row.applied_revision for row in present.values()]
-        self._metrics.watch_lag.set(max(behind, default=0))
+        # One that has just come has acknowledged nothing yet.
+        return max((newest - revision for revision in applied if revision), default=0)

@@ -1,5 +1,6 @@
 """
-AutomationService: shows the ledger of actions, takes actions back and puts an operator's in force.
+AutomationService: shows the ledger of actions, takes actions back, puts an operator's in force, and
+tries rules.
 """
 
 import logging
@@ -16,6 +17,7 @@ from policy_server.operator_actions import create_by_hand
 from policy_server.policy import Policy
 from policy_server.services.caller import read_caller
 from policy_server.services.paging import read_page_size, read_page_token
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.store.actions import ActionStore
 from policy_server.store.operator_actions import OperatorActionStore
 
@@ -33,11 +35,13 @@ class AutomationService(automation_service_pb2_grpc.AutomationServiceServicer):
         actions: ActionStore,
         operator_actions: OperatorActionStore,
         *,
+        trials: RuleTrials,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._policy = policy
         self._actions = actions
         self._operator_actions = operator_actions
+        self._trials = trials
         self._clock = clock
 
     async def ListActions(
@@ -110,6 +114,12 @@ class AutomationService(automation_service_pb2_grpc.AutomationServiceServicer):
         return automation_service_pb2.PinActionResponse(
             action=await self._tell("action pinned", action)
         )
+
+    async def TestRules(
+        self, request: automation_service_pb2.TestRulesRequest, context: Any
+    ) -> automation_service_pb2.TestRulesResponse:
+        """Say what rules would have done; nothing is put in force."""
+        return await self._trials.test(request)
 
     async def _tell(
         self, event: str, action: ActionInForce

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from policy_server.automation.decide import Match
 from policy_server.automation.matching import (
@@ -26,7 +26,6 @@ from policy_server.automation.matching import (
 from policy_server.automation.outcomes import Outcome
 from policy_server.errors import PolicyServerError
 from policy_server.metrics import ServerMetrics
-from policy_server.policy import Policy
 from policy_server.rules.layers import AdjustConfig, AutomationRule, OptionAction
 from policy_server.rules.resolve import Question, consulted_rules, resolve
 from policy_server.rules.snapshot import Snapshot
@@ -57,11 +56,24 @@ class _Path:
 _Hit = tuple[Outcome, _Path, AutomationRule]
 
 
+class Rules(Protocol):
+    """The rules that outcomes are matched with: those in force, or those that are tried."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The rules as they are now."""
+
+    async def question(
+        self, routing_domain: str, egress_source: str, site_name: str = ""
+    ) -> Question:
+        """Make the question of a path. Errors: `PolicyServerError`."""
+
+
 class OutcomeMatcher:
     """Finds the matches of outcomes."""
 
     def __init__(
-        self, policy: Policy, *, metrics: ServerMetrics, clock: Callable[[], datetime]
+        self, policy: Rules, *, metrics: ServerMetrics, clock: Callable[[], datetime]
     ) -> None:
         self._policy = policy
         self._metrics = metrics

@@ -16,6 +16,7 @@ from policy_server.convert import read_hosts, to_bounce, to_explained, to_suspen
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
+from policy_server.services.caller import read_caller
 from policy_server.services.interceptors import status_message, status_number
 from policy_server.services.paging import read_page_size, read_page_token
 from policy_server.services.watch import WatchHub
@@ -27,24 +28,28 @@ _MAX_BATCH = 500
 class PolicyService:
     """Answers questions about egress paths."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, hub: WatchHub) -> None:
         self._policy = policy
+        self._hub = hub
 
     async def get_egress_path_config(
-        self, request: policy_service_pb2.GetEgressPathConfigRequest, _context: Any
+        self, request: policy_service_pb2.GetEgressPathConfigRequest, context: Any
     ) -> bytes:
         """Answer for one egress path, in wire form."""
-        answer = self._policy.answer(await self._question(request))
+        question = await self._question(request)
+        answer = self._policy.answer(question)
+        self._hub.note_fetched(read_caller(context), question, answer.etag)
         return answer.not_modified if request.if_none_match == answer.etag else answer.payload
 
     async def batch_get_egress_path_configs(
-        self, request: policy_service_pb2.BatchGetEgressPathConfigsRequest, _context: Any
+        self, request: policy_service_pb2.BatchGetEgressPathConfigsRequest, context: Any
     ) -> policy_service_pb2.BatchGetEgressPathConfigsResponse:
         """Answer up to 500 questions in their order."""
         if len(request.requests) > _MAX_BATCH:
             message = f"{len(request.requests)} requests in a batch; at most {_MAX_BATCH} are taken"
             raise InvalidRequest(message, field="requests")
-        results = await asyncio.gather(*map(self._result, request.requests))
+        caller = read_caller(context)
+        results = await asyncio.gather(*(self._result(each, caller) for each in request.requests))
         return policy_service_pb2.BatchGetEgressPathConfigsResponse(results=results)
 
     async def explain_egress_path_config(
@@ -75,7 +80,7 @@ class PolicyService:
         )
 
     async def _result(
-        self, request: policy_service_pb2.GetEgressPathConfigRequest
+        self, request: policy_service_pb2.GetEgressPathConfigRequest, caller: str
     ) -> policy_service_pb2.EgressPathResult:
         try:
             question = await self._question(request)
@@ -85,6 +90,7 @@ class PolicyService:
             )
             return policy_service_pb2.EgressPathResult(error=failure)
         answer = self._policy.answer(question)
+        self._hub.note_fetched(caller, question, answer.etag)
         if request.if_none_match != answer.etag:
             return policy_service_pb2.EgressPathResult(response=answer.response)
         result = policy_service_pb2.EgressPathResult()

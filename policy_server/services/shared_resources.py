@@ -1,9 +1,9 @@
 """
 What many streams are sent, written down once: the bytes of a resource are the same for all.
 
-A message's wire form is the sum of its fields, so a response is its own small part (nonce, token)
-followed by the shared bytes of the resources in it (Protocol Buffers, Encoding: last one wins and
-repeated fields add up).
+The wire form of a message is the sum of its fields, and repeated fields add up wherever they
+stand (Protocol Buffers, Encoding). So a response is its own nonce, followed by parts that all
+streams share: a head with kind, token and time, and each resource.
 """
 
 from collections.abc import Callable
@@ -16,56 +16,69 @@ from policy_server.automation.actions import BOUNCES, ActionInForce
 from policy_server.convert import to_bounce, to_suspension
 
 _NO_TIME = timedelta()
-#: How long a written ttl is near enough.
-_TTL_KEPT = timedelta(seconds=0.25)
+#: How long a written time or ttl is near enough.
+_TIME_KEPT = timedelta(seconds=0.25)
 #: Most actions whose bytes are kept.
-_MOST_KEPT = 10_000
+_MOST_ACTIONS = 10_000
+_MOST_HEADS = 100
 
+_NONCE = pb.WatchPolicyResponse.DESCRIPTOR.fields_by_name["nonce"].number
 _RESOURCES = pb.WatchPolicyResponse.DESCRIPTOR.fields_by_name["resources"].number
 _EGRESS_PATH = pb.PolicyResource.DESCRIPTOR.fields_by_name["egress_path"].number
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """A response on its way: what is this stream's own, and the shared bytes of its resources."""
+    """A response on its way, in parts."""
 
-    own: pb.WatchPolicyResponse
-    shared: list[bytes] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the shared part."""
-        return sum(map(len, self.shared))
-
-    @property
-    def says_something(self) -> bool:
-        """Whether there is anything in it that is new to the client."""
-        return bool(self.shared or self.own.removed)
+    parts: list[bytes] = field(default_factory=list)
+    #: Whether it ends a snapshot.
+    is_end: bool = False
 
     def SerializeToString(self) -> bytes:  # as messages are asked for their bytes
         """Return the wire form."""
-        return bytes(self.own.SerializeToString()) + b"".join(self.shared)
+        return b"".join(self.parts)
 
 
 class SharedResources:
-    """Writes resources down once for all streams."""
+    """Writes heads and resources down once for all streams."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._written: dict[int, tuple[ActionInForce, datetime, bytes]] = {}
+        self._heads: dict[tuple[int, bytes], tuple[datetime, bytes]] = {}
+        self._actions: dict[int, tuple[ActionInForce, datetime, bytes]] = {}
+
+    def write_head(self, kind: pb.WatchPolicyResponse.Kind, token: bytes) -> bytes:
+        """Write what begins a response: its kind, its token and the server's time."""
+        now = self._clock()
+        known = self._heads.get((kind, token))
+        if known is not None and abs(now - known[0]) < _TIME_KEPT:
+            return known[1]
+        head = pb.WatchPolicyResponse(kind=kind, token=token)
+        head.server_time.FromDatetime(now)
+        written = head.SerializeToString()
+        if len(self._heads) >= _MOST_HEADS:
+            self._heads.clear()
+        self._heads[kind, token] = now, written
+        return written
 
     def write_action(self, action: ActionInForce, revision: int) -> bytes:
         """Write an action that holds or bounces mail, as one entry of `resources`."""
         now = self._clock()
-        known = self._written.get(action.id)
-        if known is not None and known[0] == action and now - known[1] < _TTL_KEPT:
+        known = self._actions.get(action.id)
+        if known is not None and known[0] is action and abs(now - known[1]) < _TIME_KEPT:
             return known[2]
         written = _as_field(_RESOURCES, _to_resource(action, revision, now).SerializeToString())
-        self._written.pop(action.id, None)
-        self._written[action.id] = (action, now, written)
-        while len(self._written) > _MOST_KEPT:
-            del self._written[next(iter(self._written))]
+        self._actions.pop(action.id, None)
+        self._actions[action.id] = action, now, written
+        while len(self._actions) > _MOST_ACTIONS:
+            del self._actions[next(iter(self._actions))]
         return written
+
+
+def write_nonce(nonce: int) -> bytes:
+    """Write the nonce of a response."""
+    return _as_field(_NONCE, b"%d" % nonce)
 
 
 def write_path(name: str, answer: Answer) -> bytes:
@@ -78,6 +91,17 @@ def write_path(name: str, answer: Answer) -> bytes:
     )
     body = resource.SerializeToString() + _as_field(_EGRESS_PATH, answer.payload)
     return _as_field(_RESOURCES, body)
+
+
+def write_removed(name: str, resource_type: pb.ResourceType) -> bytes:
+    """Write that something is gone, as one entry of `removed`."""
+    removed = pb.ResourceRef(name=name, type=resource_type)
+    return bytes(pb.WatchPolicyResponse(removed=[removed]).SerializeToString())
+
+
+def write_end() -> bytes:
+    """Write that the snapshot ends."""
+    return bytes(pb.WatchPolicyResponse(snapshot_end=True).SerializeToString())
 
 
 def _to_resource(action: ActionInForce, revision: int, now: datetime) -> pb.PolicyResource:

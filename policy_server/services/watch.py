@@ -13,17 +13,13 @@ from random import Random
 from typing import Any
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.automation.actions import (
-    BOUNCES,
-    OVERRIDES,
-    SUSPENSIONS,
-    ActionInForce,
-    ActionKind,
-)
+from policy_server.automation.actions import OVERRIDES, ActionInForce
 from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
+from policy_server.rules.resolve import Question
 from policy_server.rules.snapshot import Snapshot
+from policy_server.services.action_changes import ResourceTypes, compare_actions, types_of
 from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.announced_sources import MAX_SOURCES, AnnouncedSources
 from policy_server.services.caller import read_caller
@@ -34,7 +30,7 @@ from policy_server.services.resume_token import (
     hash_filter,
 )
 from policy_server.services.shared_resources import Outgoing, SharedResources
-from policy_server.services.watch_stream import ResourceTypes, WatchStream, WatchTiming
+from policy_server.services.watch_stream import WatchStream, WatchTiming
 from policy_server.store.actions import ActionStore
 
 logger = logging.getLogger(__name__)
@@ -54,8 +50,8 @@ _MOST_SPREAD = 10.0
 _TURNED_AWAY = timedelta(seconds=5)
 #: Clients whose full state is made and sent at one time.
 _SNAPSHOTS_AT_ONCE = 32
-_SUSPENSION = (pb.ResourceType.RESOURCE_TYPE_SUSPENSION,)
-_BOUNCE = (pb.ResourceType.RESOURCE_TYPE_BOUNCE,)
+#: One that takes longer to take its state in is not waited for by the others.
+_SNAPSHOT_SECONDS = 10.0
 
 
 class WatchHub:
@@ -79,6 +75,7 @@ class WatchHub:
         self._datastore_id = datastore_id
         self._metrics = metrics
         self._sources = AnnouncedSources()
+        metrics.shared_sources.set_function(self._sources.count_shared)
         self._clock = clock
         self._timing = timing or WatchTiming()
         self._streams: set[WatchStream] = set()
@@ -88,6 +85,11 @@ class WatchHub:
         self._known_held: dict[int, ActionInForce] = {}
         self._shared = SharedResources(clock)
         self._snapshots = asyncio.Semaphore(_SNAPSHOTS_AT_ONCE)
+        #: Streams by the agent that they are of; the newest of each.
+        self._by_agent: dict[str, WatchStream] = {}
+        self._token: tuple[tuple[int, str], bytes] = ((-1, ""), b"")
+        #: Streams are woken when it is over.
+        self._gathering: asyncio.TimerHandle | None = None
         self._random = random or Random().random
         self._known_rules: Snapshot | None = None
         self._unsubscribe = policy.subscribe(self._hear_change)
@@ -97,6 +99,7 @@ class WatchHub:
     def use_datastore(self, datastore_id: str) -> None:
         """Take clients from now on: the database, which tokens name, is known."""
         self._datastore_id = datastore_id
+        self._token = ((-1, ""), b"")
 
     @property
     def streams(self) -> int:
@@ -136,6 +139,7 @@ class WatchHub:
             stream.start(start, caller=read_caller(context))
             sources = self._announce(stream.agent, start.agent_info.egress_sources)
             self._directory.connect(stream, start.agent_info)
+            self._by_agent[stream.agent] = stream
             tasks = [
                 _run(stream, _listen(stream, request_iterator)),
                 _run(stream, stream.find_sites()),
@@ -147,9 +151,10 @@ class WatchHub:
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
             self._streams.discard(stream)
+            if self._by_agent.get(stream.agent) is stream:
+                del self._by_agent[stream.agent]
             self._directory.disconnect(stream)
             self._sources.remove(stream.agent, sources)
-            self._metrics.shared_sources.set(self._sources.count_shared())
             for task in tasks:
                 task.cancel()
             logger.info("watch ended", extra={"agent": stream.agent})
@@ -158,14 +163,24 @@ class WatchHub:
         """Ask every client to come back later, end the streams and take no more."""
         self._is_draining = True
         self._unsubscribe()
+        if self._gathering is not None:
+            self._gathering.cancel()
+        for _ in self._streams:
+            # Nobody waits for a turn any more.
+            self._snapshots.release()
         spread = min(max(_SPREAD, len(self._streams) * _SPREAD_PER_STREAM), _MOST_SPREAD)
         for stream in tuple(self._streams):
             stream.end(_SOONEST + self._random() * spread)
 
+    def note_fetched(self, agent: str, question: Question, etag: str) -> None:
+        """An agent asked for an answer by itself, as it does after an invalidation."""
+        stream = self._by_agent.get(agent)
+        if stream is not None:
+            stream.note_fetched(question, etag)
+
     def _announce(self, agent: str, announced: Sequence[str]) -> frozenset[str]:
         sources = frozenset(announced[:MAX_SOURCES])
         shared = self._sources.add(agent, sources)
-        self._metrics.shared_sources.set(self._sources.count_shared())
         if shared:
             source, others = next(iter(shared.items()))
             facts = {"agent": agent, "sources": len(shared), "one": source, "others": others[:5]}
@@ -183,31 +198,40 @@ class WatchHub:
             return
         self._metrics.watch_openings.labels("reset" if raw_token else "new").inc()
         if raw_token:
-            reset = pb.WatchPolicyResponse(kind=pb.WatchPolicyResponse.KIND_RESET)
-            reset.server_time.FromDatetime(self._clock())
-            yield Outgoing(reset)
+            yield Outgoing([self._shared.write_head(pb.WatchPolicyResponse.KIND_RESET, b"")])
         async with contextlib.aclosing(self._snapshot(stream)) as snapshot:
             async for response in snapshot:
                 yield response
 
     async def _snapshot(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
         """Send the full state, then whatever changes; only so many clients do the first at once."""
-        await self._snapshots.acquire()
-        is_waiting = True
+        async for bookmark in self._wait_for_turn(stream):
+            yield bookmark
+        turn = _Turn(self._snapshots)
         try:
             responses = stream.responses(
                 kind=pb.WatchPolicyResponse.KIND_SNAPSHOT,
-                actions={action.id: _types_of(action.kind) for action in self._held().values()},
+                actions={action.id: types_of(action.kind) for action in self._held().values()},
             )
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response
-                    if is_waiting and response.own.snapshot_end:
-                        is_waiting = False
-                        self._snapshots.release()
+                    if response.is_end:
+                        turn.end()
+                        self._metrics.watch_snapshots.inc()
         finally:
-            if is_waiting:
-                self._snapshots.release()
+            turn.end()
+
+    async def _wait_for_turn(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
+        """Take a place among those that are sent their full state; say meanwhile that we live."""
+        while True:
+            try:
+                async with asyncio.timeout(self._timing.bookmark):
+                    await self._snapshots.acquire()
+            except TimeoutError:
+                yield stream.write_bookmark()
+            else:
+                return
 
     async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
@@ -221,11 +245,14 @@ class WatchHub:
             return None
         if not 0 <= token.revision <= self._policy.revision:
             return None
+        if (token.revision, token.stamp) == (self._policy.revision, self._policy.stamp):
+            # After a restart nearly all come with the newest: the database need not be asked.
+            return {}
         touched = await self._store.touched_since(token.revision, token.stamp, _MOST_MISSED)
         if touched is None:
             return None
         return {
-            action_id: _types_of(kind)
+            action_id: types_of(kind)
             for action_id, kind in touched.items()
             if kind not in OVERRIDES
         }
@@ -244,13 +271,13 @@ class WatchHub:
 
     def _hear_change(self) -> None:
         """Work out what changed, once for all streams."""
-        actions = {action.id: action for action in self._policy.actions()}
-        changed = [
-            action
-            for action_id in actions.keys() | self._known_actions.keys()
-            if actions.get(action_id) != self._known_actions.get(action_id)
-            for action in (actions.get(action_id) or self._known_actions[action_id],)
-        ]
+        known = self._known_actions
+        # What is equal stays the same object: its bytes are known.
+        actions = {
+            action.id: known[action.id] if known.get(action.id) == action else action
+            for action in self._policy.actions()
+        }
+        changes = compare_actions(known, actions, self._clock())
         has_new_rules = self._policy.snapshot is not self._known_rules
         # Without rules before, all that clients hold is to be looked at.
         change = self._policy.last_change if self._known_rules is not None else None
@@ -260,35 +287,51 @@ class WatchHub:
             for action_id, action in actions.items()
             if action.kind not in OVERRIDES
         }
-        held = {
-            action.id: _types_of(action.kind) for action in changed if action.kind not in OVERRIDES
-        }
-        scopes = {action.scope for action in changed if action.kind in OVERRIDES}
         for stream in self._streams:
-            if held or scopes:
-                stream.touch_actions(held, scopes)
+            if changes:
+                stream.touch_actions(changes)
             if has_new_rules:
                 stream.touch_rules(change)
+        if (changes or has_new_rules) and self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(self._timing.gather, self._wake_streams)
+
+    def _wake_streams(self) -> None:
+        self._gathering = None
+        for stream in self._streams:
+            stream.wake()
 
     def _held(self) -> dict[int, ActionInForce]:
         return self._known_held
 
     def _write_token(self) -> bytes:
-        return encode_token(
-            ResumeToken(
+        # The same for nearly all streams at a time.
+        place = self._policy.revision, self._policy.stamp
+        if self._token[0] != place:
+            token = ResumeToken(
                 datastore=self._datastore_id,
-                revision=self._policy.revision,
-                stamp=self._policy.stamp,
+                revision=place[0],
+                stamp=place[1],
                 filter_hash=_FILTER,
             )
-        )
+            self._token = place, encode_token(token)
+        return self._token[1]
 
 
-def _types_of(kind: ActionKind | None) -> ResourceTypes:
-    """Say as what a client knows an action; of one that is forgotten as either."""
-    if kind in SUSPENSIONS:
-        return _SUSPENSION
-    return _BOUNCE if kind in BOUNCES else _SUSPENSION + _BOUNCE
+class _Turn:
+    """A place among the streams that are sent their full state; given up once, or in time."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places: asyncio.Semaphore | None = places
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_SNAPSHOT_SECONDS, self.end)
+
+    def end(self) -> None:
+        """Let another stream have the place."""
+        if self._places is not None:
+            self._timer.cancel()
+            self._places.release()
+            self._places = None
 
 
 def _run(stream: WatchStream, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

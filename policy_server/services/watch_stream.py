@@ -4,34 +4,45 @@ One client's watch: what it is sent, and when.
 1. Nothing queues. What has to be looked at is kept as sets of names (a coalescing map); the
    content is read from the policy when a response is made. A slow client gets fewer and newer
    states, and costs no more memory than its names.
-2. Two lanes: suspensions and overrides go out after a short gather; rule changes are debounced,
-   and only answers whose etag differs are sent. When many differ the client is told to ask again.
+2. Two lanes: suspensions, bounces and overrides go out at once, after the hub's short gather; rule
+   changes are debounced, and only answers whose etag differs are sent. When many differ the client
+   is told to ask again. What merely lasts longer waits a moment, too.
 3. At most `window` responses are unacknowledged. A client that acknowledges nothing is cut off
    and goes on from its token.
 4. A token says up to which revision the *suspensions* are known; answers are compared by etag.
-5. What a client has *applied* is the revision up to which every change that concerns it was sent
-   and acknowledged, with nothing refused. What it refuses stays refused until it differs.
-6. After an invalidation the client fetches answers by itself. Each is then taken to be held
-   (`is_assumed`) as it was under the same rules; if an action touches one, it is sent in any case.
+5. What the client has *applied* is decided in `acknowledgements`.
+6. After an invalidation the client fetches answers by itself. Until it was seen to, an answer is
+   *assumed* to be held: if an action touches it, it is sent in any case, and what was not fetched
+   in time is sent little by little. Until then its revision has not been applied.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.automation.actions import ActionInForce, ActionScope
+from policy_server.automation.actions import ActionInForce
 from policy_server.convert import read_hosts
 from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.book import RulesChange
-from policy_server.services.shared_resources import Outgoing, SharedResources, write_path
+from policy_server.rules.resolve import Question
+from policy_server.services.acknowledgements import Acknowledgements, ResourceKey
+from policy_server.services.action_changes import ActionChanges, ResourceTypes
+from policy_server.services.alarm import Alarm
+from policy_server.services.shared_resources import (
+    Outgoing,
+    SharedResources,
+    write_end,
+    write_nonce,
+    write_path,
+    write_removed,
+)
 from policy_server.services.watched_paths import WatchedPath, WatchedPaths
 
 logger = logging.getLogger(__name__)
@@ -53,27 +64,18 @@ _AT_ONCE = (0.0, 0.0)
 
 _Response = pb.WatchPolicyResponse
 _Key = TypeVar("_Key")
-#: The types that a resource named by an action's number is, or may have been.
-ResourceTypes = tuple[pb.ResourceType, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A response that is to be acknowledged."""
-
-    nonce: int
-    at: float
-    #: What the client has applied once it acknowledges; 0: more is to follow.
-    completes: int
-    #: When what it carries began to wait, by the loop's clock.
-    since: float
+_EGRESS_PATH = pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchTiming:
     """How long a stream waits for what, in seconds."""
 
+    #: Of the hub, for what begins at nearly the same time.
     gather: float = 0.005
+    #: For suspensions and bounces that only last longer.
+    extension: float = 0.5
     debounce: float = 0.1
     debounce_most: float = 1.0
     bookmark: float = 5.0
@@ -82,6 +84,8 @@ class WatchTiming:
     opening: float = 1.0
     #: Responses that may be unacknowledged.
     window: int = 4
+    #: For the client to fetch what it was told to ask for again; then it is sent.
+    fetching: float = 15.0
 
 
 class WatchStream:
@@ -107,29 +111,31 @@ class WatchStream:
         self._paths = WatchedPaths()
         #: To be looked at: actions by id, names by what is known of them.
         self._dirty_actions: dict[int, ResourceTypes] = {}
+        self._extended_actions: dict[int, ResourceTypes] = {}
+        self._extended_due = _NEVER
         self._dirty_names: dict[str, None] = {}
         self._touched_names: dict[str, None] = {}
         self._open_names: dict[str, None] = {}
         self._gone_names: dict[str, None] = {}
+        #: Actions to be looked at that the client has not been told of yet.
+        self._untold: set[int] = set()
         self._rules_changed: tuple[float, float] | None = None
         #: Names to compare after a change of rules; None: all.
         self._concerned: set[str] | None = set()
         self._is_comparing = False
+        self._invalidated_at = 0.0
         self._token = b""
-        self._nonce = 0
-        self._unacked: deque[_Sent] = deque()
-        #: Refused and not replaced since, by name.
-        self._refused: set[str] = set()
-        #: Up to which revision the client has applied all that concerns it.
-        self.applied_revision = 0
+        self._acknowledgements = Acknowledgements()
+        #: Whether all that the client lacked when it came has been sent.
+        self._is_open = False
         #: When it last refused something, and what it said.
         self.rejected_at: datetime | None = None
         self.reject_reason = ""
         self._last_ack = self._now()
         self._last_sent = self._now()
         #: Since when something has been to be looked at, by the loop's clock.
-        self._dirty_since = float("inf")
-        self._wake = asyncio.Event()
+        self._dirty_since: float | None = None
+        self._alarm = Alarm()
         self._open_changed = asyncio.Event()
         self._all_known = asyncio.Event()
         self._all_known.set()
@@ -140,17 +146,36 @@ class WatchStream:
 
     # What the hub and the client tell the stream; none of it waits.
 
-    def touch_actions(
-        self, held: Mapping[int, ResourceTypes], scopes: Iterable[ActionScope]
-    ) -> None:
-        """Note that suspensions or bounces began, changed or ended, and where overrides did."""
-        self._dirty_since = min(self._dirty_since, self._now())
-        self._dirty_actions.update(held)
-        self._touched_names.update(dict.fromkeys(self._paths.names_in(scopes)))
+    def touch_actions(self, changes: ActionChanges) -> None:
+        """Note what to look at; the hub calls `wake` when its gather is over."""
+        now = self._now()
+        if changes.held:
+            self._dirty_since = self._dirty_since or now
+            self._note_held(changes)
+        if changes.extended:
+            self._dirty_since = self._dirty_since or now
+            self._extended_actions.update(changes.extended)
+            self._extended_due = min(self._extended_due, now + self._timing.extension)
+        touched = self._paths.names_in(changes.scopes)
+        if touched:
+            self._dirty_since = self._dirty_since or now
+            self._touched_names.update(dict.fromkeys(touched))
         if len(self._touched_names) > _MAX_CHANGED:
             # Too many to send one by one: compare all, at once.
             self._rules_changed, self._concerned = _AT_ONCE, None
-        self._wake.set()
+
+    def _note_held(self, changes: ActionChanges) -> None:
+        for action_id, types in changes.held.items():
+            self._extended_actions.pop(action_id, None)
+            if action_id in changes.begun:
+                self._untold.add(action_id)
+            if action_id in changes.ended and action_id in self._untold:
+                # It has come and gone, and the client need not know: so no list of what has
+                # ended grows while a client is slow.
+                self._untold.discard(action_id)
+                self._dirty_actions.pop(action_id, None)
+            else:
+                self._dirty_actions[action_id] = types
 
     def touch_rules(self, change: RulesChange | None = None) -> None:
         """Note that rules or sites changed; None: any answer may have."""
@@ -161,10 +186,17 @@ class WatchStream:
         if self._concerned is not None and not self._concerned:
             return
         now = self._now()
-        self._dirty_since = min(self._dirty_since, now)
+        self._dirty_since = self._dirty_since or now
         first = self._rules_changed[0] if self._rules_changed else now
         self._rules_changed = (first, now)
-        self._wake.set()
+
+    def note_fetched(self, question: Question, etag: str) -> None:
+        """The client asked for an answer by itself, and was given it."""
+        self._paths.note_fetched(question, etag)
+
+    def wake(self) -> None:
+        """Look at what there is to be looked at."""
+        self._alarm.ring()
 
     @property
     def subscribed(self) -> int:
@@ -174,18 +206,35 @@ class WatchStream:
     @property
     def unacknowledged(self) -> int:
         """How many responses wait to be acknowledged."""
-        return len(self._unacked)
+        return self._acknowledgements.waiting
+
+    @property
+    def applied_revision(self) -> int:
+        """Up to which revision the client has applied all that concerns it; 0: not known yet."""
+        if self._is_current():
+            self._acknowledgements.note_current(self._policy.revision)
+        return self._acknowledgements.applied
+
+    @property
+    def size(self) -> int:
+        """How many names and numbers are kept for the client; what memory goes by."""
+        kept = (
+            self._paths, self._dirty_actions, self._extended_actions, self._dirty_names,
+            self._touched_names, self._open_names, self._gone_names, self._untold,
+            self._concerned or (), self._acknowledgements.refused,
+        )  # fmt: skip
+        return sum(map(len, kept))
 
     def end(self, reconnect_after: float) -> None:
         """Ask the client to come back later, and end."""
         self._reconnect_after = reconnect_after
-        self._wake.set()
+        self._alarm.ring()
 
     def close(self, failure: Exception | None = None) -> None:
         """End: the client has nothing more to say, or said something wrong."""
         self._failure = failure
         self._is_closed = True
-        self._wake.set()
+        self._alarm.ring()
 
     def start(self, start: pb.WatchStart, *, caller: str) -> None:
         """Take in the first request, of *caller* or of whoever it names itself."""
@@ -197,10 +246,8 @@ class WatchStream:
         match request.WhichOneof("request"):
             case "subscribe":
                 self._subscribe(request.subscribe.add, {})
-                for name in request.subscribe.remove:
-                    self._paths.remove(name)
-                    self._gone_names[name] = None
-                self._wake.set()
+                self._unsubscribe(request.subscribe.remove)
+                self._alarm.ring()
             case "ack":
                 self._hear_ack(request.ack)
             case "start":
@@ -209,7 +256,7 @@ class WatchStream:
                 raise InvalidRequest("a request has start, subscribe or ack", field="request")
 
     def _subscribe(
-        self, subscriptions: Iterable[pb.PathSubscription], known: Mapping[str, str]
+        self, subscriptions: Sequence[pb.PathSubscription], known: Mapping[str, str]
     ) -> None:
         for subscription in subscriptions:
             _check_subscription(subscription)
@@ -230,30 +277,51 @@ class WatchStream:
                 f"a stream may subscribe to at most {MAX_SUBSCRIPTIONS} paths", field="subscribe"
             )
 
+        self._acknowledgements.forget(frozenset(each.name for each in subscriptions))
+
+    def _unsubscribe(self, names: Sequence[str]) -> None:
+        for name in names:
+            _check_name(name)
+            self._paths.remove(name)
+            self._dirty_names.pop(name, None)
+            self._touched_names.pop(name, None)
+            self._gone_names[name] = None
+        if len(self._gone_names) > MAX_SUBSCRIPTIONS:
+            raise InvalidRequest(
+                f"at most {MAX_SUBSCRIPTIONS} names may wait for their removal to be confirmed; "
+                "acknowledge responses first",
+                field="remove",
+            )
+        self._acknowledgements.forget(frozenset(names))
+
     def _ask_site(self, name: str) -> None:
         self._open_names[name] = None
         self._all_known.clear()
         self._open_changed.set()
 
     def _hear_ack(self, ack: pb.WatchAck) -> None:
-        if not ack.nonce.isdecimal() or len(ack.nonce) > 18:
-            return
-        if ack.HasField("error") or ack.rejected:
+        is_refusal = ack.HasField("error") or bool(ack.rejected)
+        if is_refusal:
             self._note_refusal(ack)
-        while self._unacked and self._unacked[0].nonce <= int(ack.nonce):
-            sent = self._unacked.popleft()
-            self._last_ack = self._now()
-            self._metrics.watch_seconds.observe(self._last_ack - sent.since)
-            if not self._refused:
-                self.applied_revision = max(self.applied_revision, sent.completes)
-        self._wake.set()
+        was_full = self._acknowledgements.waiting >= self._timing.window
+        heard = self._acknowledgements.hear(
+            ack.nonce, (each.name for each in ack.rejected), is_refusal=is_refusal
+        )
+        if not heard:
+            return
+        self._last_ack = self._now()
+        behind = self._policy.revision - self.applied_revision
+        self._metrics.watch_lag.observe(behind)
+        for sent in heard:
+            if sent.since is not None:
+                self._metrics.watch_seconds.observe(self._last_ack - sent.since)
+        if was_full:
+            self._alarm.ring()
 
     def _note_refusal(self, ack: pb.WatchAck) -> None:
         self.rejected_at, self.reject_reason = self._clock(), ack.error[:_LOGGED_LENGTH]
         if not self.reject_reason and ack.rejected:
             self.reject_reason = ack.rejected[0].message[:_LOGGED_LENGTH]
-        # A name that the client has no resource of is none that holds it back.
-        self._refused.update(each.name for each in ack.rejected[:_MAX_RESOURCES])
         self._metrics.watch_refusals.inc(max(1, len(ack.rejected)))
         facts = {
             "agent": self.agent,
@@ -270,7 +338,7 @@ class WatchStream:
             while self._open_names:
                 names = list(self._open_names)[:_QUESTIONS_AT_ONCE]
                 await asyncio.gather(*map(self._find_site, names))
-                self._wake.set()
+                self._alarm.ring()
             self._all_known.set()
             self._open_changed.clear()
             await self._open_changed.wait()
@@ -302,31 +370,41 @@ class WatchStream:
     ) -> AsyncGenerator[Outgoing, None]:
         """Send what the client lacks of *actions* and its paths, then whatever changes."""
         self._dirty_actions.update(actions)
-        async for response in self._open(kind):
-            yield response
-        while not self._is_ending():
-            if self._is_urgent():
-                await asyncio.sleep(self._timing.gather)
-                lane = self._flush()
-            elif self._now() >= self._rules_due():
-                lane = self._compare()
-            elif self._now() >= self._last_sent + self._timing.bookmark:
-                lane = self._bookmark()
-            else:
-                if not self._unacked and self._is_quiet():
-                    self._note_applied()
-                await self._sleep(min(self._rules_due(), self._last_sent + self._timing.bookmark))
-                continue
-            async with contextlib.aclosing(lane):
-                async for response in lane:
-                    yield response
+        if kind == pb.WatchPolicyResponse.KIND_SNAPSHOT:
+            self._untold.update(actions)
+        try:
+            async for response in self._open(kind):
+                yield response
+            while not self._is_ending():
+                lane = self._choose_lane()
+                if lane is None:
+                    await self._sleep(
+                        min(self._rules_due(), self._extended_due, self._bookmark_due())
+                    )
+                    continue
+                async with contextlib.aclosing(lane):
+                    async for response in lane:
+                        yield response
+        finally:
+            self._alarm.close()
         if self._failure is not None:
             raise self._failure
         if self._reconnect_after is not None:
-            farewell = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
-            farewell.token = self._token
-            farewell.reconnect_after.FromMilliseconds(int(self._reconnect_after * 1000))
-            yield Outgoing(farewell)
+            yield self._write_farewell(self._reconnect_after)
+
+    def _choose_lane(self) -> AsyncGenerator[Outgoing, None] | None:
+        """Choose what to do now; None: nothing is due."""
+        now = self._now()
+        if self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED:
+            return self._flush()
+        if now >= self._rules_due():
+            return self._compare()
+        if now >= self._extended_due:
+            return self._flush()
+        if now >= self._bookmark_due():
+            # A token must not say that the client knows what waits here.
+            return self._flush() if self._extended_actions else self._keep_alive()
+        return None
 
     async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncGenerator[Outgoing, None]:
         """Send the full state, or for a client that goes on from a token what it lacks."""
@@ -334,27 +412,21 @@ class WatchStream:
             async with asyncio.timeout(self._timing.opening):
                 await self._all_known.wait()
         is_snapshot = kind == pb.WatchPolicyResponse.KIND_SNAPSHOT
-        while await self._may_send():
-            response = self._pack(kind)
-            is_last = not self._has_packable()
-            response.own.snapshot_end = is_snapshot and is_last
-            if is_snapshot and not is_last:
-                response.own.ClearField("token")
+        while not self._is_open and await self._may_send():
             # The first answer to a resumed stream is sent even if nothing changed: it says that
             # the token still held.
-            yield self._number(response)
-            if is_last:
-                return
+            yield self._pack(kind, is_snapshot=is_snapshot, is_opening=True)
 
     async def _flush(self) -> AsyncGenerator[Outgoing, None]:
-        """Send suspensions, overrides and what the client asked for."""
+        """Send suspensions, bounces, overrides and what the client asked for."""
         if len(self._touched_names) <= _MAX_CHANGED:
             self._dirty_names.update(self._touched_names)
             self._touched_names.clear()
+        self._take_extended()
         while self._has_packable() and await self._may_send():
             response = self._pack(pb.WatchPolicyResponse.KIND_DELTA)
-            if response.says_something:
-                yield self._number(response)
+            if response.parts:
+                yield response
 
     async def _compare(self) -> AsyncGenerator[Outgoing, None]:
         """Find the answers that differ after a change of rules; say so where many do."""
@@ -383,7 +455,7 @@ class WatchStream:
                 is_invalidated = self._policy.snapshot is snapshot
                 if is_invalidated:
                     self._assume(changed)
-                    yield self._number(self._invalidation())
+                    yield self._write_invalidation()
             await asyncio.sleep(0)
             if self._dirty_actions:
                 async for response in self._flush():
@@ -409,7 +481,7 @@ class WatchStream:
             if path is None or path.question is None or name in self._dirty_names:
                 continue
             etag = self._policy.answer(path.question).etag
-            if etag != path.etag or (path.is_assumed and name in touched):
+            if etag != path.etag or (name in touched and self._paths.is_assumed(path)):
                 differing.append(name)
         return differing
 
@@ -429,99 +501,137 @@ class WatchStream:
         for name in names:
             path = self._paths.get(name)
             if path is not None and path.question is not None:
-                path.etag, path.is_assumed = self._policy.answer(path.question).etag, True
+                self._paths.assume(path, self._policy.answer(path.question).etag)
 
-    async def _bookmark(self) -> AsyncGenerator[Outgoing, None]:
+    async def _keep_alive(self) -> AsyncGenerator[Outgoing, None]:
+        """Say that nothing changed; or send some of what the client should have asked for."""
+        if self._paths.assumed and self._now() >= self._invalidated_at + self._timing.fetching:
+            self._dirty_names.update(dict.fromkeys(self._paths.oldest_assumed(_MAX_CHANGED)))
+            async for response in self._flush():
+                yield response
+            return
         # Nothing is due, so the client knows all suspensions up to the policy's revision.
         self._token = self._write_token()
-        response = self._new(pb.WatchPolicyResponse.KIND_BOOKMARK)
-        response.token = self._token
-        self._last_sent = self._now()
-        yield Outgoing(response)
+        yield self.write_bookmark()
 
-    def _pack(self, kind: pb.WatchPolicyResponse.Kind) -> Outgoing:
-        """Make one response of as much as fits of what is to be looked at."""
-        response = Outgoing(self._new(kind))
-        size, own = 0, response.own
-        live = self._held()
-        while self._dirty_actions and len(response.shared) < _MAX_RESOURCES and size < _MAX_BYTES:
-            action_id = next(iter(self._dirty_actions))
-            types = self._dirty_actions.pop(action_id)
-            action = live.get(action_id)
-            self._refused.discard(str(action_id))
-            if action is None:
-                for resource_type in types:
-                    own.removed.add(name=str(action_id), type=resource_type)
-            else:
-                response.shared.append(self._shared.write_action(action, self._policy.revision))
-                size += len(response.shared[-1])
+    def write_bookmark(self) -> Outgoing:
+        """Write that the stream is alive, and nothing more."""
+        self._last_sent = self._now()
+        head = self._shared.write_head(pb.WatchPolicyResponse.KIND_BOOKMARK, self._token)
+        return Outgoing([head])
+
+    def _write_farewell(self, reconnect_after: float) -> Outgoing:
+        rest = _Response()
+        rest.reconnect_after.FromMilliseconds(int(reconnect_after * 1000))
+        response = self.write_bookmark()
+        response.parts.append(rest.SerializeToString())
+        return response
+
+    def _write_invalidation(self) -> Outgoing:
+        rest = _Response()
+        rest.invalidate.add(selector="", revision=self._policy.revision)
+        self._invalidated_at = self._now()
+        head = self._shared.write_head(pb.WatchPolicyResponse.KIND_DELTA, self._token)
+        return self._number([head, rest.SerializeToString()], [])
+
+    def _pack(
+        self,
+        kind: pb.WatchPolicyResponse.Kind,
+        *,
+        is_snapshot: bool = False,
+        is_opening: bool = False,
+    ) -> Outgoing:
+        """Make one response of as much as fits of what is to be looked at; it may be empty."""
+        parts: list[bytes] = []
+        keys: list[ResourceKey] = []
+        size = 0
+        self._take_extended()
+        while size < _MAX_BYTES and len(keys) < _MAX_RESOURCES and self._has_packable():
+            written = self._take_next(keys)
+            size += sum(map(len, written))
+            parts += written
         if not self._dirty_actions:
             self._token = self._write_token()
-        while self._gone_names and len(own.removed) < _MAX_RESOURCES:
-            own.removed.add(
-                name=_take(self._gone_names), type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH
-            )
-        while self._dirty_names and len(response.shared) < _MAX_RESOURCES and size < _MAX_BYTES:
-            written = self._write_path(_take(self._dirty_names))
-            if written:
-                response.shared.append(written)
-                size += len(written)
-        own.token = self._token
+        if not parts and not is_opening:
+            return Outgoing()
+        is_last = not self._has_packable()
+        self._is_open |= is_opening and is_last
+        if is_snapshot and is_last:
+            parts.append(write_end())
+        token = b"" if is_snapshot and not is_last else self._token
+        response = self._number([self._shared.write_head(kind, token), *parts], keys)
+        response.is_end = is_snapshot and is_last
         return response
 
-    def _write_path(self, name: str) -> bytes:
+    def _take_extended(self) -> None:
+        self._dirty_actions.update(self._extended_actions)
+        self._extended_actions.clear()
+        self._extended_due = _NEVER
+
+    def _take_next(self, keys: list[ResourceKey]) -> Sequence[bytes]:
+        """Take one of what is to be looked at; note its key, and return what is to be sent."""
+        if self._dirty_actions:
+            action_id = next(iter(self._dirty_actions))
+            types = self._dirty_actions.pop(action_id)
+            self._untold.discard(action_id)
+            keys.append(action_id)
+            action = self._held().get(action_id)
+            if action is None:
+                return [write_removed(str(action_id), each) for each in types]
+            return [self._shared.write_action(action, self._policy.revision)]
+        if self._gone_names:
+            name = _take(self._gone_names)
+            keys.append(name)
+            return [write_removed(name, _EGRESS_PATH)]
+        return self._write_path(_take(self._dirty_names), keys)
+
+    def _write_path(self, name: str, keys: list[ResourceKey]) -> Sequence[bytes]:
         path = self._paths.get(name)
         if path is None or path.question is None:
-            return b""
+            return ()
         answer = self._policy.answer(path.question)
-        if answer.etag == path.etag and not path.is_assumed:
-            return b""
-        path.etag, path.is_assumed = answer.etag, False
-        self._refused.discard(name)
-        return write_path(name, answer)
+        if answer.etag == path.etag and not self._paths.is_assumed(path):
+            return ()
+        self._paths.hold(path, answer.etag)
+        keys.append(name)
+        return [write_path(name, answer)]
 
-    def _invalidation(self) -> Outgoing:
-        response = self._new(pb.WatchPolicyResponse.KIND_DELTA)
-        response.token = self._token
-        response.invalidate.add(selector="", revision=self._policy.revision)
-        return Outgoing(response)
-
-    def _new(self, kind: pb.WatchPolicyResponse.Kind) -> _Response:
-        response = _Response(kind=kind)
-        response.server_time.FromDatetime(self._clock())
-        return response
-
-    def _number(self, response: Outgoing) -> Outgoing:
-        self._nonce += 1
-        self._last_sent = self._now()
-        completes = self._policy.revision if self._is_quiet() else 0
-        since = min(self._dirty_since, self._last_sent)
-        self._unacked.append(_Sent(self._nonce, self._last_sent, completes, since))
-        response.own.nonce = str(self._nonce)
-        if completes:
-            self._dirty_since = float("inf")
-        return response
-
-    def _note_applied(self) -> None:
-        """Nothing is under way and nothing to be looked at: the client has what there is."""
-        self._dirty_since = float("inf")
-        if not self._refused:
-            self.applied_revision = max(self.applied_revision, self._policy.revision)
+    def _number(self, parts: list[bytes], keys: Sequence[ResourceKey]) -> Outgoing:
+        now = self._now()
+        is_complete = self._is_quiet()
+        since = self._dirty_since if is_complete else None
+        if is_complete:
+            self._dirty_since = None
+        nonce = self._acknowledgements.note_sent(
+            now,
+            frozenset(keys),
+            completes=self._policy.revision if is_complete else 0,
+            since=since,
+        )
+        self._last_sent = now
+        return Outgoing([write_nonce(nonce), *parts])
 
     def _is_quiet(self) -> bool:
-        """Whether nothing is left to be looked at."""
+        """Whether nothing is left to be sent or found out."""
         return not (
             self._has_packable()
             or self._touched_names
-            or self._open_names
+            or self._extended_actions
             or self._is_comparing
             or self._rules_changed is not None
+            or not self._all_known.is_set()
+            or self._paths.assumed
         )
 
-    # Waiting.
+    def _is_current(self) -> bool:
+        """Whether the client was sent all that there is."""
+        is_current = self._is_open and self._is_quiet()
+        if is_current:
+            # What was looked at was as the client has it.
+            self._dirty_since = None
+        return is_current
 
-    def _is_urgent(self) -> bool:
-        return self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED
+    # Waiting.
 
     def _has_packable(self) -> bool:
         return bool(self._dirty_actions or self._dirty_names or self._gone_names)
@@ -531,30 +641,30 @@ class WatchStream:
 
     def _rules_due(self) -> float:
         if self._rules_changed is None:
-            return float("inf")
+            return _NEVER
         first, last = self._rules_changed
         return min(last + self._timing.debounce, first + self._timing.debounce_most)
 
+    def _bookmark_due(self) -> float:
+        return self._last_sent + self._timing.bookmark
+
     async def _may_send(self) -> bool:
         """Wait for room in the window; False if the stream ends instead."""
-        while len(self._unacked) >= self._timing.window and not self._is_ending():
-            await self._sleep(float("inf"))
+        while self.unacknowledged >= self._timing.window and not self._is_ending():
+            await self._sleep(_NEVER)
         return not self._is_ending()
 
     async def _sleep(self, until: float) -> None:
         """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""
-        stalled = float("inf")
-        if self._unacked:
-            stalled = max(self._last_ack, self._unacked[0].at) + self._timing.ack
+        stalled, oldest = _NEVER, self._acknowledgements.oldest_at
+        if oldest is not None:
+            stalled = max(self._last_ack, oldest) + self._timing.ack
             if self._now() >= stalled:
                 raise Aborted(
                     f"nothing acknowledged for {self._timing.ack:g} s; connect again with the "
                     "last token"
                 )
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(min(until, stalled)):
-                await self._wake.wait()
-        self._wake.clear()
+        await self._alarm.wait(min(until, stalled))
 
 
 def _take(keys: dict[_Key, None]) -> _Key:
@@ -565,10 +675,14 @@ def _take(keys: dict[_Key, None]) -> _Key:
 
 
 def _check_subscription(subscription: pb.PathSubscription) -> None:
-    if not 0 < len(subscription.name.encode()) <= MAX_NAME_BYTES:
-        raise InvalidRequest(
-            f"the name of a subscription has 1 to {MAX_NAME_BYTES} bytes", field="name"
-        )
+    _check_name(subscription.name)
     for field in ("routing_domain", "egress_source"):
         if not getattr(subscription, field):
             raise InvalidRequest(f"{field} is required", field=field)
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise InvalidRequest(
+            f"the name of a subscription has 1 to {MAX_NAME_BYTES} bytes", field="name"
+        )

@@ -7,6 +7,7 @@ Memory is proportional to the subscribed names. What is sent when is decided in 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from policy_server.automation.actions import ActionScope
 from policy_server.rules.book import RulesChange
@@ -27,8 +28,6 @@ class WatchedPath:
     question: Question | None = None
     #: Of the answer that the client holds; empty: none.
     etag: str = ""
-    #: The client was only told to ask again, so what it holds is not certain.
-    is_assumed: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -43,6 +42,8 @@ class WatchedPaths:
         self._paths: dict[str, WatchedPath] = {}
         self._by_site: defaultdict[str, set[str]] = defaultdict(set)
         self._by_domain: defaultdict[str, set[str]] = defaultdict(set)
+        #: Names whose client was only told to ask again, the oldest first.
+        self._assumed: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -69,8 +70,42 @@ class WatchedPaths:
         path = self._paths.pop(name, None)
         if path is None:
             return False
+        self._assumed.pop(name, None)
         self._leave_site(path)
         return True
+
+    @property
+    def assumed(self) -> int:
+        """Of how many paths the client was only told to ask again, and is not known to have."""
+        return len(self._assumed)
+
+    def oldest_assumed(self, limit: int) -> list[str]:
+        """List up to *limit* names of such paths, those that were told of first before others."""
+        return list(islice(self._assumed, limit))
+
+    def assume(self, path: WatchedPath, etag: str) -> None:
+        """The client was told to ask again, and would be answered with *etag*."""
+        path.etag = etag
+        self._assumed[path.name] = None
+
+    def hold(self, path: WatchedPath, etag: str) -> None:
+        """The client was sent the answer with *etag*."""
+        path.etag = etag
+        self._assumed.pop(path.name, None)
+
+    def is_assumed(self, path: WatchedPath) -> bool:
+        """Whether what the client holds is not certain."""
+        return path.name in self._assumed
+
+    def note_fetched(self, question: Question, etag: str) -> bool:
+        """The client asked by itself and was answered with *etag*; say whether it was to."""
+        was_due = False
+        for name in self._by_domain.get(question.routing_domain, ()):
+            path = self._paths[name]
+            if name in self._assumed and path.question == question and path.etag == etag:
+                del self._assumed[name]
+                was_due = True
+        return was_due
 
     def settle(self, path: WatchedPath, question: Question) -> None:
         """Set the question of a subscription."""

@@ -1,53 +1,27 @@
 """
-The agents that watch, or have watched: who, at which server, and how far each has followed.
+The table of agents that watch, or have watched.
 
 A row is written when it changes, and now and then to say that its agent is still there. None of
 it is a revision: nothing that answers depend on is changed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
+from policy_server.known_agents import SEEN_FOR, KnownAgent
 from policy_server.store.database import Database
 from policy_server.store.rows import insert_or
 from policy_server.store.tables import agents
 
-#: An agent that no server has seen for so long does not watch any more, whatever its row says.
-SEEN_FOR = timedelta(seconds=30)
-#: Rows of agents that were not seen for so long go.
+#: Rows of agents that were not seen for so long go; and the least recently seen beyond so many.
 KEPT_FOR = timedelta(days=30)
+MOST_KEPT = 100_000
 
 _agents = agents.c
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownAgent:
-    """One agent."""
-
-    name: str
-    version: str
-    egress_sources: tuple[str, ...]
-    #: The process that it watches or last watched.
-    server: str
-    connect_time: datetime
-    seen_time: datetime
-    #: None while it watches.
-    disconnect_time: datetime | None
-    #: Every change up to it that concerns the agent has been applied.
-    applied_revision: int
-    subscribed_paths: int
-    #: When it last refused part of a response, and what it said.
-    reject_time: datetime | None = None
-    reject_reason: str = ""
-
-    def is_connected(self, now: datetime) -> bool:
-        """Whether it watches at *now*: a server that died does not say that it has gone."""
-        return self.disconnect_time is None and now - self.seen_time <= SEEN_FOR
 
 
 class AgentStore:
@@ -60,6 +34,14 @@ class AgentStore:
         """Write *rows* in the place of what was known of their agents."""
         await self._database.write(partial(save_agents, rows=rows, now=now))
 
+    async def take_over(self, server: str) -> None:
+        """Say of the agents that an earlier run of *server* left behind that they are gone."""
+        await self._database.write(partial(take_over_agents, server=server))
+
+    async def forget(self, now: datetime) -> None:
+        """Forget agents that were not seen for very long."""
+        await self._database.write(partial(forget_agents, now=now))
+
     async def list(
         self, limit: int, after: str = "", *, seen_after: datetime | None = None
     ) -> tuple[KnownAgent, ...]:
@@ -70,19 +52,44 @@ class AgentStore:
 
 
 def save_agents(connection: Connection, *, rows: Sequence[KnownAgent], now: datetime) -> None:
-    """Write *rows*, and forget agents that were not seen for very long."""
+    """Write *rows* in the place of what was known of their agents."""
     statement = insert_or(connection, agents)
-    changes = {
-        column.name: statement.excluded[column.name] for column in _agents if column.name != "name"
-    }
+    new = statement.excluded
+    is_arrival = new["disconnect_time"].is_(None)
     statement = statement.on_conflict_do_update(
         index_elements=[_agents.name],
-        set_=changes,
-        # Of two servers that both had it, the one that it connected to last knows.
-        where=_agents.connect_time <= statement.excluded["connect_time"],
+        set_={column.name: new[column.name] for column in _agents if column.name != "name"},
+        # Of two servers that both had it, the one that it came to last knows; the other one's
+        # word that it has gone counts no more. Their clocks may differ.
+        where=or_(
+            _agents.server == new["server"],
+            is_arrival & _agents.disconnect_time.is_not(None),
+            is_arrival & (_agents.connect_time <= new["connect_time"]),
+            is_arrival & (_agents.seen_time < bindparam("stale_time", now - SEEN_FOR)),
+        ),
     )
-    connection.execute(statement, [_to_row(row) for row in rows])
+    connection.execute(statement, [_to_row(row) | {"stale_time": now - SEEN_FOR} for row in rows])
+
+
+def take_over_agents(connection: Connection, *, server: str) -> None:
+    """Say of the agents that an earlier run of *server* left behind that they are gone."""
+    connection.execute(
+        update(agents)
+        .where(_agents.server == server, _agents.disconnect_time.is_(None))
+        .values(disconnect_time=_agents.seen_time)
+    )
+
+
+def forget_agents(connection: Connection, *, now: datetime, most: int = MOST_KEPT) -> None:
+    """Forget agents that were not seen for very long, and those beyond *most*."""
     connection.execute(delete(agents).where(_agents.seen_time < now - KEPT_FOR))
+    surplus = select(_agents.name).order_by(_agents.seen_time.desc(), _agents.name).offset(most)
+    names = connection.execute(surplus.limit(most)).scalars().all()
+    if names:
+        oldest = bindparam("gone_name")
+        connection.execute(
+            delete(agents).where(_agents.name == oldest), [{"gone_name": name} for name in names]
+        )
 
 
 def read_agents(

@@ -13,7 +13,8 @@ from agent.dispatch.dispatcher import Dispatcher
 from agent.dns import Resolver
 from agent.errors import PolicyUnavailable
 from agent.mta_sts.policies import MtaStsPolicies
-from agent.policy.answer import MxHost, PathPolicy, Suspension
+from agent.policy.answer import Bounce, MxHost, PathPolicy, Scope, Suspension, covers
+from agent.queue.names import QueueName
 from agent.settings import Settings
 from agent.sink.dns_server import DnsServer
 from agent.sink.server import Sink
@@ -24,6 +25,10 @@ from penstock.v1 import egress_path_pb2 as pb
 
 DOMAIN = "big.example"
 BODY = b"Subject: hello\r\n\r\n.dots\r\n..and more\r\nend\r\n"
+
+
+def _scope_of(queue: QueueName) -> Scope:
+    return Scope(routing_domain=queue.next_domain, tenant=queue.tenant, campaign=queue.campaign)
 
 
 class Log:
@@ -46,6 +51,9 @@ class Policies:
         self.config = config
         self.known: dict[tuple[str, str], PathPolicy] = {}
         self.suspensions: list[Suspension] = []
+        self.bounces: list[Bounce] = []
+        #: Ids of bounces that were in force once.
+        self.bounces_seen: set[int] = set()
         self.is_away = False
         self._listeners: list[Callable[[], None]] = []
 
@@ -71,12 +79,37 @@ class Policies:
         self.known[(routing_domain, egress_source)] = policy
         return policy
 
-    def suspension_of(self, policy: PathPolicy) -> Suspension | None:
-        held = [one for one in self.suspensions if one.holds(policy, time.time())]
+    def suspension_of(
+        self, policy: PathPolicy, tenant: str = "", campaign: str = ""
+    ) -> Suspension | None:
+        return self._held(policy.scope._replace(tenant=tenant, campaign=campaign))
+
+    def suspension_of_path(self, policy: PathPolicy) -> Suspension | None:
+        return self._held(policy.path_scope)
+
+    def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
+        return self._held(_scope_of(queue))
+
+    def bounce_of(self, queue: QueueName) -> Bounce | None:
+        mail, now = _scope_of(queue), time.time()
+        return next((one for one in self.bounces if covers(one, mail, now)), None)
+
+    @property
+    def bounces_begun(self) -> int:
+        return len(self.bounces_seen | {one.action_id for one in self.bounces})
+
+    def _held(self, mail: Scope) -> Suspension | None:
+        now = time.time()
+        held = [one for one in self.suspensions if covers(one, mail, now)]
         return max(held, key=lambda one: one.expire_time, default=None)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         self._listeners.append(listener)
+
+    def order_bounce(self, bounce: Bounce) -> None:
+        self.bounces.append(bounce)
+        self.bounces_seen.add(bounce.action_id)
+        self.change()
 
     def change(self, config: pb.EgressPathConfig | None = None) -> None:
         if config is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 
 PROGRAM = (sys.executable, "-c", "from agent.cli.main import main; main()")
 
@@ -81,6 +82,57 @@ async def test_check_warns_of_what_the_agent_copes_with(config):
         "policy_server": "warning",
         "dns": "warning",
     }
+
+
+def use_certificate(config: Path) -> None:
+    """Let *config* name a certificate and its key, beside it."""
+    issued = trustme.CA().issue_cert("mta.example")
+    chain, key = config.with_name("chain.pem"), config.with_name("key.pem")
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    text = config.read_text().replace(
+        "[listen]", f'[listen]\ntls_certificate = "{chain}"\ntls_private_key = "{key}"'
+    )
+    config.write_text(text)
+
+
+async def test_a_certificate_is_checked_and_used(config):
+    use_certificate(config)
+
+    status, out, _ = await agent("check", "--config", str(config))
+    assert status == 0
+    assert f"ok       tls: STARTTLS with {config.with_name('chain.pem')}" in out
+
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "run", "--json", "--config", str(config), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            ports = json.loads(await process.stdout.readline())
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports["smtp"])
+            writer.write(b"EHLO c\r\nQUIT\r\n")
+            assert b"STARTTLS" in await reader.read()
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        process.terminate()
+        async with asyncio.timeout(30):
+            await process.communicate()
+
+
+async def test_a_certificate_that_is_no_good_is_told_without_a_traceback(config):
+    use_certificate(config)
+    config.with_name("key.pem").write_text("no key")
+
+    status, out, _ = await agent("check", "--config", str(config))
+    told = f"listen.tls_private_key: {config.with_name('key.pem')}: holds no private key in PEM"
+    assert status == 1
+    assert f"error    tls: {told}" in out
+    status, out, err = await agent("run", "--log-level", "error", "--config", str(config))
+    assert (status, out) == (1, "")
+    assert err.startswith(f"penstock-agent: {told}")
+    assert "Traceback" not in err
 
 
 async def test_check_makes_nothing(config, tmp_path):

@@ -140,8 +140,9 @@ async def _dane_world(
     peer = dane_peer("mx.hosts.example", "mx.far.example", offers=offers)
     async with (
         starttls_peer(peer) as port,
-        world(tmp_path, records=_zone(records, peer, port, signed)) as here,
+        world(tmp_path, records=_zone(records, peer, port, signed)) as made,
     ):
+        here: Any = made
         here.port_of_peer = port
         yield here, peer
 

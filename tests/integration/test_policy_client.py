@@ -426,8 +426,8 @@ async def test_what_can_not_be_applied_is_refused_and_the_rest_applied(peer, tmp
         await policy.client.fetch("foo.example", "ip-1", MX)
         await until(lambda: peer.streams)
         bad = path_resource(answer(0, 2))
-        tenant = suspension(2, tenant="t")
-        peer.outgoing.put_nowait(snapshot(bad, tenant, suspension(3)))
+        unknown = pb.PolicyResource(name="2", type=99)
+        peer.outgoing.put_nowait(snapshot(bad, unknown, suspension(3)))
 
         await until(lambda: _acks(peer))
 

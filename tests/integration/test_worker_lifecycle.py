@@ -97,6 +97,10 @@ async def test_mail_that_comes_in_is_counted(tmp_path: Path) -> None:
         'penstock_agent_refusals_total{class="4xx"} 0.0',
         'penstock_agent_refusals_total{class="5xx"} 3.0',
         "penstock_agent_outbox 1.0",
+        "penstock_agent_mta_sts_policies 0.0",
+        'penstock_agent_mta_sts_lookups_total{result="fetched"} 0.0',
+        'penstock_agent_tls_policy_failures_total{policy="mta-sts enforce"} 0.0',
+        'penstock_agent_dane_results_total{result="tempfail"} 0.0',
     } <= set(lines)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import text
 
 from agent.delivery.record import Record
+from agent.policy.answer import Bounce, Scope, Suspension
 from agent.policy.effective import StoredAnswer
-from policy_server.automation.actions import ActionInForce, ActionKind
+from policy_server.automation.actions import BOUNCES, SUSPENSIONS, ActionInForce
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.layers import AutomationRule, Immediate, Threshold
@@ -28,7 +29,7 @@ from tests.simulation.rules import COUNTED_LAYER
 from tests.simulation.servers import SimulatedDns, SimulatedServer
 
 #: Kinds of actions that the stream carries.
-_STREAMED = frozenset({ActionKind.SUSPEND})
+_STREAMED = SUSPENSIONS | BOUNCES
 #: How far an end by an agent's clock may be off: by the clocks, and by a message's time.
 _TOLERANCE = 30.0
 
@@ -76,21 +77,28 @@ async def _compare(
     if not agent.watch.connected:
         found.append(f"{agent.name} does not watch")
     wanted = {one.id: one for one in truth.actions() if one.kind in _STREAMED}
-    held = {one.action_id: one for one in agent.book.suspensions()}
+    present: list[Suspension | Bounce] = [*agent.book.suspensions(), *agent.book.bounces()]
+    held = {one.action_id: one for one in present}
     for number in sorted(wanted.keys() - held.keys()):
-        found.append(f"{agent.name} lacks suspension {number}: {_describe(wanted[number])}")
+        found.append(f"{agent.name} lacks action {number}: {_describe(wanted[number])}")
     for number in sorted(held.keys() - wanted.keys()):
-        found.append(f"{agent.name} holds suspension {number}, which is not in force")
+        found.append(f"{agent.name} holds action {number}, which is not in force")
     offset = agent.clock() - now.timestamp()
     for number in sorted(held.keys() & wanted.keys()):
         action, one = wanted[number], held[number]
-        scope = (action.egress_source, action.site_name, action.routing_domain)
-        if (one.egress_source, one.site_name, one.routing_domain) != scope:
-            found.append(f"{agent.name} holds suspension {number} for {one}, not {scope}")
+        scope = Scope(
+            action.egress_source,
+            action.site_name,
+            action.routing_domain,
+            action.tenant,
+            action.campaign,
+        )
+        if one.scope != scope:
+            found.append(f"{agent.name} holds action {number} for {one}, not {scope}")
         if abs(one.expire_time - offset - action.expire_time.timestamp()) > _TOLERANCE:
-            found.append(f"{agent.name} ends suspension {number} at another time")
+            found.append(f"{agent.name} ends action {number} at another time")
         if abs(heard.get(number, 0.0) - action.expire_time.timestamp()) > 1e-3:
-            found.append(f"{agent.name} was not told the present end of suspension {number}")
+            found.append(f"{agent.name} was not told the present end of action {number}")
     for answer in agent.book.hottest_first():
         found += await _compare_answer(agent, answer, truth)
     return found

@@ -79,7 +79,7 @@ def changing_layer(random: Random) -> LayerDraft:
     if random.random() < 0.6:
         domain = random.choice(list(DOMAINS))
         limit = {"connection_limit": random.randint(2, 40)}
-        automation = ()
+        automation: tuple[AutomationDraft, ...] = ()
         if random.random() < 0.5:
             automation = (_rule("deferred|shortly", _set("idle_timeout", random.randint(5, 90))),)
         blocks.append(

@@ -18,6 +18,7 @@ from policy_server.services.automation_service import AutomationService
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
+from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
@@ -117,7 +118,7 @@ class SimulatedServer:
             clock=clock,
             random=random.random,
         )
-        add_policy_service(self.listener, PolicyService(self.policy), self._hub)
+        add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database)
         self._feedback = FeedbackService(
             self.policy, reports, metrics=metrics, clock=clock, random=random
@@ -125,7 +126,11 @@ class SimulatedServer:
         add_FeedbackServiceServicer_to_server(self._feedback, self.listener)
         add_AutomationServiceServicer_to_server(
             AutomationService(
-                self.policy, actions, OperatorActionStore(self.database), clock=clock
+                self.policy,
+                actions,
+                OperatorActionStore(self.database),
+                trials=RuleTrials(self.policy, self.database),
+                clock=clock,
             ),
             self.listener,
         )
@@ -140,6 +145,7 @@ class SimulatedServer:
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         self.is_ready = True
+        await self._directory.run()
 
     def stop(self) -> None:
         """Take no more calls and ask clients to come back, as at SIGTERM."""

@@ -87,24 +87,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._processes.append(process)
         return process
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         """Call within the process of *context*, if that lives then."""
         context = context or contextvars.copy_context()
         if (process := context.get(_PROCESS)) is not None:
             callback, args = partial(_call, process, context, callback), args
         return super().call_soon(callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
         """Call at a time within the process of *context*, if that lives then."""
         context = context or contextvars.copy_context()
         if (process := context.get(_PROCESS)) is not None:
             callback, args = partial(_call, process, context, callback), args
         return super().call_at(when, callback, *args, context=context)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
         """Run *func* on the loop, when a thread of *executor* would have."""
         future = self.create_future()
         process = _PROCESS.get()
+        owner: Any
         if isinstance(executor, ThreadPoolExecutor):
             owner, count = executor, executor._max_workers
         else:

@@ -428,6 +428,7 @@ class StreamCall:
     async def details(self) -> str:
         """Return what the status says."""
         await self.code()
+        assert self._status is not None
         return self._status[1]
 
     async def initial_metadata(self) -> Metadata:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -162,7 +163,8 @@ class World:
             self.loop.run_until_complete(self._run())
         finally:
             self._is_over = True
-            for process in (*self._servers.values(), *self._agents.values()):
+            everybody: list[Any] = [*self._servers.values(), *self._agents.values()]
+            for process in everybody:
                 process.kill()
             self.loop.bury()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -212,7 +214,7 @@ class World:
         self.violations += [f"after quiescence: {one}" for one in differences]
         self.violations += [f"in the ledger: {one}" for one in await self._miscounts()]
 
-    def _deeds(self) -> dict[str, Callable[[], object]]:
+    def _deeds(self) -> dict[str, Callable[[], Any]]:
         return {
             "write rules": self._write_rules,
             "edit a row": self._edit_row,
@@ -529,7 +531,8 @@ class World:
     # At the end.
 
     async def _differences(self) -> list[str]:
-        if not all(one.is_ready for one in (*self._servers.values(), *self._agents.values())):
+        everybody: list[Any] = [*self._servers.values(), *self._agents.values()]
+        if not all(one.is_ready for one in everybody):
             return ["not everybody is up"]
         return await find_differences(
             self.path,
@@ -562,7 +565,7 @@ class World:
             database.close()
         return frozenset(rows)
 
-    def _pick(self, among: dict) -> object:
+    def _pick(self, among: dict) -> Any:
         return self._random.choice(list(among.values())) if among else None
 
     def _next(self) -> int:

@@ -325,6 +325,20 @@ def test_what_a_queue_says_wrongly_of_notices_is_a_mistake(load, text, expected)
     assert expected in mistake
 
 
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [("tls_certificate", "tls_private_key"), ("tls_private_key", "tls_certificate")],
+)
+def test_a_certificate_and_its_key_go_together(load, given, other):
+    assert mistakes_of(load, f'[listen]\n{given} = "x.pem"\n') == [
+        f"1: listen: {given} needs {other} too: the PEM files of a certificate and of its key"
+    ]
+    both = load('[listen]\ntls_certificate = "c.pem"\ntls_private_key = "k.pem"\n').listen
+    assert both.certificate_files is not None
+    assert both.certificate_files.private_key == Path("k.pem")
+    assert load("").listen.certificate_files is None
+
+
 def test_a_source_without_an_ehlo_name_goes_by_its_pools(load):
     settings = load(FULL)
     queue = settings.queue

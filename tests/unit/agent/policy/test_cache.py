@@ -2,7 +2,7 @@ import math
 from typing import Any
 
 from agent.policy.answer import Suspension
-from agent.policy.cache import AnswerCache, SuspensionSet
+from agent.policy.cache import AnswerCache
 from agent.policy.effective import effective_policy
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit
 from tests.unit.agent.policy.answers import NOW, override, response, stored
@@ -50,46 +50,3 @@ def test_the_policy_is_worked_out_anew_when_an_override_ends():
     assert after.policy.config == ruled
     assert cache.next_override_end(NOW) == NOW + 5
     assert cache.next_override_end(NOW + 5) == math.inf
-
-
-def test_of_several_suspensions_the_one_that_ends_last_is_told():
-    held = SuspensionSet(10)
-    for number, end in ((1, 30), (2, 90), (3, 60)):
-        held.put(_suspension(number, end))
-
-    found = held.of(POLICY, NOW)
-
-    assert found is not None
-    assert found.action_id == 2
-    assert held.of(POLICY, NOW + 90) is None
-    assert held.ended(NOW + 60) == [1, 3]
-    assert held.next_end() == NOW + 30
-
-
-def test_a_suspension_holds_its_own_path_alone():
-    held = SuspensionSet(10)
-    held.put(_suspension(1, egress_source="ip-2"))
-    held.put(_suspension(2, site_name="other"))
-    held.put(_suspension(3, routing_domain="bar.example"))
-
-    assert held.of(POLICY, NOW) is None
-
-
-def test_a_suspension_that_moved_leaves_nothing_behind():
-    held = SuspensionSet(10)
-    held.put(_suspension(1))
-
-    held.put(_suspension(1, site_name="other"))
-
-    assert held.of(POLICY, NOW) is None
-    assert held.remove(1)
-    assert not held.remove(1)
-    assert len(held) == 0
-
-
-def test_the_set_is_bounded_but_takes_news_of_what_it_holds():
-    held = SuspensionSet(1)
-
-    assert held.put(_suspension(1))
-    assert not held.put(_suspension(2))
-    assert held.put(_suspension(1, end=120))

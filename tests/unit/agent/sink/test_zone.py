@@ -1,5 +1,6 @@
 from typing import Any
 
+import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -98,3 +99,48 @@ def test_zone_is_read_from_a_file(tmp_path, name, content):
     path.write_text(content)
 
     assert load_zone(path).records["d.example", dns.rdatatype.MX] == ("1 mx.d.example.",)
+
+
+_SIGNED = {
+    "a": {"mx.signed.example": ["127.0.0.1"], "mx.far.example": ["127.0.0.2"]},
+    "cname": {
+        "alias.signed.example": ["mx.signed.example"],
+        "away.signed.example": ["mx.far.example"],
+    },
+    "txt": {"_mta-sts.signed.example": ["v=STSv1; id=1;", "x" * 300]},
+    "tlsa": {"_25._tcp.mx.signed.example": ["3 1 1 " + "ab" * 32]},
+    "secure": ["signed.example"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "rdtype", "answers", "is_secure"),
+    [
+        ("mx.signed.example", "A", ["127.0.0.1"], True),
+        ("mx.signed.example", "AAAA", [], True),
+        ("mx.far.example", "A", ["127.0.0.2"], False),
+        ("alias.signed.example", "A", ["mx.signed.example.", "127.0.0.1"], True),
+        ("alias.signed.example", "CNAME", ["mx.signed.example."], True),
+        ("away.signed.example", "A", ["mx.far.example.", "127.0.0.2"], False),
+        ("away.signed.example", "CNAME", ["mx.far.example."], True),
+        ("_25._tcp.mx.signed.example", "TLSA", ["3 1 1 " + "ab" * 32], True),
+        ("nowhere.signed.example", "A", [], True),
+    ],
+)
+def test_secure_answers_bear_the_bit_where_it_is_asked_for(name, rdtype, answers, is_secure):
+    zone = Zone.from_mapping(_SIGNED)
+    query = dns.message.make_query(name, rdtype)
+    plain = answer_query(query, zone)
+    query.flags |= dns.flags.AD
+    asked = answer_query(query, zone)
+
+    assert [record.to_text() for rrset in asked.answer for record in rrset] == answers
+    assert bool(asked.flags & dns.flags.AD) == is_secure
+    assert not plain.flags & dns.flags.AD
+
+
+def test_long_texts_are_several_strings():
+    response = _ask("_mta-sts.signed.example", "TXT", _SIGNED)
+
+    texts = [b"".join(record.strings) for record in response.answer[0]]
+    assert sorted(texts) == [b"v=STSv1; id=1;", b"x" * 300]
