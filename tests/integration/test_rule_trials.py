@@ -216,7 +216,7 @@ async def test_a_trial_that_nobody_waits_for_makes_room_for_the_next(url):
 
 async def test_hostile_replies_hold_up_neither_the_server_nor_the_rest_of_their_batch(url):
     catastrophic = [automation(rf"(?=a)(a|a?)+{n}$|(x)\2", "Suspend") for n in range(60)]
-    write_rules(url, yahoo(_SUSPEND, automation(r"(a+)+$|\x00+b", "Suspend"), *catastrophic))
+    write_rules(url, yahoo(_SUSPEND, automation(r"(a+)+[0-9]$|\x00+b", "Suspend"), *catastrophic))
     hostile = ["a" * 2000 + "!", "\x00" * 2000, "a\r\n" * 600, "ä" * 2000, "a" * 100_000]
     batch = [outcome(f"h{n}", hostile[n % len(hostile)]) for n in range(100)]
     ticks: list[float] = []
@@ -241,5 +241,5 @@ async def test_hostile_replies_hold_up_neither_the_server_nor_the_rest_of_their_
     assert timeouts > 0
     assert took > 0.5
     longest = max(later - earlier for earlier, later in pairwise(ticks))
-    assert longest < took / 2
+    assert longest < took / 2, (longest, took)
     assert took < 30
