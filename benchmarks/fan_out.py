@@ -55,7 +55,8 @@ def measure(sizes: Sequence[int] = WATCHERS) -> Report:
         columns=("watchers", "what", "p50 ms", "p95 ms", "p99 ms", "longest ms",
                  "server CPU us each", "p50 ratio"),
         notes=[
-            f"targets: {_TARGETS}; ratio: to the bare fan-out with acknowledgements of the same run (less is better)",
+            f"targets: {_TARGETS}",
+            "ratio: to the bare fan-out with acknowledgements of the same run (less is better)",
             "each: for each client and message; resumed: from the restart's first connection until"
             " every client has its first response",
         ],
@@ -77,7 +78,7 @@ def _measure_bare(size: int, kind: str) -> dict[str, Any]:
         watching(server.port, size, kind=kind) as fleet,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        send = channel.unary_unary(plain_fan_out.SEND)
+        send: Any = channel.unary_unary(plain_fan_out.SEND)
         waits = []
         for number in range(1, _WARM_UP + _ROUNDS + 1):
             if number == _WARM_UP + 1:

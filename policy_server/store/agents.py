@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, or_, select, update
 
 from policy_server.known_agents import SEEN_FOR, KnownAgent
 from policy_server.store.database import Database
@@ -86,7 +86,7 @@ def forget_agents(connection: Connection, *, now: datetime, most: int = MOST_KEP
     surplus = select(_agents.name).order_by(_agents.seen_time.desc(), _agents.name).offset(most)
     names = connection.execute(surplus.limit(most)).scalars().all()
     if names:
-        oldest = bindparam("gone_name")
+        oldest: BindParameter[str] = bindparam("gone_name")
         connection.execute(
             delete(agents).where(_agents.name == oldest), [{"gone_name": name} for name in names]
         )
