@@ -7,17 +7,15 @@ Compared with a bare grpc.aio server that sends constant bytes of the same size 
 with nothing decided: one whose clients only listen, and one whose clients acknowledge, too.
 """
 
-import asyncio
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
-import sys
-import os
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp

@@ -34,7 +34,7 @@ from policy_server.rules.resolve import (
     resolve,
 )
 from policy_server.rules.scopes import Scopes, find_scopes
-from policy_server.rules.site import MxHost
+from policy_server.rules.site import MxHost, possible_hosts
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import OptionValue
 from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
@@ -128,7 +128,7 @@ class Policy:
             async for batch in batches:
                 found |= {item.site.domain: item for item in batch if isinstance(item, StoredSite)}
         self._keeper.update_sites(found)
-        await self._put_in_force(state.actions, revision=state.revision)
+        await self._put_in_force(state.actions, revision=state.revision, stamp=state.stamp)
         return self._loaded()
 
     async def close(self) -> None:
@@ -147,6 +147,11 @@ class Policy:
     def revision(self) -> int:
         """Revision of rules and actions that answers are made from."""
         return self._loaded().revision
+
+    @property
+    def stamp(self) -> str:
+        """What tells that revision from one of the same number before a backup was put back."""
+        return self._loaded().stamp
 
     @property
     def snapshot(self) -> Snapshot:
@@ -222,7 +227,7 @@ class Policy:
         """
         if mx_hosts:
             question = make_question(routing_domain, egress_source, site_name, tuple(mx_hosts))
-            self._remember_hosts(question)
+            self._remember_hosts(question.site_name, question.mx_hosts)
             return question
         domain, source = check_domain(routing_domain), check_source(egress_source)
         if site_name:
@@ -230,16 +235,15 @@ class Policy:
         else:
             found = await self._site_of_domain(domain)
             site_name, hosts = found.site.site_name, found.site.mx_hosts
-        question = Question(
+            self._remember_hosts(site_name, hosts)
+        return Question(
             routing_domain=domain, egress_source=source, site_name=site_name, mx_hosts=hosts
         )
-        self._remember_hosts(question)
-        return question
 
-    def _remember_hosts(self, question: Question) -> None:
-        if question.mx_hosts:
-            self._seen_hosts[question.site_name] = question.mx_hosts
-            self._seen_hosts.move_to_end(question.site_name)
+    def _remember_hosts(self, site_name: str, hosts: tuple[MxHost, ...]) -> None:
+        if hosts:
+            self._seen_hosts[site_name] = hosts
+            self._seen_hosts.move_to_end(site_name)
             if len(self._seen_hosts) > _MAX_SITES:
                 self._seen_hosts.popitem(last=False)
 
@@ -249,18 +253,26 @@ class Policy:
             await self._read_changes()
 
     async def _read_changes(self) -> None:
-        since = -1 if self._state is None else self._state.revision
+        since, stamp = (-1, None) if self._state is None else self._present()
         keeper = self._keeper
-        changes = await self._database.read(lambda connection: keeper.catch_up(connection, since))
-        if changes.revision == since:
+        changes = await self._database.read(
+            lambda connection: keeper.catch_up(connection, since, stamp)
+        )
+        if (changes.revision, changes.stamp) == (since, stamp):
             return
         actions = tuple(await self._action_store.in_force(self._clock()))
         # Read after the revision was: what is newer still is read again at the next turn.
-        await self._put_in_force(actions, revision=changes.revision)
+        await self._put_in_force(actions, revision=changes.revision, stamp=changes.stamp)
 
-    async def _put_in_force(self, actions: tuple[ActionInForce, ...], *, revision: int) -> None:
+    def _present(self) -> tuple[int, str]:
+        state = self._loaded()
+        return state.revision, state.stamp
+
+    async def _put_in_force(
+        self, actions: tuple[ActionInForce, ...], *, revision: int, stamp: str
+    ) -> None:
         previous = self._state
-        state, change = await asyncio.to_thread(self._build, actions, revision)
+        state, change = await asyncio.to_thread(self._build, actions, revision, stamp)
         self._state = state
         if previous is None or change.after is not previous.snapshot:
             self.last_change = change
@@ -289,12 +301,14 @@ class Policy:
             await self._record_errors(state)
 
     def _build(
-        self, actions: tuple[ActionInForce, ...], revision: int
+        self, actions: tuple[ActionInForce, ...], revision: int, stamp: str
     ) -> tuple[State, RulesChange]:
         now = self._clock()
         change = self._keeper.compile(revision=revision, now=now)
         rules, snapshot = self._keeper.rules, change.after
-        state = build_state(rules, actions, snapshot=snapshot, revision=revision, now=now)
+        state = build_state(
+            rules, actions, snapshot=snapshot, revision=revision, stamp=stamp, now=now
+        )
         return state, change
 
     async def _record_errors(self, state: State) -> None:
@@ -339,7 +353,7 @@ class Policy:
                 continue
             async with self._reloading:
                 state = self._loaded()
-                await self._put_in_force(state.actions, revision=state.revision)
+                await self._put_in_force(state.actions, revision=state.revision, stamp=state.stamp)
             await self._expire()
 
     async def _expire(self) -> None:
@@ -399,11 +413,16 @@ class Policy:
     async def _hosts_of_site(self, site: str, domain: str) -> tuple[MxHost, ...]:
         known = self._loaded().rules.site_hosts.get(site) or self._seen_hosts.get(site)
         if known is not None:
+            self._remember_hosts(site, known)
             return known
-        # Without hosts the MX patterns match nothing; that is no reason not to answer.
-        with contextlib.suppress(PolicyServerError):
-            return (await find_site(self._resolver, domain)).site.mx_hosts
-        return ()
+        try:
+            hosts = (await find_site(self._resolver, domain)).site.mx_hosts
+        except PolicyServerError:
+            # The name tells them nearly as well. Without any the MX patterns would match nothing,
+            # and what they should have counted would be lost.
+            return tuple(MxHost(host) for host in possible_hosts(site))
+        self._remember_hosts(site, hosts)
+        return hosts
 
     async def _site_of_domain(self, domain: str) -> StoredSite:
         try:

@@ -90,9 +90,9 @@ class RuleKeeper:
             issues=(*self._layer_issues, *of_blocks, *twice),
         )
 
-    def catch_up(self, connection: Connection, since: int) -> Changes:
+    def catch_up(self, connection: Connection, since: int, stamp: str | None = None) -> Changes:
         """Read what changed after revision *since*, in one transaction."""
-        changes = read_changes_since(connection, since)
+        changes = read_changes_since(connection, since, stamp=stamp)
         if changes.is_known and self._is_loaded:
             self._read_changed(connection, changes)
         else:

@@ -29,6 +29,8 @@ class State:
     #: Overridden options by (egress source, site or domain, whether that is a domain).
     overrides: Mapping[tuple[str, str, bool], tuple[Override, ...]]
     revision: int
+    #: What tells it from a revision of the same number of another past.
+    stamp: str = ""
     #: When a layer begins or ends, an action expires or an adjustment recovers by a step.
     next_change: datetime | None
 
@@ -46,6 +48,7 @@ def build_state(
     *,
     snapshot: Snapshot,
     revision: int,
+    stamp: str = "",
     now: datetime,
 ) -> State:
     """Build the state at *now*, for which *snapshot* was made."""
@@ -56,6 +59,7 @@ def build_state(
         actions=live,
         overrides=index_overrides(live),
         revision=revision,
+        stamp=stamp,
         next_change=_next_change(rules.layers, live, now),
     )
 

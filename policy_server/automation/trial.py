@@ -39,7 +39,7 @@ class TriedRule:
 class TrialResult:
     """What would have happened."""
 
-    #: In the order in which they began, as they are after the last outcome; the first ones.
+    #: By first match, as they are after the last outcome; the first ones that began.
     actions: tuple[ActionInForce, ...]
     action_count: int
     #: In order, those that matched nothing included.

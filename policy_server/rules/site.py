@@ -24,6 +24,10 @@ _PART = re.compile(
 )
 
 
+#: Hosts that a site name may stand for, beyond which it tells nothing.
+_MOST_POSSIBLE = 256
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class MxHost:
     """One entry of a domain's MX answer."""
@@ -134,6 +138,29 @@ def guess_hosts(label: str) -> tuple[MxHost, ...]:
             return ()
     names = (".".join(filter(None, chosen)) for chosen in itertools.product(*choices))
     return tuple(MxHost(name) for name in dict.fromkeys(names) if name)
+
+
+def possible_hosts(site_name: str) -> tuple[str, ...]:
+    """
+    List the hosts that *site_name* may have been made from.
+
+    All of them are in it; where labels at several places differ, more than those may be. Empty
+    where that would be very many.
+
+    >>> possible_hosts("(mta5|mta6).y.example")
+    ('mta5.y.example', 'mta6.y.example')
+    >>> possible_hosts("(alt1)?.mx.y.example")
+    ('alt1.mx.y.example', 'mx.y.example')
+    """
+    longest, shorter = [""], []
+    for label in reversed(site_name.split(".")):
+        if label.endswith("?"):
+            shorter += longest
+        labels = label.removesuffix("?").removeprefix("(").removesuffix(")").split("|")
+        longest = [f"{one}.{rest}" if rest else one for one in labels for rest in longest]
+        if len(longest) + len(shorter) > _MOST_POSSIBLE:
+            return ()
+    return tuple(host for host in (*longest, *shorter) if host)
 
 
 def _factor(hosts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-_VERSION = 1
+_VERSION = 2
 #: Longer ones are none of ours.
 _MAX_LENGTH = 512
 
@@ -20,6 +20,8 @@ class ResumeToken:
     datastore: str
     #: Suspensions are known to the client up to this revision.
     revision: int
+    #: Of that revision: a backup that was put back has another past.
+    stamp: str
     #: Hash of what kinds of things the stream watches.
     filter_hash: str
 
@@ -32,7 +34,8 @@ def hash_filter(*kinds: str) -> str:
 def encode_token(token: ResumeToken) -> bytes:
     """Write a token."""
     return json.dumps(
-        [_VERSION, token.datastore, token.revision, token.filter_hash], separators=(",", ":")
+        [_VERSION, token.datastore, token.revision, token.stamp, token.filter_hash],
+        separators=(",", ":"),
     ).encode()
 
 
@@ -41,9 +44,14 @@ def decode_token(raw: bytes) -> ResumeToken | None:
     if not raw or len(raw) > _MAX_LENGTH:
         return None
     try:
-        version, datastore, revision, filter_hash = json.loads(raw)
+        version, datastore, revision, stamp, filter_hash = json.loads(raw)
     except (ValueError, TypeError, RecursionError):
         return None
     if version != _VERSION or not isinstance(revision, int):
         return None
-    return ResumeToken(datastore=str(datastore), revision=revision, filter_hash=str(filter_hash))
+    return ResumeToken(
+        datastore=str(datastore),
+        revision=revision,
+        stamp=str(stamp),
+        filter_hash=str(filter_hash),
+    )

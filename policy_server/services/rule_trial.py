@@ -33,7 +33,7 @@ MAX_ACTIONS = 1000
 #: Most kinds of unmatched replies that are listed.
 MAX_UNMATCHED = 20
 #: Outcomes within so much time may be counted together.
-MOMENT = timedelta(seconds=1)
+MOMENT = timedelta(minutes=1)
 # Sites that nobody knows are not looked for again, so any time will do.
 _SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -88,7 +88,12 @@ class RuleTrial:
             expire_actions(self._connection, now=self._now)
         begun = count_actions(self._connection)
         return TrialResult(
-            actions=tuple(first_actions(self._connection, MAX_ACTIONS)),
+            actions=tuple(
+                sorted(
+                    first_actions(self._connection, MAX_ACTIONS),
+                    key=lambda action: (action.first_match_time, action.id),
+                )
+            ),
             action_count=sum(begun.values()),
             rules=tuple(
                 TriedRule(

@@ -87,7 +87,7 @@ class WatchHub:
         self._snapshots = asyncio.Semaphore(_SNAPSHOTS_AT_ONCE)
         #: Streams by the agent that they are of; the newest of each.
         self._by_agent: dict[str, WatchStream] = {}
-        self._token: tuple[int, bytes] = (-1, b"")
+        self._token: tuple[tuple[int, str], bytes] = ((-1, ""), b"")
         #: Streams are woken when it is over.
         self._gathering: asyncio.TimerHandle | None = None
         self._random = random or Random().random
@@ -99,7 +99,7 @@ class WatchHub:
     def use_datastore(self, datastore_id: str) -> None:
         """Take clients from now on: the database, which tokens name, is known."""
         self._datastore_id = datastore_id
-        self._token = (-1, b"")
+        self._token = ((-1, ""), b"")
 
     @property
     def streams(self) -> int:
@@ -236,17 +236,19 @@ class WatchHub:
     async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
         token = decode_token(raw_token)
+        if token is None or token.revision > self._policy.revision:
+            # Another server on this database may have been quicker, and what the client knew or
+            # kept must not go back. What is known here serves while the database is away.
+            with contextlib.suppress(Unavailable):
+                await self._policy.reload()
         if token is None or token.datastore != self._datastore_id or token.filter_hash != _FILTER:
             return None
-        if token.revision > self._policy.revision:
-            # Another server on this database was quicker: what the client knows must not go back.
-            await self._policy.reload()
         if not 0 <= token.revision <= self._policy.revision:
             return None
-        if token.revision == self._policy.revision:
+        if (token.revision, token.stamp) == (self._policy.revision, self._policy.stamp):
             # After a restart nearly all come with the newest: the database need not be asked.
             return {}
-        touched = await self._store.touched_since(token.revision, _MOST_MISSED)
+        touched = await self._store.touched_since(token.revision, token.stamp, _MOST_MISSED)
         if touched is None:
             return None
         return {
@@ -302,13 +304,17 @@ class WatchHub:
     def _held(self) -> dict[int, ActionInForce]:
         return self._known_held
 
-    def _write_token(self, revision: int) -> bytes:
+    def _write_token(self) -> bytes:
         # The same for nearly all streams at a time.
-        if self._token[0] != revision:
+        place = self._policy.revision, self._policy.stamp
+        if self._token[0] != place:
             token = ResumeToken(
-                datastore=self._datastore_id, revision=revision, filter_hash=_FILTER
+                datastore=self._datastore_id,
+                revision=place[0],
+                stamp=place[1],
+                filter_hash=_FILTER,
             )
-            self._token = revision, encode_token(token)
+            self._token = place, encode_token(token)
         return self._token[1]
 
 

@@ -97,7 +97,7 @@ class WatchStream:
         *,
         held: Callable[[], dict[int, ActionInForce]],
         shared: SharedResources,
-        write_token: Callable[[int], bytes],
+        write_token: Callable[[], bytes],
         clock: Callable[[], datetime],
         metrics: ServerMetrics,
         timing: WatchTiming,
@@ -512,7 +512,7 @@ class WatchStream:
                 yield response
             return
         # Nothing is due, so the client knows all suspensions up to the policy's revision.
-        self._token = self._write_token(self._policy.revision)
+        self._token = self._write_token()
         yield self.write_bookmark()
 
     def write_bookmark(self) -> Outgoing:
@@ -552,7 +552,7 @@ class WatchStream:
             size += sum(map(len, written))
             parts += written
         if not self._dirty_actions:
-            self._token = self._write_token(self._policy.revision)
+            self._token = self._write_token()
         if not parts and not is_opening:
             return Outgoing()
         is_last = not self._has_packable()

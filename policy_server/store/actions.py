@@ -55,7 +55,7 @@ from policy_server.rules.layers import AdjustConfig, Threshold
 from policy_server.rules.values import InvalidValueError, Limit, Rate, format_value
 from policy_server.store.database import Database
 from policy_server.store.locks import Lock, take_lock
-from policy_server.store.revisions import is_known_since, one_revision
+from policy_server.store.revisions import is_known_since, one_revision, read_stamp
 from policy_server.store.rows import insert_or, plain_columns, read_json, read_time, storable
 from policy_server.store.tables import (
     automation_actions,
@@ -168,12 +168,16 @@ class ActionStore:
         """Count each event once per rule and put in force what follows, durably."""
         return await self._database.write(partial(count_and_act, matches=matches, now=now))
 
-    async def touched_since(self, revision: int, limit: int) -> dict[int, ActionKind | None] | None:
+    async def touched_since(
+        self, revision: int, stamp: str, limit: int
+    ) -> dict[int, ActionKind | None] | None:
         """
         List the actions changed after *revision*, with their kinds as far as they are known; None
         if there are more than *limit*, or if so old a revision's changes are forgotten.
         """
-        return await self._database.read(partial(_touched_since, revision=revision, limit=limit))
+        return await self._database.read(
+            partial(_touched_since, revision=revision, stamp=stamp, limit=limit)
+        )
 
 
 def read_in_force(connection: Connection, *, now: datetime) -> tuple[ActionInForce, ...]:
@@ -636,9 +640,9 @@ def _sweep(connection: Connection, *, now: datetime, limit: int) -> None:
 
 
 def _touched_since(
-    connection: Connection, *, revision: int, limit: int
+    connection: Connection, *, revision: int, stamp: str, limit: int
 ) -> dict[int, ActionKind | None] | None:
-    if not is_known_since(connection, revision):
+    if not is_known_since(connection, revision) or read_stamp(connection, revision) != stamp:
         return None
     rows = connection.execute(
         select(change_log.c.row_id, _actions.kind)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from policy_server.store.revisions import is_known_since, read_revision
+from policy_server.store.revisions import is_known_since, read_revision, read_stamp
 from policy_server.store.tables import change_log
 
 #: With more changed rows than this, reading everything is no slower.
@@ -19,6 +19,8 @@ class Changes:
     """What changed up to a revision."""
 
     revision: int
+    #: Of that revision, see `read_stamp`.
+    stamp: str = ""
     #: False: it is not known what changed, or too much did.
     is_known: bool = True
     #: Blocks that changed themselves, or in their parts.
@@ -33,14 +35,20 @@ class Changes:
         return self.is_known and not (self.blocks or self.has_layers or self.domains)
 
 
-def read_changes_since(connection: Connection, since: int) -> Changes:
-    """Read which rules and sites changed after revision *since*."""
+def read_changes_since(connection: Connection, since: int, *, stamp: str | None = None) -> Changes:
+    """
+    Read which rules and sites changed after revision *since*.
+
+    *stamp* is what that revision had when it was read; None: unknown.
+    """
     revision = read_revision(connection)
-    if revision == since:
-        return Changes(revision=revision)
-    if revision < since or not is_known_since(connection, since):
+    newest = read_stamp(connection, revision)
+    if revision == since and stamp in (None, newest):
+        return Changes(revision=revision, stamp=newest)
+    is_same = stamp is None or read_stamp(connection, since) == stamp
+    if revision <= since or not is_same or not is_known_since(connection, since):
         # Another database was put in the place of the one we knew, or the log begins later.
-        return Changes(revision=revision, is_known=False)
+        return Changes(revision=revision, stamp=newest, is_known=False)
     log = change_log.c
     statement = (
         select(log.table_name, log.row_id, log.row_name)
@@ -55,6 +63,7 @@ def read_changes_since(connection: Connection, since: int) -> Changes:
     )
     return Changes(
         revision=revision,
+        stamp=newest,
         is_known=is_known,
         blocks=frozenset(row.row_id for row in rows if row.table_name in _PARTS),
         has_layers=any(row.table_name == "rule_layers" for row in rows),

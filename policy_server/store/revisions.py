@@ -21,6 +21,16 @@ def read_revision(connection: Connection) -> int:
     return int(newest or 0)
 
 
+def read_stamp(connection: Connection, revision: int) -> str:
+    """
+    Read what tells a revision from the one of the same number that a database had before it was
+    put back to an older state: the time of its commit; empty for a revision that is not known.
+    """
+    columns = policy_revisions.c
+    found = connection.execute(select(columns.committed_at).where(columns.id == revision)).scalar()
+    return found.isoformat() if found is not None else ""
+
+
 def is_known_since(connection: Connection, revision: int) -> bool:
     """Whether every change after *revision* is still in the log."""
     forgotten = connection.execute(select(func.max(datastore.c.log_forgotten_until))).scalar()

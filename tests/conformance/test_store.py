@@ -15,9 +15,10 @@ from policy_server.rules.layers import BlockDraft, Issue, LayerDraft, Scope
 from policy_server.rules.site import MxHost, Site
 from policy_server.rules.values import Limit
 from policy_server.store.actions import ActionStore
+from policy_server.store.changes import read_changes_since
 from policy_server.store.layers import import_layers, list_layers
 from policy_server.store.retention import HistoryBounds, forget_history
-from policy_server.store.revisions import one_revision, read_revision
+from policy_server.store.revisions import one_revision, read_revision, read_stamp
 from policy_server.store.rules import read_rules, replace_rule_errors
 from policy_server.store.sites import StoredSite, load_sites, save_sites
 from policy_server.store.tables import change_log, policy_revisions, rule_layers
@@ -296,13 +297,29 @@ def test_a_step_says_whether_there_is_more(database):
 
 def test_what_changed_since_a_forgotten_revision_is_not_known(database):
     _add_revisions(database, [_OLD] * 3 + [_NEW] * 2)
+    stamps = [database.read_now(lambda c, n=n: read_stamp(c, n)) for n in range(6)]
     database.write_now(lambda c: forget_history(c, bounds=HistoryBounds(), now=_NOW))
 
     def touched(revision):
         store = ActionStore(database)
-        return asyncio.run(store.touched_since(revision, 10))
+        return asyncio.run(store.touched_since(revision, stamps[revision], 10))
 
-    assert (touched(2), touched(3), touched(5)) == (None, (), ())
+    assert (touched(2), touched(4), touched(5)) == (None, {}, {})
+
+
+def test_what_changed_since_a_revision_of_another_past_is_not_known(database):
+    """A backup that was put back has gone on to the same numbers by other changes."""
+    _add_revisions(database, [_OLD] * 2)
+    before = database.read_now(lambda c: read_stamp(c, 2))
+    elsewhere = update(policy_revisions).where(policy_revisions.c.id == 2)
+    database.write_now(lambda c: c.execute(elsewhere.values(committed_at=_NEW)))
+
+    def touched(stamp):
+        return asyncio.run(ActionStore(database).touched_since(2, stamp, 10))
+
+    assert touched(database.read_now(lambda c: read_stamp(c, 2))) == {}
+    assert touched(before) is None
+    assert not database.read_now(lambda c: read_changes_since(c, 2, stamp=before)).is_known
 
 
 @pytest.mark.parametrize(

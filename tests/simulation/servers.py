@@ -26,6 +26,7 @@ from policy_server.store.database import Database
 from policy_server.store.datastore import read_datastore_id
 from policy_server.store.operator_actions import OperatorActionStore
 from policy_server.store.reports import ReportStore
+from policy_server.supervisor import keep_running
 from tests.simulation.rules import DOMAINS
 from tests.simulation.virtual_loop import Process, VirtualLoop
 from tests.simulation.wire import Listener, Network
@@ -138,6 +139,7 @@ class SimulatedServer:
         """Listen, then become ready, as `policy_server.server` does."""
         self.listener.open()
         self.process.start(self._become_ready())
+        self.process.start(keep_running(self._directory.run))
 
     async def _become_ready(self) -> None:
         self._hub.use_datastore(await read_datastore_id(self.database))

@@ -269,9 +269,6 @@ class UnaryCall:
 class StreamCall:
     """One stream, as its client sees it."""
 
-    async def wait_for_connection(self) -> None:
-        """Return at once: what is written before the server is reached waits on its way."""
-
     def __init__(
         self,
         channel: Channel,
@@ -307,6 +304,7 @@ class StreamCall:
         if listener.is_open and self._status is None:
             send, finish = self._hear, self._hear_end
             self._server = ServerCall(listener, path, metadata, send=send, finish=finish)
+            self._changed.set()
         else:
             self._down(self._end, _UNAVAILABLE, "connection refused")
 
@@ -356,6 +354,13 @@ class StreamCall:
             self._network.later(self._network.noticed_after(self._client), self._server.cancel)
 
     # What the client does.
+
+    async def wait_for_connection(self) -> None:
+        """Return once there is a connection. Errors: `AioRpcError`."""
+        while self._server is None and self._status is None:
+            self._changed.clear()
+            await self._changed.wait()
+        self._raise_if_over()
 
     async def write(self, request: Any) -> None:
         """Hand a message to the transport."""

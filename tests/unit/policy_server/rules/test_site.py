@@ -9,6 +9,7 @@ from policy_server.rules.site import (
     host_set,
     is_null_mx,
     normalise_domain,
+    possible_hosts,
     read_address_literal,
     site_name,
 )
@@ -144,3 +145,22 @@ def test_name_without_a_label_form_is_refused():
 )
 def test_null_mx(hosts, expected):
     assert is_null_mx(hosts) is expected
+
+
+@given(_MX_SETS)
+def test_a_site_name_stands_for_every_host_it_was_made_from(hosts):
+    possible = possible_hosts(site_name("x.example", hosts))
+
+    assert not possible or host_set(hosts) <= set(possible)
+
+
+@pytest.mark.parametrize("name", sorted(filter(None, _EXPECTED.values())))
+def test_the_name_of_a_real_site_stands_for_its_hosts_alone(name):
+    hosts = possible_hosts(name)
+
+    assert hosts
+    assert site_name("x.example", [MxHost(host, 1) for host in hosts]) == name
+
+
+def test_a_name_that_may_stand_for_very_many_hosts_tells_none():
+    assert possible_hosts(".".join(["(a|b|c|d)"] * 5)) == ()
