@@ -167,7 +167,8 @@ class WatchStream:
     def _note_held(self, changes: ActionChanges) -> None:
         for action_id, types in changes.held.items():
             self._extended_actions.pop(action_id, None)
-            if action_id in changes.begun:
+            if action_id in changes.begun and action_id not in self._dirty_actions:
+                # One whose end waits here, and that begins anew, the client may still have.
                 self._untold.add(action_id)
             if action_id in changes.ended and action_id in self._untold:
                 # It has come and gone, and the client need not know: so no list of what has
@@ -370,8 +371,8 @@ class WatchStream:
     ) -> AsyncGenerator[Outgoing, None]:
         """Send what the client lacks of *actions* and its paths, then whatever changes."""
         self._dirty_actions.update(actions)
-        if kind == pb.WatchPolicyResponse.KIND_SNAPSHOT:
-            self._untold.update(actions)
+        # What began before now it may have been told of by another server.
+        self._untold = set(actions) if kind == pb.WatchPolicyResponse.KIND_SNAPSHOT else set()
         try:
             async for response in self._open(kind):
                 yield response
