@@ -77,7 +77,7 @@ def _measure_bare(size: int, kind: str) -> dict[str, Any]:
         watching(server.port, size, kind=kind) as fleet,
         grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        send = channel.unary_unary(plain_fan_out.SEND)
+        send: Any = channel.unary_unary(plain_fan_out.SEND)
         waits = []
         for number in range(1, _WARM_UP + _ROUNDS + 1):
             if number == _WARM_UP + 1:

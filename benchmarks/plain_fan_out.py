@@ -1,8 +1,8 @@
 """
 The least that a fan-out costs: a bare grpc.aio server that sends the same bytes to every stream.
 
-`python -m benchmarks.plain_fan_out SIZE` runs it; each call of `SEND` begins a round. Clients listen
-alone, or acknowledge what they hear; acknowledgements are read and thrown away.
+`python -m benchmarks.plain_fan_out SIZE` runs it; each call of `SEND` begins a round. Clients
+listen alone, or acknowledge what they hear; acknowledgements are read and thrown away.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ async def _read(requests: AsyncIterator[bytes]) -> None:
 async def _serve(size: int) -> None:
     fan_out = _FanOut(size)
     server = grpc.aio.server(options=(("grpc.max_concurrent_streams", 256),))
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Listen": grpc.unary_stream_rpc_method_handler(fan_out.listen),
         "Acknowledge": grpc.stream_stream_rpc_method_handler(fan_out.acknowledge),
         "Send": grpc.unary_unary_rpc_method_handler(fan_out.send),

@@ -72,7 +72,7 @@ class Fleet:
 
 @contextmanager
 def watching(port: int, streams: int, *, kind: str, processes: int = 2) -> Iterator[Fleet]:
-    """Open *streams* streams from *processes* processes; *kind* is "watch", "listen" or "acknowledge"."""
+    """Open streams from some processes; *kind* is "watch", "listen" or "acknowledge"."""
     context = multiprocessing.get_context("spawn")
     pipes, started = [], []
     try:
@@ -151,7 +151,7 @@ class _Watchers:
         await self._until(lambda: len(self._heard.first) == self._count)
 
     async def reopen(self) -> tuple[list[float], list[int]]:
-        """Connect anew, each from its token; return when each had its first response, and its kind."""
+        """Connect anew, each from its token; return when each had its first response and which."""
         await self.close()
         await self.open()
         return self._heard.first, self._heard.kinds
@@ -208,10 +208,11 @@ class _Watchers:
             call.cancel()
 
     async def _listen(self, _index: int, channel: grpc.aio.Channel, room: Any) -> None:
-        await self._note_rounds(channel.unary_stream(LISTEN)(b"", wait_for_ready=True), room)
+        listen: Any = channel.unary_stream(LISTEN)
+        await self._note_rounds(listen(b"", wait_for_ready=True), room)
 
     async def _acknowledge(self, _index: int, channel: grpc.aio.Channel, room: Any) -> None:
-        call = channel.stream_stream(ACKNOWLEDGE)(wait_for_ready=True)
+        call: Any = channel.stream_stream(ACKNOWLEDGE)(wait_for_ready=True)
         await self._note_rounds(call, room, ack=bytes(60))
 
     async def _note_rounds(self, call: Any, room: Any, ack: bytes = b"") -> None:
