@@ -55,7 +55,8 @@ def measure(sizes: Sequence[int] = WATCHERS) -> Report:
         columns=("watchers", "what", "p50 ms", "p95 ms", "p99 ms", "longest ms",
                  "server CPU us each", "p50 ratio"),
         notes=[
-            f"targets: {_TARGETS}; ratio: to the bare fan-out with acknowledgements of the same run (less is better)",
+            f"targets: {_TARGETS}",
+            "ratio: to the bare fan-out with acknowledgements of the same run (less is better)",
             "each: for each client and message; resumed: from the restart's first connection until"
             " every client has its first response",
         ],

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -224,7 +225,7 @@ def _check_counts(
             if rule_key == rule.key
             and path.partition("#")[0] == f"{action.egress_source}->{action.site_name}"
         ]
-        oldest = min([_read_time(action.first_match_time), *sum(paths, [])])
+        oldest = min([_read_time(action.first_match_time), *chain.from_iterable(paths)])
         if oldest + rule.duration <= now:
             # Of an agent whose clock is far behind: some may be forgotten by now.
             continue

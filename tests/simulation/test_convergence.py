@@ -16,7 +16,7 @@ from policy_server.store.database import Database
 from policy_server.store.schema import upgrade
 from tests.simulation.world import World, draw_plan
 
-_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-100").split("-"))
+_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-60").split("-"))
 #: Warnings of the story that are printed of a seed that fails.
 _MOST_PRINTED = 400
 
