@@ -1,8 +1,8 @@
 """
 The least that a fan-out costs: a bare grpc.aio server that sends the same bytes to every stream.
 
-`python -m benchmarks.plain_fan_out SIZE` runs it; a call of `SEND` begins a round. Clients listen
-alone, or acknowledge what they hear; acknowledgements are read and thrown away.
+`python -m benchmarks.plain_fan_out SIZE` runs it; each call of `SEND` begins a round. Clients
+listen alone, or acknowledge what they hear; acknowledgements are read and thrown away.
 """
 
 import asyncio

@@ -72,7 +72,7 @@ class Fleet:
 
 @contextmanager
 def watching(port: int, streams: int, *, kind: str, processes: int = 2) -> Iterator[Fleet]:
-    """Open *streams* streams from *processes* processes; *kind*: watch, listen or acknowledge."""
+    """Open streams from some processes; *kind* is "watch", "listen" or "acknowledge"."""
     context = multiprocessing.get_context("spawn")
     pipes, started = [], []
     try:
@@ -151,7 +151,7 @@ class _Watchers:
         await self._until(lambda: len(self._heard.first) == self._count)
 
     async def reopen(self) -> tuple[list[float], list[int]]:
-        """Connect anew, each from its token; return when each was first answered, and how."""
+        """Connect anew, each from its token; return when each had its first response and which."""
         await self.close()
         await self.open()
         return self._heard.first, self._heard.kinds

@@ -2,8 +2,8 @@
 The agent directory: keeps the table of agents true to the streams that are open.
 
 Streams change many times a second; the table is written at most once a second, and only what
-differs. An agent that connects again before its old stream was seen to end has two: the newer one
-speaks for it.
+differs; that all are still there is one statement. An agent that connects again before its old
+stream was seen to end has two: the newer one speaks for it.
 """
 
 import asyncio
@@ -54,12 +54,23 @@ class Watcher(Protocol):
         """How many responses wait to be acknowledged."""
 
 
+#: What of a stream changes while it is open.
+_Progress = tuple[int, int, datetime | None]
+
+
 @dataclass(slots=True)
 class _Entry:
     stream: Watcher
     version: str
     sources: tuple[str, ...]
     since: datetime
+    #: As it was written last; None: not yet.
+    written: _Progress | None = None
+
+    @property
+    def progress(self) -> _Progress:
+        stream = self.stream
+        return stream.applied_revision, stream.subscribed, stream.rejected_at
 
 
 class AgentDirectory:
@@ -82,8 +93,8 @@ class AgentDirectory:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._gone: dict[str, KnownAgent] = {}
-        self._written: dict[str, KnownAgent] = {}
         self._has_taken_over = False
+        self._seen_time: datetime | None = None
         self._forget_time: datetime | None = None
         metrics.watch_unacknowledged.set_function(self._count_unacknowledged)
         metrics.watch_furthest.set_function(self._find_furthest)
@@ -126,22 +137,41 @@ class AgentDirectory:
     async def write(self) -> None:
         """Write what differs from what was written last."""
         now = self._clock()
-        if not self._has_taken_over:
-            await self._store.take_over(self._server)
-            self._has_taken_over = True
-        if self._forget_time is None or now >= self._forget_time:
-            await self._store.forget(now)
-            self._forget_time = now + _FORGET_EVERY
-        present = {name: self._describe(entry, now) for name, entry in self._entries.items()}
+        await self._look_back(now)
+        due = {
+            name: (entry, progress)
+            for name, entry in self._entries.items()
+            if (progress := entry.progress) != entry.written
+        }
         gone = dict(self._gone)
-        due = [row for name, row in present.items() if self._is_due(row, self._written.get(name))]
         if due or gone:
-            await self._store.save([*gone.values(), *due], now)
-        self._written = {name: self._written.get(name, row) for name, row in present.items()}
-        self._written |= {row.name: row for row in due}
+            present = [self._describe(entry, now) for entry, _ in due.values()]
+            await self._store.save([*gone.values(), *present], now)
+        for entry, progress in due.values():
+            entry.written = progress
         for name, row in gone.items():
             if self._gone.get(name) is row:
                 del self._gone[name]
+
+    async def _look_back(self, now: datetime) -> None:
+        """Do what is due now and then."""
+        if not self._has_taken_over:
+            await self._store.take_over(self._server)
+            self._has_taken_over = True
+        if self._seen_time is None or now - self._seen_time >= _SEEN_EVERY:
+            await self._note_seen(now)
+            self._seen_time = now
+        if self._forget_time is None or now >= self._forget_time:
+            await self._store.forget(now)
+            self._forget_time = now + _FORGET_EVERY
+
+    async def _note_seen(self, now: datetime) -> None:
+        # Those that have only just come are written after this.
+        present = {name: entry for name, entry in self._entries.items() if entry.written}
+        known = await self._store.note_seen(self._server, present.keys(), now)
+        for name in present.keys() - known:
+            # Its row is gone, or another server had it and did not know better.
+            present[name].written = None
 
     def _describe(self, entry: _Entry, now: datetime) -> KnownAgent:
         stream = entry.stream
@@ -158,11 +188,6 @@ class AgentDirectory:
             reject_time=stream.rejected_at,
             reject_reason=stream.reject_reason,
         )
-
-    def _is_due(self, row: KnownAgent, written: KnownAgent | None) -> bool:
-        if written is None or row.seen_time - written.seen_time >= _SEEN_EVERY:
-            return True
-        return replace(row, seen_time=written.seen_time) != written
 
     def _count_unacknowledged(self) -> int:
         return sum(entry.stream.unacknowledged for entry in self._entries.values())

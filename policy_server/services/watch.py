@@ -145,12 +145,14 @@ class WatchHub:
                 _run(stream, stream.find_sites()),
             ]
             logger.info("watch began", extra={"agent": stream.agent})
-            async with contextlib.aclosing(self._serve(stream, start.resume_token)) as responses:
-                async for response in responses:
-                    yield response
+            for part in (self._open(stream, start.resume_token), stream.changes()):
+                async with contextlib.aclosing(part):
+                    async for response in part:
+                        yield response
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
             self._streams.discard(stream)
+            stream.retire()
             if self._by_agent.get(stream.agent) is stream:
                 del self._by_agent[stream.agent]
             self._directory.disconnect(stream)
@@ -187,37 +189,33 @@ class WatchHub:
             logger.warning("agents share egress sources, each keeps the limits alone", extra=facts)
         return sources
 
-    async def _serve(self, stream: WatchStream, raw_token: bytes) -> AsyncGenerator[Outgoing, None]:
+    async def _open(self, stream: WatchStream, raw_token: bytes) -> AsyncGenerator[Outgoing, None]:
+        """Send a client what it lacks: after a token a little, else the full state."""
         missed = await self._find_missed(raw_token)
         if missed is not None:
             self._metrics.watch_openings.labels("resumed").inc()
-            responses = stream.responses(kind=pb.WatchPolicyResponse.KIND_DELTA, actions=missed)
-            async with contextlib.aclosing(responses):
-                async for response in responses:
-                    yield response
-            return
-        self._metrics.watch_openings.labels("reset" if raw_token else "new").inc()
-        if raw_token:
-            yield Outgoing([self._shared.write_head(pb.WatchPolicyResponse.KIND_RESET, b"")])
-        async with contextlib.aclosing(self._snapshot(stream)) as snapshot:
-            async for response in snapshot:
+            opening = stream.opening(kind=pb.WatchPolicyResponse.KIND_DELTA, actions=missed)
+        else:
+            self._metrics.watch_openings.labels("reset" if raw_token else "new").inc()
+            if raw_token:
+                yield Outgoing([self._shared.write_head(pb.WatchPolicyResponse.KIND_RESET, b"")])
+            opening = self._snapshot(stream)
+        async with contextlib.aclosing(opening):
+            async for response in opening:
                 yield response
 
     async def _snapshot(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
-        """Send the full state, then whatever changes; only so many clients do the first at once."""
+        """Send the full state; only so many clients are sent theirs at once."""
         async for bookmark in self._wait_for_turn(stream):
             yield bookmark
         turn = _Turn(self._snapshots)
         try:
-            responses = stream.responses(
-                kind=pb.WatchPolicyResponse.KIND_SNAPSHOT,
-                actions={action.id: types_of(action.kind) for action in self._held().values()},
-            )
-            async with contextlib.aclosing(responses):
-                async for response in responses:
+            held = {action.id: types_of(action.kind) for action in self._held().values()}
+            opening = stream.opening(kind=pb.WatchPolicyResponse.KIND_SNAPSHOT, actions=held)
+            async with contextlib.aclosing(opening):
+                async for response in opening:
                     yield response
                     if response.is_end:
-                        turn.end()
                         self._metrics.watch_snapshots.inc()
         finally:
             turn.end()

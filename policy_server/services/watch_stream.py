@@ -366,38 +366,54 @@ class WatchStream:
 
     # What the client is sent.
 
-    async def responses(
+    async def opening(
         self, *, kind: pb.WatchPolicyResponse.Kind, actions: Mapping[int, ResourceTypes]
     ) -> AsyncGenerator[Outgoing, None]:
-        """Send what the client lacks of *actions* and its paths, then whatever changes."""
+        """Send the full state, or for a client that goes on from a token what it lacks."""
         self._dirty_actions.update(actions)
+        is_snapshot = kind == pb.WatchPolicyResponse.KIND_SNAPSHOT
         # What began before now it may have been told of by another server.
-        self._untold = set(actions) if kind == pb.WatchPolicyResponse.KIND_SNAPSHOT else set()
-        try:
-            async for response in self._open(kind):
+        self._untold = set(actions) if is_snapshot else set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.opening):
+                await self._all_known.wait()
+        while not self._is_open and await self._may_send():
+            # The first answer to a resumed stream is sent even if nothing changed: it says that
+            # the token still held.
+            response = self._pack(kind, is_snapshot=is_snapshot, is_opening=True)
+            if response is not None:
                 yield response
-            while not self._is_ending():
-                lane = self._choose_lane()
-                if lane is None:
-                    await self._sleep(
-                        min(self._rules_due(), self._extended_due, self._bookmark_due())
-                    )
-                    continue
-                async with contextlib.aclosing(lane):
-                    async for response in lane:
-                        yield response
-        finally:
-            self._alarm.close()
+
+    async def changes(self) -> AsyncGenerator[Outgoing, None]:
+        """Send whatever changes, until either side ends."""
+        while not self._is_ending():
+            if self._is_urgent():
+                # Not by a generator of its own: this is what all streams do at once.
+                self._take_touched()
+                if await self._may_send() and (
+                    response := self._pack(pb.WatchPolicyResponse.KIND_DELTA)
+                ):
+                    yield response
+                continue
+            lane = self._choose_lane()
+            if lane is None:
+                await self._sleep(min(self._rules_due(), self._extended_due, self._bookmark_due()))
+                continue
+            async with contextlib.aclosing(lane):
+                async for response in lane:
+                    yield response
         if self._failure is not None:
             raise self._failure
         if self._reconnect_after is not None:
             yield self._write_farewell(self._reconnect_after)
 
+    def retire(self) -> None:
+        """Forget the timer: the stream is over."""
+        self._alarm.close()
+
     def _choose_lane(self) -> AsyncGenerator[Outgoing, None] | None:
-        """Choose what to do now; None: nothing is due."""
+        """Choose what to do now that nothing is urgent; None: nothing is due."""
         now = self._now()
-        if self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED:
-            return self._flush()
         if now >= self._rules_due():
             return self._compare()
         if now >= self._extended_due:
@@ -407,26 +423,12 @@ class WatchStream:
             return self._flush() if self._extended_actions else self._keep_alive()
         return None
 
-    async def _open(self, kind: pb.WatchPolicyResponse.Kind) -> AsyncGenerator[Outgoing, None]:
-        """Send the full state, or for a client that goes on from a token what it lacks."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.opening):
-                await self._all_known.wait()
-        is_snapshot = kind == pb.WatchPolicyResponse.KIND_SNAPSHOT
-        while not self._is_open and await self._may_send():
-            # The first answer to a resumed stream is sent even if nothing changed: it says that
-            # the token still held.
-            yield self._pack(kind, is_snapshot=is_snapshot, is_opening=True)
-
     async def _flush(self) -> AsyncGenerator[Outgoing, None]:
         """Send suspensions, bounces, overrides and what the client asked for."""
-        if len(self._touched_names) <= _MAX_CHANGED:
-            self._dirty_names.update(self._touched_names)
-            self._touched_names.clear()
+        self._take_touched()
         self._take_extended()
         while self._has_packable() and await self._may_send():
-            response = self._pack(pb.WatchPolicyResponse.KIND_DELTA)
-            if response.parts:
+            if response := self._pack(pb.WatchPolicyResponse.KIND_DELTA):
                 yield response
 
     async def _compare(self) -> AsyncGenerator[Outgoing, None]:
@@ -541,8 +543,8 @@ class WatchStream:
         *,
         is_snapshot: bool = False,
         is_opening: bool = False,
-    ) -> Outgoing:
-        """Make one response of as much as fits of what is to be looked at; it may be empty."""
+    ) -> Outgoing | None:
+        """Make one response of as much as fits of what is to be looked at; None if it is none."""
         parts: list[bytes] = []
         keys: list[ResourceKey] = []
         size = 0
@@ -554,7 +556,7 @@ class WatchStream:
         if not self._dirty_actions:
             self._token = self._write_token()
         if not parts and not is_opening:
-            return Outgoing()
+            return None
         is_last = not self._has_packable()
         self._is_open |= is_opening and is_last
         if is_snapshot and is_last:
@@ -564,9 +566,15 @@ class WatchStream:
         response.is_end = is_snapshot and is_last
         return response
 
+    def _take_touched(self) -> None:
+        if 0 < len(self._touched_names) <= _MAX_CHANGED:
+            self._dirty_names.update(self._touched_names)
+            self._touched_names.clear()
+
     def _take_extended(self) -> None:
-        self._dirty_actions.update(self._extended_actions)
-        self._extended_actions.clear()
+        if self._extended_actions:
+            self._dirty_actions.update(self._extended_actions)
+            self._extended_actions.clear()
         self._extended_due = _NEVER
 
     def _take_next(self, keys: list[ResourceKey]) -> Sequence[bytes]:
@@ -633,6 +641,9 @@ class WatchStream:
         return is_current
 
     # Waiting.
+
+    def _is_urgent(self) -> bool:
+        return self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED
 
     def _has_packable(self) -> bool:
         return bool(self._dirty_actions or self._dirty_names or self._gone_names)

@@ -5,7 +5,7 @@ A row is written when it changes, and now and then to say that its agent is stil
 it is a revision: nothing that answers depend on is changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -33,6 +33,14 @@ class AgentStore:
     async def save(self, rows: Sequence[KnownAgent], now: datetime) -> None:
         """Write *rows* in the place of what was known of their agents."""
         await self._database.write(partial(save_agents, rows=rows, now=now))
+
+    async def note_seen(
+        self, server: str, present: Collection[str], now: datetime
+    ) -> frozenset[str]:
+        """Say that the agents *present* at *server* are still there; return whom it has there."""
+        return await self._database.write(
+            partial(note_agents_seen, server=server, present=present, now=now)
+        )
 
     async def take_over(self, server: str) -> None:
         """Say of the agents that an earlier run of *server* left behind that they are gone."""
@@ -69,6 +77,27 @@ def save_agents(connection: Connection, *, rows: Sequence[KnownAgent], now: date
         ),
     )
     connection.execute(statement, [_to_row(row) | {"stale_time": now - SEEN_FOR} for row in rows])
+
+
+def note_agents_seen(
+    connection: Connection, *, server: str, present: Collection[str], now: datetime
+) -> frozenset[str]:
+    """Say that the agents *present* at *server* are still there; return whom it has there."""
+    # One statement for all of them, whose number is large; of the others there are few.
+    statement = (
+        update(agents)
+        .where(_agents.server == server, _agents.disconnect_time.is_(None))
+        .values(seen_time=now)
+        .returning(_agents.name)
+    )
+    names = frozenset(connection.execute(statement).scalars())
+    if strays := sorted(names.difference(present)):
+        stray: BindParameter[str] = bindparam("stray_name")
+        leave = update(agents).where(_agents.name == stray, _agents.server == server)
+        connection.execute(
+            leave.values(disconnect_time=now), [{"stray_name": name} for name in strays]
+        )
+    return names.intersection(present)
 
 
 def take_over_agents(connection: Connection, *, server: str) -> None:
