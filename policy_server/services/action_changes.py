@@ -42,7 +42,7 @@ class ActionChanges:
     begun: frozenset[int] = frozenset()
     ended: frozenset[int] = frozenset()
     #: Where overrides began, changed or ended.
-    scopes: frozenset[ActionScope] = frozenset()
+    scopes: tuple[ActionScope, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.held or self.extended or self.scopes)
@@ -61,8 +61,8 @@ def compare_actions(
     """Find what differs between the actions *known* and those in force at *now*."""
     held: dict[int, ResourceTypes] = {}
     extended: dict[int, ResourceTypes] = {}
-    scopes: set[ActionScope] = set()
-    for action_id in known.keys() | present.keys():
+    scopes: dict[ActionScope, None] = {}
+    for action_id in {**known, **present}:
         old, new = known.get(action_id), present.get(action_id)
         if old is new or _view(old) == _view(new):
             continue
@@ -70,7 +70,7 @@ def compare_actions(
             if action is None:
                 continue
             if action.kind in OVERRIDES:
-                scopes.add(action.scope)
+                scopes[action.scope] = None
             elif _lasts_longer(old, new, now):
                 extended[action_id] = types_of(action.kind)
             else:
@@ -80,7 +80,7 @@ def compare_actions(
         extended=extended,
         begun=frozenset(held.keys() - known.keys()),
         ended=frozenset(held.keys() - present.keys()),
-        scopes=frozenset(scopes),
+        scopes=tuple(scopes),
     )
 
 

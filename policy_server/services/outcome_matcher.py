@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -88,7 +88,7 @@ class OutcomeMatcher:
     async def match(self, outcomes: Sequence[Outcome], snapshot: Snapshot) -> list[Match]:
         """Find which rules of *snapshot*, and of no other, *outcomes* match."""
         keys = [_key(outcome) for outcome in outcomes]
-        paths = await self._find_paths(set(keys), snapshot)
+        paths = await self._find_paths(dict.fromkeys(keys), snapshot)
         concerned = [
             (outcome, path)
             for outcome, key in zip(outcomes, keys, strict=True)
@@ -113,7 +113,9 @@ class OutcomeMatcher:
             )
         return _with_ruled_values(hits, snapshot, self._metrics)
 
-    async def _find_paths(self, keys: set[_PathKey], snapshot: Snapshot) -> dict[_PathKey, _Path]:
+    async def _find_paths(
+        self, keys: Iterable[_PathKey], snapshot: Snapshot
+    ) -> dict[_PathKey, _Path]:
         if self._snapshot is not snapshot and self._policy.snapshot is snapshot:
             self._paths.clear()
             self._snapshot = snapshot

@@ -78,7 +78,8 @@ class WatchHub:
         metrics.shared_sources.set_function(self._sources.count_shared)
         self._clock = clock
         self._timing = timing or WatchTiming()
-        self._streams: set[WatchStream] = set()
+        #: As keys, so that they are told of changes in the order in which they came.
+        self._streams: dict[WatchStream, None] = {}
         self._is_draining = False
         self._known_actions: dict[int, ActionInForce] = {}
         #: Those of them that hold or bounce mail.
@@ -131,7 +132,7 @@ class WatchHub:
             metrics=self._metrics,
             timing=self._timing,
         )
-        self._streams.add(stream)
+        self._streams[stream] = None
         tasks: list[asyncio.Task[None]] = []
         sources: frozenset[str] = frozenset()
         try:
@@ -151,7 +152,7 @@ class WatchHub:
                         yield response
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             stream.retire()
             if self._by_agent.get(stream.agent) is stream:
                 del self._by_agent[stream.agent]

@@ -121,7 +121,7 @@ class WatchStream:
         self._untold: set[int] = set()
         self._rules_changed: tuple[float, float] | None = None
         #: Names to compare after a change of rules; None: all.
-        self._concerned: set[str] | None = set()
+        self._concerned: dict[str, None] | None = {}
         self._is_comparing = False
         self._invalidated_at = 0.0
         self._token = b""
@@ -471,7 +471,7 @@ class WatchStream:
 
     def _take_concerned(self, touched: Iterable[str]) -> list[str]:
         """List the names to compare; all of them where so many are that an invalidation may be."""
-        concerned, self._concerned = self._concerned, set()
+        concerned, self._concerned = self._concerned, {}
         if concerned is None or len(concerned) > _MAX_CHANGED:
             return self._paths.names()
         return list(dict.fromkeys([*concerned, *touched]))

@@ -40,8 +40,9 @@ class WatchedPaths:
 
     def __init__(self) -> None:
         self._paths: dict[str, WatchedPath] = {}
-        self._by_site: defaultdict[str, set[str]] = defaultdict(set)
-        self._by_domain: defaultdict[str, set[str]] = defaultdict(set)
+        #: Names as keys, so that they keep their order and a run is the same each time.
+        self._by_site: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._by_domain: defaultdict[str, dict[str, None]] = defaultdict(dict)
         #: Names whose client was only told to ask again, the oldest first.
         self._assumed: dict[str, None] = {}
 
@@ -111,12 +112,12 @@ class WatchedPaths:
         """Set the question of a subscription."""
         self._leave_site(path)
         path.question = question
-        self._by_site[question.site_name].add(path.name)
-        self._by_domain[question.routing_domain].add(path.name)
+        self._by_site[question.site_name][path.name] = None
+        self._by_domain[question.routing_domain][path.name] = None
 
-    def names_in(self, scopes: Iterable[ActionScope]) -> set[str]:
+    def names_in(self, scopes: Iterable[ActionScope]) -> dict[str, None]:
         """List the names whose answers actions of these scopes are part of."""
-        found = set()
+        found: dict[str, None] = {}
         for scope in scopes:
             # What holds for a domain follows it to another site.
             of_domain, of_site = scope.routing_domain, scope.site_name
@@ -124,16 +125,16 @@ class WatchedPaths:
             for name in named or ():
                 question = self._paths[name].question
                 if question and question.egress_source == scope.egress_source:
-                    found.add(name)
+                    found[name] = None
         return found
 
-    def names_concerned(self, change: RulesChange) -> set[str]:
+    def names_concerned(self, change: RulesChange) -> dict[str, None]:
         """List the names whose answers a change of rules can concern, if it is not wide."""
-        found = {path.name for path in self._paths.values() if path.question is None}
-        for site in change.sites:
-            found |= self._by_site.get(site, set())
-        for domain in change.domains:
-            found |= self._by_domain.get(domain, set())
+        found = {path.name: None for path in self._paths.values() if path.question is None}
+        for site in sorted(change.sites):
+            found.update(self._by_site.get(site, {}))
+        for domain in sorted(change.domains):
+            found.update(self._by_domain.get(domain, {}))
         return found
 
     def _leave_site(self, path: WatchedPath) -> None:
@@ -143,6 +144,6 @@ class WatchedPaths:
             (self._by_site, path.question.site_name),
             (self._by_domain, path.question.routing_domain),
         ):
-            table[key].discard(path.name)
+            table[key].pop(path.name, None)
             if not table[key]:
                 del table[key]

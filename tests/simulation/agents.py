@@ -9,11 +9,12 @@ from random import Random
 from agent.delivery.record import Record, RecordType, Response
 from agent.errors import PolicyUnavailable
 from agent.outcomes.uploader import OutcomeUploader
-from agent.policy.answer import PathPolicy, Suspension
+from agent.policy.answer import Bounce, PathPolicy, Suspension
 from agent.policy.book import PolicyBook
 from agent.policy.client import PolicyClient
 from agent.policy.disk import PolicyDisk
 from agent.policy.watch import PolicyWatch
+from agent.queue.names import QueueName
 from penstock.v1.policy_service_pb2 import AgentInfo
 from tests.simulation.outbox import Outbox
 from tests.simulation.rules import CAMPAIGNS, DOMAINS, REPLIES, SOURCES, TENANTS
@@ -38,7 +39,7 @@ class SimulatedAgent:
         on_event: Callable[[Record], None],
         on_forgotten: Callable[[str], None],
         on_change: Callable[["SimulatedAgent"], None],
-        on_held: Callable[["SimulatedAgent", Suspension], None],
+        on_obeyed: Callable[["SimulatedAgent", Suspension | Bounce], None],
     ) -> None:
         self.name = name
         self.process: Process = loop.new_process(name)
@@ -48,7 +49,7 @@ class SimulatedAgent:
         self.is_busy = True
         self._loop = loop
         self._random = random
-        self._on_event, self._on_change, self._on_held = on_event, on_change, on_held
+        self._on_event, self._on_change, self._on_obeyed = on_event, on_change, on_obeyed
         self.channel = Channel(network, self.process, addresses, is_balanced=is_balanced)
         directory.mkdir(parents=True, exist_ok=True)
         self.disk = PolicyDisk(directory / "policy.db")
@@ -94,15 +95,21 @@ class SimulatedAgent:
                 policy = await self.client.fetch(domain, source, DOMAINS[domain])
         if policy is None:
             return
-        held = self.client.suspension_of(policy)
-        if held is not None:
-            self._on_held(self, held)
-        # Mail that was on its way when the suspension came is replied to all the same.
-        if held is None or random.random() < 0.5:
+        tenant, campaign = random.choice(TENANTS), random.choice(CAMPAIGNS)
+        queue = QueueName(domain=domain, tenant=tenant, campaign=campaign)
+        obeyed = [
+            self.client.bounce_of(queue),
+            self.client.suspension_of(policy, tenant, campaign),
+        ]
+        for action in obeyed:
+            if action is not None:
+                self._on_obeyed(self, action)
+        # Mail that was on its way when an action came is replied to all the same.
+        if obeyed == [None, None] or random.random() < 0.5:
             for _ in range(random.choice((1, 1, 1, 3))):
-                await self._report(policy)
+                await self._report(policy, tenant, campaign)
 
-    async def _report(self, policy: PathPolicy) -> None:
+    async def _report(self, policy: PathPolicy, tenant: str, campaign: str) -> None:
         random = self._random
         late = random.random() * 15 if random.random() < 0.1 else 0.0
         reply = random.choice(REPLIES)
@@ -120,8 +127,8 @@ class SimulatedAgent:
             routing_domain=policy.routing_domain,
             recipient_domain=policy.routing_domain,
             egress_source=policy.egress_source,
-            tenant=random.choice(TENANTS),
-            campaign=random.choice(CAMPAIGNS),
+            tenant=tenant,
+            campaign=campaign,
         )
         self._on_event(record)
         await self.outbox.add(record)

@@ -32,9 +32,23 @@ REPLIES = (
     "busy",
     "[TS04] tenant",
     "[TS05] campaign",
+    "[TS06] no more",
+    "[TS07] go away",
     "nothing to see",
     "2.0.0 OK",
 )
+
+
+#: Recovers within a run.
+_ADJUST = {
+    "AdjustConfig": {
+        "name": "max_message_rate",
+        "factor": 0.5,
+        "floor": "10/min",
+        "recover_step": 2,
+        "recover_every": "8s",
+    }
+}
 
 
 def counted_layer() -> LayerDraft:
@@ -42,7 +56,7 @@ def counted_layer() -> LayerDraft:
     provider = BlockDraft(
         scope=Scope.PROVIDER,
         name="yahoo",
-        options={"connection_limit": 16},
+        options={"connection_limit": 16, "max_message_rate": "120/min"},
         matches=(("mx_suffix", ".yahoodns.net"),),
         automation=(
             _rule(r"\[TS01\]", "Suspend"),
@@ -51,6 +65,7 @@ def counted_layer() -> LayerDraft:
             _rule("slow down", _set("connection_limit", 1)),
             _rule("briefly", _set("max_message_rate", "10/min"), duration="7s"),
             _rule(r"\[TS01\]", "Suspend", mode="observe", duration="2 hours"),
+            _rule("briefly", _ADJUST),
         ),
     )
     default = BlockDraft(
@@ -59,13 +74,19 @@ def counted_layer() -> LayerDraft:
             _rule("busy", _set("max_deliveries_per_connection", 5), trigger={"Threshold": "5/1hr"}),
             _rule(r"\[TS04\]", "SuspendTenant", duration="30s"),
             _rule(r"\[TS05\]", "SuspendCampaign"),
+            _rule(r"\[TS06\]", "BounceTenant", duration="20s"),
+            _rule(r"\[TS06\]", "BounceCampaign", trigger={"Threshold": "3/hr"}),
         ),
     )
     domain = BlockDraft(
         scope=Scope.DOMAIN,
         name="foo.example",
         mx_rollup=False,
-        automation=(_rule(r"\[TS0[12]\]", "Suspend", duration="1 hour"),),
+        automation=(
+            _rule(r"\[TS0[12]\]", "Suspend", duration="1 hour"),
+            _rule("busy", {"SetDomainConfig": {"name": "idle_timeout", "value": 7}}),
+            _rule(r"\[TS07\]", "Bounce", duration="15s"),
+        ),
     )
     return LayerDraft(name=COUNTED_LAYER, blocks=(default, provider, domain))
 

@@ -139,13 +139,12 @@ class SimulatedServer:
         """Listen, then become ready, as `policy_server.server` does."""
         self.listener.open()
         self.process.start(self._become_ready())
-        self.process.start(keep_running(self._directory.run))
 
     async def _become_ready(self) -> None:
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         self.is_ready = True
-        await self._directory.run()
+        await keep_running(self._directory.run)
 
     def stop(self) -> None:
         """Take no more calls and ask clients to come back, as at SIGTERM."""

@@ -9,8 +9,8 @@ at as it happens, and what does not is kept in `violations`.
 
 import asyncio
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
 from agent.delivery.record import Record
-from agent.policy.answer import Suspension
+from agent.policy.answer import Bounce, Suspension
 from penstock.v1 import automation_service_pb2 as actions_pb
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.automation_service_pb2_grpc import AutomationServiceStub
@@ -82,7 +82,8 @@ def draw_plan(seed: int) -> Plan:
         "edit a row": 2,
         "cancel": 6,
         "extend": 3,
-        "create": 2,
+        "create": 4,
+        "pin": 2,
         "lose connections": 3,
         "cut off": 2,
         "restart server": 2,
@@ -148,7 +149,7 @@ class World:
         self._snapshot_of: dict[str, int] = {}
         self._lifted: dict[str, set[int]] = {}
         self._held: dict[str, dict[int, float]] = {}
-        self._latest_end: dict[int, float] = {}
+        self._latest_end: dict[tuple[int, int], float] = {}
         self._generation = 0
         self._is_over = False
         self._backup: tuple[Path, frozenset[str]] | None = None
@@ -221,6 +222,7 @@ class World:
             "cancel": self._cancel,
             "extend": self._extend,
             "create": self._create,
+            "pin": self._pin,
             "lose connections": self._lose_connections,
             "cut off": self._cut_off,
             "restart server": partial(self._end_server, is_kill=False),
@@ -262,20 +264,38 @@ class World:
 
         await self._operate("ExtendAction", request)
 
+    async def _pin(self) -> None:
+        await self._operate("PinAction", lambda number: actions_pb.PinActionRequest(id=number))
+
     async def _create(self) -> None:
         domain, source = self._random.choice(list(DOMAINS)), self._random.choice(SOURCES)
         hosts = [MxHost(one.host, one.preference) for one in DOMAINS[domain]]
+        path = {"egress_source": source, "site_name": site_name(domain, hosts)}
         request = actions_pb.CreateActionRequest(
             request_id=f"{self._random.getrandbits(64):x}",
-            kind=actions_pb.ACTION_KIND_SUSPEND,
-            egress_source=source,
-            site_name=site_name(domain, hosts),
+            **self._random.choice(
+                (
+                    {"kind": actions_pb.ACTION_KIND_SUSPEND} | path,
+                    {"kind": actions_pb.ACTION_KIND_SUSPEND, "egress_source": source}
+                    | {"routing_domain": domain},
+                    {"kind": actions_pb.ACTION_KIND_SUSPEND_TENANT, "tenant": "t1"}
+                    | {"routing_domain": domain},
+                    {"kind": actions_pb.ACTION_KIND_BOUNCE, "routing_domain": domain},
+                    {"kind": actions_pb.ACTION_KIND_BOUNCE_CAMPAIGN, "tenant": "t1"}
+                    | {"campaign": "c1", "routing_domain": domain},
+                    {"kind": actions_pb.ACTION_KIND_SET_CONFIG, "option": "connection_limit"}
+                    | {"value": "3"}
+                    | path,
+                )
+            ),
+            pinned=self._random.random() < 0.2,
             duration=Duration(seconds=self._random.choice((10, 3600))),
             reason="simulated",
         )
         stub = self._operator()
-        self._note(f"an operator suspends {domain} by {source}")
-        with suppress(grpc.aio.AioRpcError):
+        kind = actions_pb.ActionKind.Name(request.kind)
+        self._note(f"an operator asks for {kind} of {domain} by {source}")
+        with self._refusal_noted():
             for _ in range(self._random.choice((1, 2))):
                 # A request that is sent twice is carried out once.
                 answer = await stub.CreateAction(request, timeout=5)
@@ -283,14 +303,23 @@ class World:
 
     async def _operate(self, method: str, request: Callable[[int], object]) -> None:
         stub = self._operator()
-        states = [actions_pb.ACTION_STATE_IN_FORCE]
-        with suppress(grpc.aio.AioRpcError):
+        states = [actions_pb.ACTION_STATE_IN_FORCE, actions_pb.ACTION_STATE_PINNED]
+        with self._refusal_noted():
             listing = actions_pb.ListActionsRequest(states=states)
             listed = await stub.ListActions(listing, timeout=5)
             if listed.actions:
                 number = self._random.choice(listed.actions).id
                 await getattr(stub, method)(request(number), timeout=5)
                 self._note(f"{method} {number}")
+
+    @contextmanager
+    def _refusal_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            self._note(f"the operator hears {error.code().name}: {error.details()}")
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                self._violate(f"the operator is refused: {error.details()}")
 
     def _operator(self) -> AutomationServiceStub:
         process = self.loop.new_process(_OPERATOR)
@@ -423,7 +452,7 @@ class World:
             on_event=self._on_event,
             on_forgotten=self._on_forgotten,
             on_change=self._on_change,
-            on_held=self._on_held,
+            on_obeyed=self._on_obeyed,
         )
         self._agents[name] = agent
         self._snapshot_of.pop(name, None)
@@ -483,15 +512,17 @@ class World:
             epoch = self._epoch_of.get(client, 0)
             self.loop.call_soon(self._snapshot_of.__setitem__, client, epoch)
         for resource in message.resources:
-            if resource.HasField("suspension"):
-                end = resource.suspension.expire_time
-                heard[resource.suspension.action_id] = end.seconds + end.nanos / 1e9
-                known = self._latest_end.get(resource.suspension.action_id, 0.0)
-                self._latest_end[resource.suspension.action_id] = max(
-                    known, end.seconds + end.nanos / 1e9
-                )
+            if resource.WhichOneof("body") not in ("suspension", "bounce"):
+                continue
+            body = getattr(resource, resource.WhichOneof("body"))
+            end = float("inf")
+            if body.HasField("expire_time"):
+                end = body.expire_time.seconds + body.expire_time.nanos / 1e9
+            heard[body.action_id] = end
+            place = (self.epoch, body.action_id)
+            self._latest_end[place] = max(self._latest_end.get(place, 0.0), end)
         for gone in message.removed:
-            if gone.type == pb.RESOURCE_TYPE_SUSPENSION:
+            if gone.type != pb.RESOURCE_TYPE_EGRESS_PATH:
                 heard.pop(int(gone.name), None)
 
     def _on_change(self, agent: SimulatedAgent) -> None:
@@ -502,18 +533,19 @@ class World:
             self._held.pop(agent.name, None)
             return
         now, before = agent.clock(), self._held.get(agent.name, {})
-        held = {one.action_id: one.expire_time for one in agent.book.suspensions()}
+        book = agent.book
+        held = {one.action_id: one.expire_time for one in (*book.suspensions(), *book.bounces())}
         lifted = self._lifted.setdefault(agent.name, set())
         for number in held.keys() & lifted:
-            self._violate(f"{agent.name} holds suspension {number} again, which was lifted")
+            self._violate(f"{agent.name} has action {number} again, which was lifted")
         lifted |= {one for one, end in before.items() if one not in held and end > now + _LATE}
         self._held[agent.name] = held
 
-    def _on_held(self, agent: SimulatedAgent, held: Suspension) -> None:
-        """A suspension that is over holds nothing."""
-        end = self._latest_end.get(held.action_id)
+    def _on_obeyed(self, agent: SimulatedAgent, action: Suspension | Bounce) -> None:
+        """An action that is over holds and bounces nothing."""
+        end = self._latest_end.get((self.epoch, action.action_id))
         if end is not None and self.true_time() > end + _LATE:
-            self._violate(f"{agent.name} acts on suspension {held.action_id}, which is over")
+            self._violate(f"{agent.name} acts on action {action.action_id}, which is over")
 
     def _on_error(self, _loop: object, context: dict[str, object]) -> None:
         self._violate(f"unhandled: {context.get('message')}: {context.get('exception')!r}")
