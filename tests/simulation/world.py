@@ -534,7 +534,8 @@ class World:
             return
         now, before = agent.clock(), self._held.get(agent.name, {})
         book = agent.book
-        held = {one.action_id: one.expire_time for one in (*book.suspensions(), *book.bounces())}
+        held = {one.action_id: one.expire_time for one in book.suspensions()}
+        held |= {one.action_id: one.expire_time for one in book.bounces()}
         lifted = self._lifted.setdefault(agent.name, set())
         for number in held.keys() & lifted:
             self._violate(f"{agent.name} has action {number} again, which was lifted")
