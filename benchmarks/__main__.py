@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports, leases, outcomes
+from benchmarks import answers, changes, imports, leases, matching, outcomes
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
@@ -14,6 +14,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "imports": imports.measure,
     "changes": changes.measure,
     "leases": leases.measure,
+    "matching": matching.measure,
     "outcomes": outcomes.measure,
 }
 

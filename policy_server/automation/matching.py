@@ -12,7 +12,7 @@ Nothing here counts or acts (see `threshold` and `decide`).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,8 +49,6 @@ class Backtracking:
 
     rule_index: int
     pattern: Any
-    #: It can only match a plain text where its relaxed form does.
-    is_relaxed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,8 @@ class CompiledRules:
     #: One set, or more where the patterns are too large for one.
     linear: tuple[Linear, ...]
     backtracking: tuple[Backtracking, ...]
+    #: Places of those among `backtracking` that have no relaxed form: they are always tried.
+    unrelaxed: tuple[int, ...]
     #: Patterns that are no regular expressions, which match nothing.
     broken: tuple[str, ...]
 
@@ -163,6 +163,7 @@ def compile_rules(rules: Sequence[AutomationRule]) -> CompiledRules:
     """Compile the patterns of *rules* into one set, and those beyond RE2 each for itself."""
     patterns: list[tuple[int, str]] = []
     backtracking: list[Backtracking] = []
+    unrelaxed: list[int] = []
     broken: list[str] = []
     for index, rule in enumerate(rules):
         for text in rule.regexes:
@@ -172,12 +173,12 @@ def compile_rules(rules: Sequence[AutomationRule]) -> CompiledRules:
                 broken.append(text)
                 continue
             if isinstance(compiled, regex.Pattern):
-                relaxed = _relax(text)
-                if relaxed is not None:
-                    patterns.append((-1 - len(backtracking), relaxed))
-                backtracking.append(
-                    Backtracking(rule_index=index, pattern=compiled, is_relaxed=relaxed is not None)
-                )
+                relaxed, place = _relax(text), len(backtracking)
+                if relaxed is None:
+                    unrelaxed.append(place)
+                else:
+                    patterns.append((-1 - place, relaxed))
+                backtracking.append(Backtracking(rule_index=index, pattern=compiled))
             else:
                 patterns.append((index, text))
     return CompiledRules(
@@ -185,6 +186,7 @@ def compile_rules(rules: Sequence[AutomationRule]) -> CompiledRules:
         has_internal=any(rule.match_internal for rule in rules),
         linear=_compile_sets(patterns),
         backtracking=tuple(backtracking),
+        unrelaxed=tuple(unrelaxed),
         broken=tuple(broken),
     )
 
@@ -216,11 +218,12 @@ def _try_backtracking(
     compiled: CompiledRules, text: str, hits: set[int], effort: Effort
 ) -> set[int]:
     """Find the rules that match by a pattern beyond RE2, given what RE2 found."""
-    is_plain = is_relaxable(text)
+    candidates: Iterable[int] = range(len(compiled.backtracking))
+    if is_relaxable(text):
+        candidates = sorted((*compiled.unrelaxed, *(-1 - hit for hit in hits if hit < 0)))
     found: set[int] = set()
-    for number, candidate in enumerate(compiled.backtracking):
-        if is_plain and candidate.is_relaxed and -1 - number not in hits:
-            continue
+    for number in candidates:
+        candidate = compiled.backtracking[number]
         index = candidate.rule_index
         if index not in hits and index not in found and effort.search(candidate.pattern, text):
             found.add(index)

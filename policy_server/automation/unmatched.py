@@ -19,11 +19,13 @@ _GROUPS_KEPT = 10_000
 #: So much of a reply is looked at.
 _MOST_READ = 400
 _LEFT_OUT = "…"
-# Addresses of mail, whose local parts are gone; IPv4 and IPv6; words with many digits; numbers.
+# Addresses of mail, whose local parts are gone; IPv4 and IPv6; times; words with many digits;
+# numbers.
 _VARIABLE = re.compile(
     r"@[\w.-]*"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"
     r"|\b[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){3,7}(?![\w:])"
+    r"|\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\w.:+-]*"
     r"|\b(?=[\w.=+/-]*\d[\w.=+/-]*\d[\w.=+/-]*\d[\w.=+/-]*\d[\w.=+/-]*\d)[\w.=+-]{8,}"
     r"|(?<![.\w-])\d{3,}(?![.\w])"
 )

@@ -63,6 +63,10 @@ _parts = st.sampled_from(
 _patterns = st.lists(_parts, min_size=1, max_size=6).map("".join)
 
 
+# It warns of what a later version may read differently, and only the first time.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
 def _compiles(pattern: str) -> bool:
     try:
         regex.compile(pattern)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from policy_server.rules.site import (
     MxHost,
+    guess_hosts,
     host_set,
     is_null_mx,
     normalise_domain,
@@ -103,6 +104,34 @@ def test_site_name_has_every_label_of_every_host(hosts):
 
     for host in host_set(hosts):
         assert all(label in name for label in host.split("."))
+
+
+@given(_MX_SETS)
+def test_the_hosts_guessed_from_a_site_name_include_all_there_are(hosts):
+    guessed = {entry.host for entry in guess_hosts(site_name("d.example", hosts))}
+
+    # Very many are not guessed at all.
+    assert not guessed or guessed >= host_set(hosts)
+
+
+@pytest.mark.parametrize("known", sorted(_EXPECTED))
+def test_the_hosts_of_known_sites_end_as_those_guessed(known):
+    """Providers go by the ends of host names: all hosts have one, or not all do."""
+    records = json.loads(read_shared("mx.json"))["mx"][known]
+    hosts = host_set([MxHost(host, preference) for preference, host in records])
+    guessed = {entry.host for entry in guess_hosts(_EXPECTED[known])}
+
+    for suffix in {host[place:] for host in hosts for place in range(len(host))}:
+        assert all(host.endswith(suffix) for host in hosts) == all(
+            host.endswith(suffix) for host in guessed
+        )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a..b", "(a|b.c", "a)b", "(a|).x", "(a|b)?(c).x", ".".join(["(a|b)"] * 8)]
+)
+def test_nothing_is_guessed_from_what_is_no_site_name_or_too_many(text):
+    assert guess_hosts(text) == ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+"""The examples in docstrings hold."""
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name", ["automation.outcomes", "automation.relax", "automation.unmatched", "convert_trial"]
+)
+def test_examples_in_docstrings_hold(name):
+    module = importlib.import_module(f"policy_server.{name}")
+
+    failed, attempted = doctest.testmod(module)
+
+    assert attempted > 0
+    assert failed == 0
