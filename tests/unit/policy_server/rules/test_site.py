@@ -188,7 +188,8 @@ def test_the_name_of_a_real_site_stands_for_its_hosts_alone(name):
     hosts = possible_hosts(name)
 
     assert hosts
-    assert site_name("x.example", [MxHost(host, 1) for host in hosts]) == name
+    ordered = [MxHost(host, place) for place, host in enumerate(hosts)]
+    assert site_name("x.example", ordered) == name
 
 
 def test_a_name_that_may_stand_for_very_many_hosts_tells_none():
