@@ -4,6 +4,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from penstock.v1 import egress_path_pb2 as _egress_path_pb2
+from penstock.v1 import limit_pb2 as _limit_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -57,7 +58,7 @@ class OverrideRef(_message.Message):
     def __init__(self, action_id: _Optional[int] = ..., option: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetEgressPathConfigResponse(_message.Message):
-    __slots__ = ("config", "site_name", "path_name", "provider_names", "etag", "revision", "max_age", "not_modified", "overrides", "ruled_config")
+    __slots__ = ("config", "site_name", "path_name", "provider_names", "etag", "revision", "max_age", "not_modified", "overrides", "ruled_config", "limit_refs")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     SITE_NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +69,7 @@ class GetEgressPathConfigResponse(_message.Message):
     NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     RULED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_REFS_FIELD_NUMBER: _ClassVar[int]
     config: _egress_path_pb2.EgressPathConfig
     site_name: str
     path_name: str
@@ -78,7 +80,8 @@ class GetEgressPathConfigResponse(_message.Message):
     not_modified: bool
     overrides: _containers.RepeatedCompositeFieldContainer[OverrideRef]
     ruled_config: _egress_path_pb2.EgressPathConfig
-    def __init__(self, config: _Optional[_Union[_egress_path_pb2.EgressPathConfig, _Mapping]] = ..., site_name: _Optional[str] = ..., path_name: _Optional[str] = ..., provider_names: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., not_modified: bool = ..., overrides: _Optional[_Iterable[_Union[OverrideRef, _Mapping]]] = ..., ruled_config: _Optional[_Union[_egress_path_pb2.EgressPathConfig, _Mapping]] = ...) -> None: ...
+    limit_refs: _containers.RepeatedCompositeFieldContainer[_limit_pb2.LimitRef]
+    def __init__(self, config: _Optional[_Union[_egress_path_pb2.EgressPathConfig, _Mapping]] = ..., site_name: _Optional[str] = ..., path_name: _Optional[str] = ..., provider_names: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., not_modified: bool = ..., overrides: _Optional[_Iterable[_Union[OverrideRef, _Mapping]]] = ..., ruled_config: _Optional[_Union[_egress_path_pb2.EgressPathConfig, _Mapping]] = ..., limit_refs: _Optional[_Iterable[_Union[_limit_pb2.LimitRef, _Mapping]]] = ...) -> None: ...
 
 class BatchGetEgressPathConfigsRequest(_message.Message):
     __slots__ = ("requests",)
