@@ -16,6 +16,7 @@ class RecordType(StrEnum):
     BOUNCE = "Bounce"
     EXPIRATION = "Expiration"
     ADMIN_BOUNCE = "AdminBounce"
+    ADMIN_REBIND = "AdminRebind"
     DELAYED = "Delayed"
     REJECTION = "Rejection"
 

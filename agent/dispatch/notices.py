@@ -98,13 +98,13 @@ def _make_message(
         sender="",
         destinations=(
             Destination(
-                queue_name=str(QueueName(domain=domain, tenant=original.tenant)),
+                queue_name=str(QueueName(domain=domain, tenant=attempt.queue.tenant)),
                 recipients=(original.sender,),
             ),
         ),
         body=body,
         created=now,
-        tenant=original.tenant,
+        tenant=attempt.queue.tenant,
         reception_protocol="DSN",
     )
 

@@ -15,7 +15,7 @@ from agent.queue.backoff import is_too_old, retry_delay
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.settings import QueueSettings
-from agent.spool.messages import Settlement, SpooledMessage
+from agent.spool.messages import LastReply, Settlement, SpooledMessage
 
 _TYPES = {
     Result.DELIVERED: RecordType.DELIVERY,
@@ -74,6 +74,7 @@ def settle_attempt(attempt: Attempt, settings: QueueSettings, chance: Chance) ->
         if each.result in (Result.TRANSIENT, Result.AGAIN)
     )
     remaining = put_off + attempt.unsent
+    last_reply = _last_reply(attempt, chance.now)
     if attempt.goes_on or not put_off:
         return Settlement(
             entry_id=entry.id,
@@ -81,6 +82,7 @@ def settle_attempt(attempt: Attempt, settings: QueueSettings, chance: Chance) ->
             due=entry.due,
             attempts=entry.attempts,
             records=tuple(records),
+            last_reply=last_reply,
         )
     delay = retry_delay(
         entry.attempts,
@@ -98,6 +100,7 @@ def settle_attempt(attempt: Attempt, settings: QueueSettings, chance: Chance) ->
         due=due,
         attempts=entry.attempts + 1,
         records=tuple(records),
+        last_reply=last_reply,
     )
 
 
@@ -120,6 +123,18 @@ def same_for_all(message: SpooledMessage, response: Response) -> list[RecipientR
         RecipientResult(recipient=recipient, result=result, response=response)
         for recipient in message.recipients
     ]
+
+
+def _last_reply(attempt: Attempt, now: float) -> LastReply | None:
+    """What put the attempt's recipients off, the last of it; None: nothing did."""
+    replies = [
+        each.response for each in attempt.results if each.result in (Result.TRANSIENT, Result.AGAIN)
+    ]
+    if not replies:
+        return None
+    peer = attempt.way.peer
+    is_of_peer = peer is not None and not replies[-1].internal
+    return LastReply(response=replies[-1], time=now, peer=peer.name if peer and is_of_peer else "")
 
 
 def _result_records(attempt: Attempt, chance: Chance) -> list[Record]:
@@ -175,8 +190,9 @@ def _record(
         egress_pool=way.pool,
         egress_source=way.source,
         source_address=way.source_address,
-        tenant=message.tenant,
-        campaign=message.campaign,
+        # As queued now: mail may have been bound to another tenant since it came.
+        tenant=attempt.queue.tenant,
+        campaign=attempt.queue.campaign,
         peer_address=way.peer,
         delivery_protocol=_protocol(policy),
         reception_protocol=message.reception_protocol,

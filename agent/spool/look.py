@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent.errors import SpoolUnavailable
 from agent.spool import rows
-from agent.spool.schema import has_tables
+from agent.spool.schema import version_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,6 @@ def _is_locked(place: Path) -> bool:
 def _count(path: Path) -> int:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        return rows.count_entries(connection) if has_tables(connection, path) else 0
+        return rows.count_entries(connection) if version_of(connection, path) else 0
     finally:
         connection.close()

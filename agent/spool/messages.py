@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.delivery.record import Record
+from agent.delivery.record import Record, Response
 from agent.queue.entry import Entry
 
 
@@ -49,6 +49,17 @@ class SpooledMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastReply:
+    """What put an entry off, for people."""
+
+    response: Response
+    #: Seconds since the epoch.
+    time: float
+    #: The host that said it; empty: none did.
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What a delivery attempt changes; written in one transaction with its records."""
 
@@ -61,6 +72,48 @@ class Settlement:
     records: tuple[Record, ...] = ()
     #: Small messages that this brings about: stored with it, or neither is.
     new_messages: tuple[NewMessage, ...] = ()
+    #: Kept with what remains; None: what was kept before stays.
+    last_reply: LastReply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """One entry as it is on disk."""
+
+    entry_id: int
+    queue_name: str
+    #: Recipients still to do.
+    recipients: tuple[str, ...]
+    #: Seconds since the epoch.
+    due: float
+    attempts: int
+    last_reply: LastReply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message as it is on disk, without its body."""
+
+    id: str
+    sender: str
+    #: Seconds since the epoch.
+    created: float
+    tenant: str
+    campaign: str
+    reception_protocol: str
+    #: Of the body, in octets.
+    size: int
+    entries: tuple[StoredEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """An entry that is to wait in another queue."""
+
+    entry_id: int
+    queue_name: str
+    #: Seconds since the epoch.
+    due: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +144,15 @@ class Spool(Protocol):
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
+
+    async def rebind(self, moves: Sequence[Move]) -> list[StoredMessage]:
+        """
+        Put entries into other queues, all of them or none; return each that is here, in order, as
+        a message with that one entry.
+        """
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        """Look a message up; None: it is not here, or all its entries are finished."""
 
     async def entries(self) -> list[Entry]:
         """Every entry, oldest first, with its due time and attempts."""

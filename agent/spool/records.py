@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from agent.delivery.record import Peer, Record, RecordType, Response
+from agent.spool.messages import LastReply
 
 _DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Record) if field.default is not MISSING
@@ -19,14 +20,7 @@ def encode_record(record: Record) -> bytes:
         value = getattr(record, name)
         if value != default:
             table[name] = value
-    response = record.response
-    table["response"] = [
-        response.code,
-        response.enhanced_code,
-        response.content,
-        response.command,
-        response.internal,
-    ]
+    table["response"] = _write_response(record.response)
     if record.peer_address is not None:
         table["peer_address"] = [record.peer_address.name, record.peer_address.addr]
     return json.dumps(table, separators=(",", ":")).encode()
@@ -35,16 +29,44 @@ def encode_record(record: Record) -> bytes:
 def decode_record(data: bytes) -> Record:
     """Read a record that `encode_record` wrote."""
     table = json.loads(data)
-    code, enhanced_code, content, command, internal = table["response"]
-    table["response"] = Response(
+    table["response"] = _read_response(table["response"])
+    table["type"] = RecordType(table["type"])
+    table["recipients"] = tuple(table["recipients"])
+    if "peer_address" in table:
+        table["peer_address"] = Peer(name=table["peer_address"][0], addr=table["peer_address"][1])
+    return Record(**table)
+
+
+def encode_reply(reply: LastReply) -> str:
+    """Write down what put an entry off; `decode_reply` gives an equal value back."""
+    table = [_write_response(reply.response), reply.time, reply.peer]
+    return json.dumps(table, separators=(",", ":"))
+
+
+def decode_reply(text: str) -> LastReply | None:
+    """Read what `encode_reply` wrote; empty: None."""
+    if not text:
+        return None
+    response, time, peer = json.loads(text)
+    return LastReply(response=_read_response(response), time=time, peer=peer)
+
+
+def _write_response(response: Response) -> list[Any]:
+    return [
+        response.code,
+        response.enhanced_code,
+        response.content,
+        response.command,
+        response.internal,
+    ]
+
+
+def _read_response(row: list[Any]) -> Response:
+    code, enhanced_code, content, command, internal = row
+    return Response(
         code=code,
         enhanced_code=None if enhanced_code is None else tuple(enhanced_code),
         content=content,
         command=command,
         internal=internal,
     )
-    table["type"] = RecordType(table["type"])
-    table["recipients"] = tuple(table["recipients"])
-    if "peer_address" in table:
-        table["peer_address"] = Peer(name=table["peer_address"][0], addr=table["peer_address"][1])
-    return Record(**table)

@@ -6,11 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent.queue.entry import Entry
-from agent.spool.messages import Destination, NewMessage, PendingRecord, Settlement, SpooledMessage
-from agent.spool.records import decode_record
+from agent.spool.messages import (
+    Destination,
+    Move,
+    NewMessage,
+    PendingRecord,
+    Settlement,
+    SpooledMessage,
+    StoredEntry,
+    StoredMessage,
+)
+from agent.spool.records import decode_record, decode_reply, encode_reply
 
 _ADD_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, 0)"
+_ADD_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, 0, '')"
 _LOAD = """
 SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol, m.body
 FROM entries e JOIN messages m ON m.number = e.message WHERE e.id = ?
@@ -23,7 +32,18 @@ _ENTRIES_OF = """
 SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
 FROM entries e JOIN messages m ON m.number = e.message WHERE m.id = ? ORDER BY e.id
 """
-_KEEP_ENTRY = "UPDATE entries SET recipients = ?, due = ?, attempts = ? WHERE id = ?"
+_KEEP_ENTRY = """
+UPDATE entries SET recipients = ?, due = ?, attempts = ?, last_reply = coalesce(?, last_reply)
+WHERE id = ?
+"""
+_FIND = """
+SELECT m.id, m.sender, m.created, m.tenant, m.campaign, m.reception_protocol, m.size,
+  e.id, e.queue_name, e.recipients, e.due, e.attempts, e.last_reply
+FROM entries e JOIN messages m ON m.number = e.message
+"""
+_FIND_MESSAGE = f"{_FIND} WHERE m.id = ? ORDER BY e.id"
+_FIND_ENTRY = f"{_FIND} WHERE e.id = ?"
+_MOVE_ENTRY = "UPDATE entries SET queue_name = ?, due = ? WHERE id = ?"
 _END_ENTRY = "DELETE FROM entries WHERE id = ? RETURNING message"
 # One statement decides and removes: the message ends with its last entry.
 _END_MESSAGE = """
@@ -137,7 +157,8 @@ def read_entries_of(connection: sqlite3.Connection, message_id: str) -> list[Ent
 def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> bool:
     """Note which recipients are left, and when the next attempt is due; False: it is not here."""
     recipients = json.dumps(settlement.remaining)
-    row = (recipients, settlement.due, settlement.attempts, settlement.entry_id)
+    reply = encode_reply(settlement.last_reply) if settlement.last_reply is not None else None
+    row = (recipients, settlement.due, settlement.attempts, reply, settlement.entry_id)
     return connection.execute(_KEEP_ENTRY, row).rowcount > 0
 
 
@@ -174,6 +195,46 @@ def set_due_times(
     """Note when entries are due."""
     rows = [(due, entry_id) for entry_id, due in due_by_entry]
     connection.executemany("UPDATE entries SET due = ? WHERE id = ?", rows)
+
+
+def move_entries(connection: sqlite3.Connection, moves: Sequence[Move]) -> list[StoredMessage]:
+    """Put entries into other queues; each that is here, as it is now."""
+    moved = []
+    for move in moves:
+        connection.execute(_MOVE_ENTRY, (move.queue_name, move.due, move.entry_id))
+        moved += connection.execute(_FIND_ENTRY, (move.entry_id,)).fetchall()
+    return [_stored_message([row]) for row in moved]
+
+
+def find_message(connection: sqlite3.Connection, message_id: str) -> StoredMessage | None:
+    """A message with the entries that are not finished; None: there is none."""
+    rows = connection.execute(_FIND_MESSAGE, (message_id,)).fetchall()
+    return _stored_message(rows) if rows else None
+
+
+def _stored_message(rows: Sequence[tuple[Any, ...]]) -> StoredMessage:
+    """The message of rows of `_FIND` that are alike in what is the message's."""
+    message_id, sender, created, tenant, campaign, protocol, size, *_ = rows[0]
+    return StoredMessage(
+        id=message_id,
+        sender=sender,
+        created=created,
+        tenant=tenant,
+        campaign=campaign,
+        reception_protocol=protocol,
+        size=size,
+        entries=tuple(
+            StoredEntry(
+                entry_id=entry_id,
+                queue_name=queue_name,
+                recipients=tuple(json.loads(recipients)),
+                due=due,
+                attempts=attempts,
+                last_reply=decode_reply(last_reply),
+            )
+            for *_, entry_id, queue_name, recipients, due, attempts, last_reply in rows
+        ),
+    )
 
 
 def insert_record(connection: sqlite3.Connection, seq: int, record: bytes) -> None:

@@ -6,7 +6,11 @@ from pathlib import Path
 from agent.errors import SpoolRefused
 
 #: Changes whenever the tables do.
-VERSION = 1
+VERSION = 2
+#: What the versions before lack.
+_UPGRADES = {
+    1: "ALTER TABLE entries ADD COLUMN last_reply TEXT NOT NULL DEFAULT '';",
+}
 
 _TABLES = """
 CREATE TABLE messages (
@@ -26,7 +30,8 @@ CREATE TABLE entries (
   queue_name TEXT NOT NULL,
   recipients TEXT NOT NULL, -- JSON list of those still to do
   due REAL NOT NULL,
-  attempts INTEGER NOT NULL
+  attempts INTEGER NOT NULL,
+  last_reply TEXT NOT NULL DEFAULT '' -- JSON, what put it off; empty: nothing has
 ) STRICT;
 CREATE INDEX entries_message ON entries (message); -- to see whether a message is finished
 CREATE TABLE outbox (
@@ -51,15 +56,18 @@ def open_connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def has_tables(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there. Errors: `SpoolRefused` if they are of another version."""
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """
+    The version of the tables; 0: there are none. Errors: `SpoolRefused` if it is one that this
+    agent can't bring up to date.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version not in (0, VERSION):
+    if version not in (0, *_UPGRADES, VERSION):
         raise SpoolRefused(
             f"{path}: spool of version {version}, this agent reads version {VERSION}; "
             "drain it with the agent that wrote it, or move it away"
         )
-    return bool(version)
+    return int(version)
 
 
 def touch(connection: sqlite3.Connection) -> None:
@@ -68,8 +76,11 @@ def touch(connection: sqlite3.Connection) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new database; refuse one of another version."""
-    if not has_tables(connection, path):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; COMMIT;"
-        )
+    """Make the tables in a new database, bring older ones up to date; refuse other versions."""
+    version = version_of(connection, path)
+    if version == VERSION:
+        return
+    steps = [_UPGRADES[older] for older in range(version, VERSION)] if version else [_TABLES]
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version={VERSION}; COMMIT;"
+    )

@@ -25,7 +25,14 @@ from agent.queue.entry import Entry
 from agent.spool import rows
 from agent.spool.bodies import BodyFiles, sync_directory
 from agent.spool.lock import take_lock
-from agent.spool.messages import NewMessage, PendingRecord, Settlement, SpooledMessage
+from agent.spool.messages import (
+    Move,
+    NewMessage,
+    PendingRecord,
+    Settlement,
+    SpooledMessage,
+    StoredMessage,
+)
 from agent.spool.records import encode_record
 from agent.spool.schema import open_connection, prepare, touch
 from agent.spool.writer import Writer
@@ -173,6 +180,17 @@ class SqliteSpool:
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
         await self._writer.run(lambda connection: rows.set_due_times(connection, due_by_entry))
+
+    async def rebind(self, moves: Sequence[Move]) -> list[StoredMessage]:
+        """
+        Put entries into other queues, all of them or none; return each that is here, in order, as
+        a message with that one entry.
+        """
+        return await self._writer.run(lambda connection: rows.move_entries(connection, moves))
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        """Look a message up; None: it is not here, or all its entries are finished."""
+        return await self._read(lambda connection: rows.find_message(connection, message_id))
 
     async def entries(self) -> list[Entry]:
         """Every entry, oldest first, with its due time and attempts."""

@@ -33,7 +33,7 @@ def attempt(
     recipients = tuple(f"r{number}@big.example" for number in range(max(1, len(responses))))
     return Attempt(
         entry=Entry(id=1, message_id="m1", queue_name="big.example", created=created, due=created),
-        queue=QueueName(domain="big.example"),
+        queue=QueueName(domain="big.example", tenant="acme", campaign="news"),
         message=SpooledMessage(
             entry_id=1,
             message_id="m1",

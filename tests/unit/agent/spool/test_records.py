@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.delivery.record import Peer, Record, RecordType, Response
-from agent.spool.records import decode_record, encode_record
+from agent.spool.messages import LastReply
+from agent.spool.records import decode_record, decode_reply, encode_record, encode_reply
 
 texts = st.text(st.characters(), max_size=20)
 responses = st.builds(
@@ -51,3 +52,8 @@ def test_what_is_at_its_default_takes_no_room():
     )
 
     assert b"tls_cipher" not in encode_record(record)
+
+
+@given(st.builds(LastReply, response=responses, time=st.floats(0, 4e9), peer=texts))
+def test_every_last_reply_survives_being_written_and_read(reply):
+    assert decode_reply(encode_reply(reply)) == reply
