@@ -1,0 +1,101 @@
+"""
+`kill -9` at every step of a message's life, and at random instants.
+
+One spool goes through all crashes of a seed, so that a crash also meets what earlier ones left.
+PENSTOCK_SEEDS="from-to" runs other seeds, or more of them.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from agent.spool.sqlite import SqliteSpool
+from tests.acceptance import fleet
+from tests.acceptance.crash_points import POINTS
+from tests.acceptance.crash_world import CrashWorld, crash_world, problems
+
+_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-1").split("-"))
+#: Messages that are given in before each crash.
+_MESSAGES = 30
+_PARTS = 4
+_PAGES = ("status", "metrics")
+
+
+def _points(seed: int, part: int) -> list[str]:
+    """The points in an order of their own for each seed; "": at a random instant."""
+    names = [*POINTS, *[""] * 5]
+    random.Random(seed).shuffle(names)
+    return names[part::_PARTS]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(_PARTS))
+@pytest.mark.parametrize("seed", range(_FIRST, _LAST))
+async def test_nothing_is_lost_and_little_repeated_wherever_the_agent_is_killed(
+    tmp_path, seed, part
+):
+    async with crash_world(tmp_path, seed) as world:
+        for point in _points(seed, part):
+            if point:
+                await _crash_at(world, point)
+            else:
+                await _crash_at_any_time(world)
+        await _come_to_the_end(world)
+
+        assert world.missing() == set()
+        assert problems(world) == []
+        assert len(world.acknowledged) >= 3 * world.crashes
+    spool = await SqliteSpool.open(tmp_path / "agent")
+    try:
+        assert await spool.entries() == []
+        assert spool.record_count == 0
+        assert list((tmp_path / "agent" / "spool" / "bodies").iterdir()) == []
+    finally:
+        await spool.close()
+
+
+async def _crash_at(world: CrashWorld, point: str) -> None:
+    nth = 1 if point.startswith(("st", "log: a full")) else world.dice.randint(1, 4)
+    async with world.agent(point, nth) as run:
+        feeding = asyncio.create_task(world.feed(run, _MESSAGES))
+        if point.startswith("stop"):
+            await run.ready()
+            await asyncio.sleep(world.dice.random() * 0.3)
+            run.signal(signal.SIGTERM)
+        # Some points are reached by the lines of many messages alone.
+        while await run.status(1.0) is None:
+            if feeding.done():
+                feeding = asyncio.create_task(world.feed(run, _MESSAGES))
+        await feeding
+        assert await run.status(0.0) == -signal.SIGKILL, f"{point}: {run.output()}"
+
+
+async def _crash_at_any_time(world: CrashWorld) -> None:
+    async with world.agent() as run:
+        feeding = asyncio.create_task(world.feed(run, _MESSAGES))
+        await run.ready()
+        await asyncio.sleep(world.dice.random() * 0.5)
+        run.signal(signal.SIGKILL)
+        await feeding
+
+
+async def _come_to_the_end(world: CrashWorld) -> None:
+    """Let an agent that nobody kills deliver and report all that is left."""
+    async with world.agent() as run:
+        ports = await run.ready()
+        assert ports is not None, run.output()
+        await fleet.until(lambda: _is_done(world, ports["http"]), seconds=40, what="all delivered")
+        run.signal(signal.SIGTERM)
+        assert await run.status(20.0) == 0, run.output()
+
+
+def _is_done(world: CrashWorld, port: int) -> bool:
+    status, metrics = (fleet.fetch(f"http://127.0.0.1:{port}/{page}") for page in _PAGES)
+    if status is None or metrics is None or world.missing():
+        return False
+    is_empty = not sum(json.loads(status)["queues"].values())
+    return is_empty and "penstock_agent_outbox 0.0" in metrics.splitlines()
