@@ -2,8 +2,9 @@
 Worker: builds the agent and runs it until it is told to stop.
 
 Order at start: spool, last-known policy, delivery log (with the lines that a crash kept out of
-it), queued mail, then the ports. At the end the other way round: no more mail in, transactions
-in flight finish, and everything else is on disk already.
+it), the first of the queued mail, then the ports; the rest of the mail is read beside. At the end
+the other way round: no more mail in, transactions in flight finish, and everything else is on disk
+already.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from typing import Any
 import grpc
 
 from agent.dispatch.dispatcher import Dispatcher
+from agent.dispatch.recovery import Recovery
 from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
@@ -176,10 +178,15 @@ async def _open_dispatcher(
     )
     metrics.add_tls_demands(dispatcher.tls_demands)
     stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
-    entries = await spool.entries()
-    dispatcher.accept(entries)
     dispatcher.start()
-    logger.info("queued mail recovered", extra={"entries": len(entries)})
+    recovery = Recovery(spool, dispatcher.accept, on_end=dispatcher.recovered, clock=time.time)
+    stack.push_async_callback(recovery.stop)
+    await recovery.start()
+    metrics.add_gauge(
+        "penstock_agent_recovering",
+        "Entries of the spool that are not yet in a queue after a start.",
+        lambda: recovery.remaining,
+    )
     return dispatcher
 
 

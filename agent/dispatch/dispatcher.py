@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from agent.dispatch.connector import BrokenTls, Connector
+from agent.dispatch.lanes import parse
 from agent.dispatch.path import Path, PathState, Services
 from agent.dispatch.results import RecordSink, Results
-from agent.dispatch.scheduler import Scheduler, parse
+from agent.dispatch.scheduler import Scheduler
 from agent.dispatch.session import Session
 from agent.dispatch.settling import Way
 from agent.dispatch.throttles import Throttles
@@ -99,6 +100,10 @@ class Dispatcher:
         """Take entries that are in the spool: new ones, or all of them at start."""
         for entry in entries:
             self._scheduler.add(entry)
+
+    def recovered(self) -> None:
+        """All mail of the spool is here: orders to bounce may concern some that came after them."""
+        self._scheduler.sweep_bounces()
 
     def start(self) -> None:
         """Begin to deliver."""

@@ -7,21 +7,24 @@ that is not known yet) uses up no attempt, holds the lane as a whole, and ends f
 the same moment; only age can end an entry here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from heapq import heappop, heappush
 
 from agent.policy.answer import MxHost
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
+
+parse = lru_cache(maxsize=20_000)(parse_queue_name)
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The due entries of one scheduled queue."""
+    """The due entries of one scheduled queue. Small, for there may be a lane to each entry."""
 
     queue_name: str
-    queue: QueueName
-    heap: list[tuple[float, int, Entry]] = field(default_factory=list)
+    #: Never empty but for a moment: an empty lane is forgotten.
+    heap: list[Entry]
     #: Being looked up, or to be looked at: not to be woken again.
     is_busy: bool = False
     #: When a waiting lane is looked at again, seconds since the epoch; 0: it does not wait.
@@ -31,30 +34,51 @@ class Lane:
     #: A source that was chosen while its policy was not known yet.
     chosen: str = ""
     #: Sources without a known policy, until when they are not asked about again.
-    unknown: dict[str, float] = field(default_factory=dict)
+    unknown: dict[str, float] | None = None
     #: Paths whose selection rate the lane waits for.
-    paced_by: set[str] = field(default_factory=set)
+    paced_by: tuple[str, ...] = ()
     #: Ids up to this one have a Delayed record for the present wait.
     logged_up_to: int = 0
 
     def __len__(self) -> int:
         return len(self.heap)
 
+    def __lt__(self, other: "Lane") -> bool:
+        """Lanes that wake at the same time do so in any order."""
+        return False
+
+    @property
+    def queue(self) -> QueueName:
+        """The parts of the queue's name."""
+        return parse(self.queue_name)
+
+    def unknown_until(self, source: str) -> float:
+        """Until when *source* is not asked about again; 0: it may be."""
+        return self.unknown.get(source, 0.0) if self.unknown else 0.0
+
+    def set_unknown(self, source: str, until: float) -> None:
+        """Do not ask about *source* again before *until*; 0: ask at once."""
+        unknown = self.unknown or {}
+        unknown.pop(source, None)
+        if until:
+            unknown[source] = until
+        self.unknown = unknown or None
+
     def add(self, entry: Entry) -> None:
         """Add a due entry."""
-        heappush(self.heap, (entry.created, entry.id, entry))
+        heappush(self.heap, entry)
 
     def oldest(self) -> Entry | None:
         """The oldest entry, left in place."""
-        return self.heap[0][2] if self.heap else None
+        return self.heap[0] if self.heap else None
 
     def pop(self) -> Entry:
         """Take the oldest entry."""
-        return heappop(self.heap)[2]
+        return heappop(self.heap)
 
     def drain(self) -> list[Entry]:
         """Take all entries, oldest first."""
-        entries = [item[2] for item in sorted(self.heap, key=lambda item: item[:2])]
+        entries = sorted(self.heap)
         self.heap.clear()
         return entries
 

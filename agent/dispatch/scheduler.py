@@ -11,13 +11,12 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 
 from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
-from agent.dispatch.lanes import Lane, Lookup, Wait
+from agent.dispatch.lanes import Lane, Lookup, Wait, parse
 from agent.dispatch.path import Path, Services
 from agent.dispatch.settling import Way
 from agent.dns import DnsUnavailable, DomainNotFound
@@ -25,7 +24,6 @@ from agent.errors import PolicyUnavailable
 from agent.policy.answer import Bounce, MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
-from agent.queue.names import parse_queue_name
 from agent.queue.pool import SourcePool
 from agent.queue.scheduled import ScheduledQueues
 
@@ -34,6 +32,9 @@ logger = logging.getLogger(__name__)
 _DUE_AT_ONCE = 500
 _LANES_AT_ONCE = 100
 _ENTRIES_AT_ONCE = 50
+#: Lanes to be looked at or looked up beyond which further mail waits in its scheduled queue, where
+#: it needs less memory. Lanes of doubtful domains do not count: they may stay for long.
+_MOST_ACTIVE = 10_000
 _LOOKUPS_AT_ONCE = 256
 _DOUBTFUL_AT_ONCE = 32
 #: Domains whose last lookup failed that are remembered.
@@ -51,8 +52,6 @@ _SWEPT_AT_ONCE = 1000
 _MOST_ENDING = 5000
 _NS = 1_000_000_000
 
-parse = lru_cache(maxsize=20_000)(parse_queue_name)
-
 
 class _Share:
     """Lookups that run at one time, and those that wait for their turn."""
@@ -61,6 +60,9 @@ class _Share:
         self.at_once = at_once
         self._waiting: deque[tuple[Lane, Lookup]] = deque()
         self._wake = asyncio.Semaphore(0)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def put(self, lane: Lane, lookup: Lookup) -> None:
         self._waiting.append((lane, lookup))
@@ -86,7 +88,7 @@ class Scheduler:
         self._scheduled = ScheduledQueues()
         self._lanes: dict[str, Lane] = {}
         self._runnable: deque[Lane] = deque()
-        self._waiting: list[tuple[float, int, Lane]] = []
+        self._waiting: list[tuple[float, Lane]] = []
         self._hungry: dict[str, OrderedDict[Lane, None]] = {}
         #: Lanes that wait for the selection rate of a path.
         self._pacing: dict[str, dict[Lane, None]] = {}
@@ -104,7 +106,6 @@ class Scheduler:
         self._bounces_swept = 0
         self._bounce_wake, self._ended = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._order = 0
         #: Entries that are being settled without a peer.
         self._ending_count = 0
 
@@ -150,7 +151,7 @@ class Scheduler:
 
     def add(self, entry: Entry) -> None:
         """Take an entry; it is promoted when it is due."""
-        if entry.due > self._services.clock():
+        if entry.due > self._services.clock() or self._is_crowded:
             self._scheduled.add(entry)
             self._wake.set()
         else:
@@ -165,9 +166,14 @@ class Scheduler:
     def look_again(self) -> None:
         """The policy has changed: whatever waits may go on now."""
         for lane in self._lanes.values():
-            lane.unknown.clear()
+            lane.unknown = None
             self._make_runnable(lane)
         if self._services.policies.bounces_begun != self._bounces_swept:
+            self._bounce_wake.set()
+
+    def sweep_bounces(self) -> None:
+        """Look through all mail for some that is to be bounced."""
+        if self._services.policies.bounces_begun:
             self._bounce_wake.set()
 
     def end_entries(self, entries: list[Entry], way: Way, response: Response | None) -> None:
@@ -176,14 +182,19 @@ class Scheduler:
         self._endings.append((entries, way, response))
         self._ending_wake.release()
 
+    @property
+    def _is_crowded(self) -> bool:
+        return len(self._runnable) + len(self._lookups) >= _MOST_ACTIVE
+
     async def _run(self) -> None:
         while True:
             self._wake.clear()
             now = self._services.clock()
-            for entry in self._scheduled.pop_due(now, _DUE_AT_ONCE):
-                self._add_due(entry)
+            if not self._is_crowded:
+                for entry in self._scheduled.pop_due(now, _DUE_AT_ONCE):
+                    self._add_due(entry)
             while self._waiting and self._waiting[0][0] <= now:
-                when, _, lane = heappop(self._waiting)
+                when, lane = heappop(self._waiting)
                 if lane.wake_at == when:
                     self._make_runnable(lane)
             for _ in range(min(len(self._runnable), _LANES_AT_ONCE)):
@@ -196,7 +207,7 @@ class Scheduler:
         """Until something is due or something happens."""
         now = self._services.clock()
         times = [self._waiting[0][0]] if self._waiting else []
-        if (due := self._scheduled.next_due()) is not None:
+        if not self._is_crowded and (due := self._scheduled.next_due()) is not None:
             times.append(due)
         seconds = min(times, default=now + _LONGEST_WAIT) - now
         if self._runnable or seconds <= 0:
@@ -218,9 +229,10 @@ class Scheduler:
     def _add_due(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.queue_name)
         if lane is None:
-            lane = Lane(entry.queue_name, parse(entry.queue_name))
+            lane = Lane(entry.queue_name, [entry])
             self._lanes[entry.queue_name] = lane
-        lane.add(entry)
+        else:
+            lane.add(entry)
         if not lane.wake_at:
             self._make_runnable(lane)
 
@@ -232,7 +244,7 @@ class Scheduler:
             self._pacing[path_name].pop(lane, None)
             if not self._pacing[path_name]:
                 del self._pacing[path_name]
-        lane.paced_by.clear()
+        lane.paced_by = ()
         self._runnable.append(lane)
         self._wake.set()
 
@@ -318,8 +330,8 @@ class Scheduler:
 
     def _wait_for(self, lane: Lane, source: str, now: float) -> float:
         """Until when *source* can't take the lane's next entry; not after *now*: it can."""
-        if lane.unknown.get(source, 0.0) > now:
-            return lane.unknown[source]
+        if (unknown_until := lane.unknown_until(source)) > now:
+            return unknown_until
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
             return now
@@ -347,7 +359,8 @@ class Scheduler:
         others.pop(lane, None)
         wait = throttles.wait_ns(rates, now, len(others))
         others[lane] = None
-        lane.paced_by.add(path.name)
+        if path.name not in lane.paced_by:
+            lane.paced_by = (*lane.paced_by, path.name)
         return wait / _NS
 
     def _wait(self, lane: Lane, until: float) -> None:
@@ -357,11 +370,10 @@ class Scheduler:
             max_age = self._services.settings.queue_for(lane.queue.domain).max_age
             until = min(until, oldest.created + max_age.total_seconds() + 0.001)
         lane.wake_at = max(min(until, now + 3600.0), now + 0.001)
-        self._order += 1
-        heappush(self._waiting, (lane.wake_at, self._order, lane))
+        heappush(self._waiting, (lane.wake_at, lane))
         # Lanes that were woken early leave their old places behind.
         if len(self._waiting) > max(_SMALL_LIST, 2 * len(self._lanes)):
-            latest = {lane: item for item in self._waiting if (lane := item[2]).wake_at == item[0]}
+            latest = {lane: item for item in self._waiting if (lane := item[1]).wake_at == item[0]}
             self._waiting = list(latest.values())
             heapify(self._waiting)
 
@@ -392,6 +404,8 @@ class Scheduler:
     async def _look_up(self, share: _Share) -> None:
         while True:
             lane, lookup = await share.get()
+            if len(share) == _MOST_ACTIVE - 1:
+                self._wake.set()
             try:
                 if lookup.source is None:
                     await self._look_up_mx(lane)
@@ -430,15 +444,15 @@ class Scheduler:
             await self._services.policies.fetch(domain, source, mx_hosts)
         except PolicyUnavailable:
             seconds = _UNKNOWN_SECONDS * self._services.random.uniform(0.5, 1.5)
-            lane.unknown[source] = self._services.clock() + seconds
+            lane.set_unknown(source, self._services.clock() + seconds)
             self._go_on(lane)
             # Afterwards: to log much mail takes long, and the policy may be there before.
             await self._log_delay_safely(lane, f"{domain} from {source}")
         else:
-            lane.unknown.pop(source, None)
+            lane.set_unknown(source, 0.0)
             if self._services.policies.lookup(domain, source) is None:
                 # Fetched, but not to be used: never ask in a circle.
-                lane.unknown[source] = self._services.clock() + 1.0
+                lane.set_unknown(source, self._services.clock() + 1.0)
             self._go_on(lane)
 
     def _go_on(self, lane: Lane) -> None:
@@ -454,7 +468,7 @@ class Scheduler:
 
     async def _log_delay(self, lane: Lane, path: str) -> None:
         """One Delayed record an entry and wait."""
-        fresh = [entry for _, _, entry in lane.heap if entry.id > lane.logged_up_to]
+        fresh = [entry for entry in lane.heap if entry.id > lane.logged_up_to]
         if not fresh:
             return
         lane.logged_up_to = max(entry.id for entry in fresh)
@@ -481,8 +495,8 @@ class Scheduler:
                 bounces[queue_name] = self._services.policies.bounce_of(parse(queue_name))
             return bounces[queue_name] is not None
 
-        ids = self._scheduled.ids()
-        for start in range(0, len(ids), _SWEPT_AT_ONCE):
+        waiting = self._scheduled.snapshot()
+        for start in range(0, len(waiting), _SWEPT_AT_ONCE):
             # Others get their turn, and what the endings hold in memory stays small.
             await asyncio.sleep(0)
             while self._ending_count > _MOST_ENDING:
@@ -491,7 +505,9 @@ class Scheduler:
             # A bounce may have been taken back in the meantime.
             bounces.clear()
             by_queue: dict[str, list[Entry]] = {}
-            for entry in self._scheduled.take(ids[start : start + _SWEPT_AT_ONCE], is_bounced):
+            swept = waiting[start : start + _SWEPT_AT_ONCE]
+            bounced = [one for one in swept if one.is_waiting and is_bounced(one.queue_name)]
+            for entry in self._scheduled.take(bounced):
                 by_queue.setdefault(entry.queue_name, []).append(entry)
             for queue_name, entries in by_queue.items():
                 bounce = bounces[queue_name]

@@ -177,7 +177,7 @@ def _record(
         type=type_,
         event_id=chance.event_id(),
         timestamp=chance.now,
-        id=entry.message_id,
+        id=message.message_id,
         sender=message.sender,
         recipients=recipients,
         response=response,

@@ -1,9 +1,9 @@
 """
 Entry: what the queues hold for one message to one scheduled queue. Small, because there may be a
-million; the body and the recipients stay in the spool until a delivery needs them.
+million; ids, the body and the recipients stay in the spool until a delivery needs them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, kw_only=True)
@@ -12,9 +12,8 @@ class Entry:
 
     #: Row in the spool; grows with the order of arrival.
     id: int
-    #: Id of the message, as in the logs; entries of one message share it.
-    message_id: str
-    #: Name of the scheduled queue, `campaign:tenant@domain!routing_domain`.
+    #: Name of the scheduled queue, `campaign:tenant@domain!routing_domain`; entries of one queue
+    #: share one text (`sys.intern`).
     queue_name: str
     #: Seconds since the epoch.
     created: float
@@ -22,3 +21,9 @@ class Entry:
     due: float
     #: Attempts made so far.
     attempts: int = 0
+    #: Whether it waits in the scheduled queues; theirs to set.
+    is_waiting: bool = field(default=False, compare=False, repr=False)
+
+    def __lt__(self, other: "Entry") -> bool:
+        """Whether this one is older."""
+        return (self.created, self.id) < (other.created, other.id)

@@ -7,6 +7,9 @@ from typing import Protocol
 from agent.delivery.record import Record, Response
 from agent.queue.entry import Entry
 
+#: No id is larger.
+LAST_ENTRY = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
@@ -154,8 +157,13 @@ class Spool(Protocol):
     async def find(self, message_id: str) -> StoredMessage | None:
         """Look a message up; None: it is not here, or all its entries are finished."""
 
-    async def entries(self) -> list[Entry]:
-        """Every entry, oldest first, with its due time and attempts."""
+    async def entries(
+        self, after: int = 0, up_to: int = LAST_ENTRY, limit: int = LAST_ENTRY
+    ) -> list[Entry]:
+        """
+        Entries with their due times and attempts, oldest first: at most *limit* with an id above
+        *after* and at most *up_to*.
+        """
 
     async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
         """The next records of the outbox, oldest first."""

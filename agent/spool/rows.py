@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import Any
 
 from agent.queue.entry import Entry
@@ -19,17 +20,20 @@ from agent.spool.messages import (
 from agent.spool.records import decode_record, decode_reply, encode_reply
 
 _ADD_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, 0, '')"
+_ADD_ENTRY = """
+INSERT INTO entries (id, message, queue_name, recipients, due, attempts, created)
+VALUES (?, ?, ?, ?, ?, 0, ?)
+"""
 _LOAD = """
 SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol, m.body
 FROM entries e JOIN messages m ON m.number = e.message WHERE e.id = ?
 """
 _ENTRIES = """
-SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
-FROM entries e JOIN messages m ON m.number = e.message ORDER BY e.id
+SELECT id, queue_name, created, due, attempts FROM entries
+WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
 """
 _ENTRIES_OF = """
-SELECT e.id, m.id, e.queue_name, m.created, e.due, e.attempts
+SELECT e.id, e.queue_name, e.created, e.due, e.attempts
 FROM entries e JOIN messages m ON m.number = e.message WHERE m.id = ? ORDER BY e.id
 """
 _KEEP_ENTRY = """
@@ -95,14 +99,14 @@ def insert_entry(
 ) -> Entry:
     """Add the row of an entry, due since the message came."""
     recipients = json.dumps(destination.recipients)
-    row = (entry_id, number, destination.queue_name, recipients, message.created)
+    created = message.created
+    row = (entry_id, number, destination.queue_name, recipients, created, created)
     connection.execute(_ADD_ENTRY, row)
     return Entry(
         id=entry_id,
-        message_id=message.id,
-        queue_name=destination.queue_name,
-        created=message.created,
-        due=message.created,
+        queue_name=intern(destination.queue_name),
+        created=created,
+        due=created,
     )
 
 
@@ -128,30 +132,26 @@ def make_message(entry_id: int, row: tuple[Any, ...], body: bytes) -> SpooledMes
     )
 
 
-def read_entries(connection: sqlite3.Connection) -> list[Entry]:
-    """Every entry, oldest first; equal values share one object, for there may be a million."""
-    names: dict[str, str] = {}
-    return [
-        Entry(
-            id=entry_id,
-            message_id=message_id,
-            queue_name=names.setdefault(queue_name, queue_name),
-            created=created,
-            due=created if due == created else due,
-            attempts=attempts,
-        )
-        for entry_id, message_id, queue_name, created, due, attempts in connection.execute(_ENTRIES)
-    ]
+def read_entries(connection: sqlite3.Connection, after: int, up_to: int, limit: int) -> list[Entry]:
+    """At most *limit* entries with an id above *after* and at most *up_to*, oldest first."""
+    return [_entry(row) for row in connection.execute(_ENTRIES, (after, up_to, limit))]
 
 
 def read_entries_of(connection: sqlite3.Connection, message_id: str) -> list[Entry]:
     """The entries of one message, in order; none: it is not here."""
-    return [
-        Entry(id=id_, message_id=message, queue_name=name, created=created, due=due, attempts=tries)
-        for id_, message, name, created, due, tries in connection.execute(
-            _ENTRIES_OF, (message_id,)
-        )
-    ]
+    return [_entry(row) for row in connection.execute(_ENTRIES_OF, (message_id,))]
+
+
+def _entry(row: tuple[int, str, float, float, int]) -> Entry:
+    entry_id, queue_name, created, due, attempts = row
+    return Entry(
+        id=entry_id,
+        # Equal values share one object, for there may be a million.
+        queue_name=intern(queue_name),
+        created=created,
+        due=created if due == created else due,
+        attempts=attempts,
+    )
 
 
 def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> bool:

@@ -6,11 +6,7 @@ from pathlib import Path
 from agent.errors import SpoolRefused
 
 #: Changes whenever the tables do.
-VERSION = 2
-#: What the versions before lack.
-_UPGRADES = {
-    1: "ALTER TABLE entries ADD COLUMN last_reply TEXT NOT NULL DEFAULT '';",
-}
+VERSION = 3
 
 _TABLES = """
 CREATE TABLE messages (
@@ -31,14 +27,26 @@ CREATE TABLE entries (
   recipients TEXT NOT NULL, -- JSON list of those still to do
   due REAL NOT NULL,
   attempts INTEGER NOT NULL,
-  last_reply TEXT NOT NULL DEFAULT '' -- JSON, what put it off; empty: nothing has
+  last_reply TEXT NOT NULL DEFAULT '', -- JSON, what put it off; empty: nothing has
+  created REAL NOT NULL DEFAULT 0 -- of the message, so that a start reads no messages
 ) STRICT;
 CREATE INDEX entries_message ON entries (message); -- to see whether a message is finished
 CREATE TABLE outbox (
   seq INTEGER PRIMARY KEY,
   record BLOB NOT NULL
 ) STRICT;
+CREATE INDEX messages_in_files ON messages (id) WHERE body IS NULL; -- for the sweep at start
 """
+
+#: What makes tables of a version into those of the next.
+_UPGRADES = {
+    1: "ALTER TABLE entries ADD COLUMN last_reply TEXT NOT NULL DEFAULT '';",
+    2: """
+ALTER TABLE entries ADD COLUMN created REAL NOT NULL DEFAULT 0;
+UPDATE entries SET created = (SELECT created FROM messages WHERE number = message);
+CREATE INDEX messages_in_files ON messages (id) WHERE body IS NULL;
+""",
+}
 
 
 def open_connection(path: Path) -> sqlite3.Connection:
@@ -64,7 +72,7 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version not in (0, *_UPGRADES, VERSION):
         raise SpoolRefused(
-            f"{path}: spool of version {version}, this agent reads version {VERSION}; "
+            f"{path}: spool of version {version}, this agent reads versions up to {VERSION}; "
             "drain it with the agent that wrote it, or move it away"
         )
     return int(version)

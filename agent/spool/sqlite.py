@@ -26,6 +26,7 @@ from agent.spool import rows
 from agent.spool.bodies import BodyFiles, sync_directory
 from agent.spool.lock import take_lock
 from agent.spool.messages import (
+    LAST_ENTRY,
     Move,
     NewMessage,
     PendingRecord,
@@ -74,6 +75,10 @@ class SqliteSpool:
         self._last_message = rows.highest(connection, "messages", "number")
         self._last_entry = rows.highest(connection, "entries", "id")
         self._last_seq = rows.highest(connection, "outbox", "seq")
+        #: Id of the newest entry that was here when the spool was opened.
+        self.last_entry = self._last_entry
+        #: When the spool was last written before it was opened, seconds since the epoch; 0: new.
+        self.last_change = 0.0
         # Used by the loop alone.
         self._entry_count = rows.count_entries(connection)
         self._record_count = rows.count_records(connection)
@@ -92,9 +97,12 @@ class SqliteSpool:
         """
         place = Path(data_dir) / "spool"
         try:
+            last_change = _last_change(place)
             lock = take_lock(place)
             try:
-                return cls._open_locked(place, lock, large_body)
+                spool = cls._open_locked(place, lock, large_body)
+                spool.last_change = last_change
+                return spool
             except BaseException:
                 os.close(lock)
                 raise
@@ -192,9 +200,16 @@ class SqliteSpool:
         """Look a message up; None: it is not here, or all its entries are finished."""
         return await self._read(lambda connection: rows.find_message(connection, message_id))
 
-    async def entries(self) -> list[Entry]:
-        """Every entry, oldest first, with its due time and attempts."""
-        return await self._read(rows.read_entries)
+    async def entries(
+        self, after: int = 0, up_to: int = LAST_ENTRY, limit: int = LAST_ENTRY
+    ) -> list[Entry]:
+        """
+        Entries with their due times and attempts, oldest first: at most *limit* with an id above
+        *after* and at most *up_to*.
+        """
+        return await self._read(
+            lambda connection: rows.read_entries(connection, after, up_to, limit)
+        )
 
     async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
         """The next records of the outbox, oldest first."""
@@ -335,3 +350,12 @@ class SqliteSpool:
         if lost := in_files - self._bodies.names():
             logger.error("messages without a body removed", extra={"message_ids": sorted(lost)})
             rows.drop_messages(connection, lost)
+
+
+def _last_change(place: Path) -> float:
+    """When the database was last written, as far as the files tell; 0: there is none."""
+    times = [0.0]
+    for name in ("spool.db", "spool.db-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            times.append((place / name).stat().st_mtime)
+    return max(times)

@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.errors import SpoolConflict, SpoolRefused, SpoolUnavailable
+from agent.queue.entry import Entry
 from agent.spool import sqlite
 from agent.spool.messages import Destination, NewMessage, Settlement
 from agent.spool.schema import open_connection, touch
@@ -63,6 +65,12 @@ async def spool(tmp_path: Path):
 async def reopen(spool: SqliteSpool, tmp_path: Path) -> SqliteSpool:
     await spool.close()
     return await SqliteSpool.open(tmp_path, large_body=THRESHOLD)
+
+
+async def by_message(spool: SqliteSpool) -> dict[str, Entry]:
+    """The entries by the id of their message; the last of each."""
+    loaded = {entry.id: await spool.load(entry.id) for entry in await spool.entries()}
+    return {loaded[entry.id].message_id: entry for entry in await spool.entries()}
 
 
 def body_files(tmp_path: Path) -> list[str]:
@@ -192,6 +200,28 @@ async def test_the_outbox_is_counted_over_restarts(spool, tmp_path):
     await spool.close()
 
 
+async def test_entries_are_read_a_few_at_a_time(spool):
+    added = await spool.add([message(f"m{number}") for number in range(5)])
+    newest = added[3].id
+
+    assert await spool.entries(0, newest, 3) == added[:3]
+    assert await spool.entries(added[2].id, newest, 3) == added[3:4]
+    assert await spool.entries(newest, newest, 3) == []
+
+
+async def test_a_spool_knows_what_it_held_and_when_it_was_last_written(spool, tmp_path):
+    assert (spool.last_entry, spool.last_change) == (0, 0.0)
+    added = await spool.add([message(f"m{number}") for number in range(5)])
+
+    spool = await reopen(spool, tmp_path)
+    try:
+        await spool.add([message("new")])
+        assert spool.last_entry == added[-1].id
+        assert abs(time.time() - spool.last_change) < 600
+    finally:
+        await spool.close()
+
+
 async def test_a_failing_call_fails_alone_among_those_of_its_transaction(spool):
     await spool.add([message("taken")])
 
@@ -204,7 +234,7 @@ async def test_a_failing_call_fails_alone_among_those_of_its_transaction(spool):
 
     failed = [result for result in results if isinstance(result, BaseException)]
     assert [type(error) for error in failed] == [SpoolConflict]
-    stored = {entry.message_id for entry in await spool.entries()}
+    stored = await by_message(spool)
     assert len(stored) == spool.entry_count == 41
     assert "fresh" not in stored
 
@@ -262,7 +292,7 @@ async def test_a_full_disk_refuses_mail_and_recovers_by_itself(spool):
     # The connection was opened anew, without the bound: as if room had been made.
     await spool.add([message("m3")])
     assert spool.is_healthy
-    assert [entry.message_id for entry in await spool.entries()] == ["m1", "m3"]
+    assert list(await by_message(spool)) == ["m1", "m3"]
     assert before.id == 1
 
 
@@ -333,7 +363,7 @@ async def test_leftovers_of_a_crash_are_swept_at_the_start(spool, tmp_path):
     spool = await SqliteSpool.open(tmp_path, large_body=THRESHOLD)
     try:
         assert body_files(tmp_path) == ["kept"]
-        assert [entry.message_id for entry in await spool.entries()] == ["kept"]
+        assert list(await by_message(spool)) == ["kept"]
     finally:
         await spool.close()
 
@@ -407,7 +437,7 @@ async def test_nothing_acknowledged_is_lost_whenever_the_process_is_killed(tmp_p
 
         spool = await SqliteSpool.open(tmp_path, large_body=4096)
         try:
-            queued = {entry.message_id: entry for entry in await spool.entries()}
+            queued = await by_message(spool)
             brought_about = {id_ for id_ in queued if id_.startswith("dsn-")}
             for id_ in brought_about:
                 del queued[id_]

@@ -32,7 +32,7 @@ def attempt(
     """One recipient a response, `r0@big.example` and so on."""
     recipients = tuple(f"r{number}@big.example" for number in range(max(1, len(responses))))
     return Attempt(
-        entry=Entry(id=1, message_id="m1", queue_name="big.example", created=created, due=created),
+        entry=Entry(id=1, queue_name="big.example", created=created, due=created),
         queue=QueueName(domain="big.example", tenant="acme", campaign="news"),
         message=SpooledMessage(
             entry_id=1,

@@ -8,7 +8,7 @@ from agent.queue.ready import ReadyQueue
 
 
 def entry(number: int) -> Entry:
-    return Entry(id=number, message_id=f"m{number}", queue_name="q", created=0.0, due=0.0)
+    return Entry(id=number, queue_name="q", created=0.0, due=0.0)
 
 
 def id_of(item: Entry | None) -> int | None:
