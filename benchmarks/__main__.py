@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports, leases, matching, outcomes
+from benchmarks import answers, changes, imports, leases, matching, outcomes, queue_scale
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
@@ -16,19 +16,24 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "leases": leases.measure,
     "matching": matching.measure,
     "outcomes": outcomes.measure,
+    "queue_scale": queue_scale.measure,
 }
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(tuple(_BENCHMARKS)))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write results there.")
-@click.option("--small", is_flag=True, help="Leave out the million blocks, which take minutes.")
+@click.option(
+    "--small", is_flag=True, help="Leave out millions of blocks and messages, which take minutes."
+)
 def main(names: tuple[str, ...], json_path: Path | None, small: bool) -> None:
     """Measure, and print one table a benchmark."""
     results = []
     for name in names or tuple(_BENCHMARKS):
         if name == "answers" and small:
             report = answers.measure(answers.SIZES[:-1])
+        elif name == "queue_scale" and small:
+            report = queue_scale.measure(queue_scale.MESSAGES // 10)
         else:
             report = _BENCHMARKS[name]()
         report.show()
