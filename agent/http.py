@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from agent.dispatch.path import PathState
+from agent.dispatch.path import LeaseWait, PathState
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.policy.access import PolicyAccess
 
@@ -76,8 +76,21 @@ class HttpServer:
 
 def describe_path(state: PathState) -> dict[str, Any]:
     """Show one path; times as of RFC 3339."""
-    until = state.suspended_until
-    return {**asdict(state), "suspended_until": _time_text(until) if until else None}
+    until, wait = state.suspended_until, state.waits_for
+    return {
+        **asdict(state),
+        "suspended_until": _time_text(until) if until else None,
+        "waits_for": describe_wait(wait) if wait else None,
+    }
+
+
+def describe_wait(wait: LeaseWait) -> dict[str, Any]:
+    """Show which limit of the fleet mail waits for a lease of."""
+    return {
+        "limit": wait.limit.key,
+        "kind": wait.limit.kind.value,
+        "since": _time_text(wait.since),
+    }
 
 
 def _time_text(at: float) -> str:

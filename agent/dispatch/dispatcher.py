@@ -7,11 +7,12 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from agent.dispatch.connector import BrokenTls, Connector
 from agent.dispatch.lanes import parse
+from agent.dispatch.limits import Limits, without_leases
 from agent.dispatch.path import Path, PathState, Services
 from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
@@ -21,6 +22,7 @@ from agent.dispatch.throttles import Throttles
 from agent.dispatch.tls_contexts import TlsContexts
 from agent.dispatch.tls_demands import TlsDemands
 from agent.dns import Resolver
+from agent.limits.fleet import FleetLimits, Wish
 from agent.mta_sts.policies import MtaStsPolicies
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.entry import Entry
@@ -54,12 +56,14 @@ class Dispatcher:
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
         throttles: Throttles | None = None,
+        fleet: FleetLimits | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         """
         *mta_sts*: None: MTA-STS is not asked about; *trusted* makes the TLS context that
-        certificates are checked with; *throttles* are those of the last run; *on_failure* is told
-        of an error that ends dispatch.
+        certificates are checked with; *throttles* are those of the last run; *fleet* what is lent
+        of limits that agents share, None: each keeps them for itself; *on_failure* is told of an
+        error that ends dispatch.
         """
         random = random or Random()
         self._host_name = socket.gethostname() or "localhost"
@@ -81,8 +85,7 @@ class Dispatcher:
             resolver=resolver,
             results=self._results,
             connector=connector,
-            throttles=throttles or Throttles(),
-            slots=ConnectionSlots(),
+            limits=Limits(throttles or Throttles(), ConnectionSlots(), fleet or without_leases()),
             holding=self,
             random=random,
             clock=clock,
@@ -136,6 +139,35 @@ class Dispatcher:
             "due": self._scheduler.lane_count,
             "ready": sum(path.ready_count for path in self._paths.values()),
         }
+
+    # What the client of the limit service asks for.
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that paths draw on."""
+        return self._services.limits
+
+    def tell_demand(self) -> None:
+        """Say what all mail could use now of the limits that the fleet keeps."""
+        waiting = self._scheduler.waiting_by_path() if self._paths else {}
+        wishes: list[Wish] = []
+        for name, path in self._paths.items():
+            wishes += path.wishes(waiting.get(name, 0))
+            path.look_at_wait()
+        limits = self._services.limits
+        limits.fleet.want(wishes, limits.lease_ns())
+
+    def leases_changed(self, keys: Collection[str] | None) -> None:
+        """More or less is lent of *keys*, or of any; None."""
+        self._services.limits.enforce(keys)
+        if self._is_stopping:
+            return
+        self.slots_freed()
+        for path in list(self._paths.values()):
+            own = path.options.fleet_keys
+            if own and (keys is None or not own.isdisjoint(keys)):
+                path.leases_changed()
+                self._scheduler.selection_changed(path.name)
 
     # What paths ask for: `agent.dispatch.path.Holding`
 
@@ -221,4 +253,4 @@ class Dispatcher:
             if is_idle and now - path.last_used > _REAP_SECONDS:
                 del self._paths[name]
                 self._starving.pop(path, None)
-        self._services.throttles.forget_idle(self._services.monotonic_ns())
+        self._services.limits.forget_idle()

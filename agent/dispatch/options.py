@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from agent.delivery.plan import Networks, parse_networks
 from agent.delivery.tls import TlsMode
+from agent.limits.limit import FleetLimit, Kind
 from agent.policy.answer import PathPolicy
 from agent.throttle.rate import Rate
 from penstock.v1 import egress_path_pb2 as pb
@@ -21,6 +22,47 @@ _TLS_MODES = {
     pb.ENABLE_TLS_REQUIRED: TlsMode.REQUIRED,
     pb.ENABLE_TLS_REQUIRED_INSECURE: TlsMode.REQUIRED_INSECURE,
     pb.ENABLE_TLS_DISABLED: TlsMode.DISABLED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """The options of one kind of limit, and how limits are named after them."""
+
+    own: str
+    own_prefix: str
+    additional: str = ""
+    shared_prefix: str = ""
+
+    def own_name(self, policy: PathPolicy) -> str:
+        """The name of the path's own."""
+        return f"{self.own_prefix} {policy.path_name}"
+
+    def shared_name(self, name: str) -> str:
+        """The name of one that paths share by *name*."""
+        return f"{self.shared_prefix} {name}"
+
+
+_OPTIONS = {
+    Kind.CONNECTIONS: _Names(
+        own="connection_limit",
+        own_prefix="connections",
+        additional="additional_connection_limits",
+        shared_prefix="limit",
+    ),
+    Kind.CONNECTION_RATE: _Names(own="max_connection_rate", own_prefix="connections"),
+    Kind.MESSAGE_RATE: _Names(
+        own="max_message_rate",
+        own_prefix="messages",
+        additional="additional_message_rate_throttles",
+        shared_prefix="messages shared",
+    ),
+    Kind.SELECTION_RATE: _Names(
+        own="source_selection_rate",
+        own_prefix="selection",
+        additional="additional_source_selection_rates",
+        shared_prefix="selection shared",
+    ),
 }
 
 
@@ -44,12 +86,19 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathOptions:
-    """How one path is used. Limits and rates are by name; the path's own bear the path's name."""
+    """
+    How one path is used. Limits and rates are by name, whoever keeps them; the path's own bear the
+    path's name.
+    """
 
     connection_limits: Mapping[str, int]
     connection_rates: Mapping[str, Rate]
     message_rates: Mapping[str, Rate]
     selection_rates: Mapping[str, Rate]
+    #: Those of the four that the fleet keeps together, by the same names.
+    fleet: Mapping[Kind, Mapping[str, FleetLimit]]
+    #: The keys of them all.
+    fleet_keys: frozenset[str]
     max_ready: int
     max_deliveries: int
     max_recipients: int
@@ -113,18 +162,14 @@ class PathOptions:
 def options_of(policy: PathPolicy) -> PathOptions:
     """Work out the options of an answer; what it leaves out gets the catalogue's default."""
     config = policy.config
+    limits = {kind: _of_kind(kind, policy) for kind in Kind}
     return PathOptions(
         connection_limits=_connection_limits(policy),
-        connection_rates=_rates("connections", policy, "max_connection_rate", {}),
-        message_rates=_rates(
-            "messages", policy, "max_message_rate", config.additional_message_rate_throttles
-        ),
-        selection_rates=_rates(
-            "selection",
-            policy,
-            "source_selection_rate",
-            config.additional_source_selection_rates,
-        ),
+        connection_rates=_rates(Kind.CONNECTION_RATE, policy),
+        message_rates=_rates(Kind.MESSAGE_RATE, policy),
+        selection_rates=_rates(Kind.SELECTION_RATE, policy),
+        fleet=limits,
+        fleet_keys=frozenset(one.key for kind in limits.values() for one in kind.values()),
         max_ready=config.max_ready or 1024,
         max_deliveries=config.max_deliveries_per_connection or 1024,
         max_recipients=config.max_recipients_per_batch or 100,
@@ -156,22 +201,37 @@ def options_of(policy: PathPolicy) -> PathOptions:
 
 
 def _connection_limits(policy: PathPolicy) -> dict[str, int]:
+    names = _OPTIONS[Kind.CONNECTIONS]
     config = policy.config
-    own = config.connection_limit.value or 32
-    limits = {f"connections {policy.path_name}": own}
+    limits = {names.own_name(policy): config.connection_limit.value or 32}
     for name, limit in config.additional_connection_limits.items():
-        limits[f"limit {name}"] = limit.value
+        limits[names.shared_name(name)] = limit.value
     return limits
 
 
-def _rates(
-    kind: str, policy: PathPolicy, option: str, additional: Mapping[str, pb.Rate]
-) -> dict[str, Rate]:
+def _rates(kind: Kind, policy: PathPolicy) -> dict[str, Rate]:
     """The path's own rate, if it has one, and the shared ones by their names."""
-    rates = {f"{kind} shared {name}": _rate(rate) for name, rate in additional.items()}
-    if policy.config.HasField(option):
-        rates[f"{kind} {policy.path_name}"] = _rate(getattr(policy.config, option))
+    names = _OPTIONS[kind]
+    additional = getattr(policy.config, names.additional) if names.additional else {}
+    rates = {names.shared_name(name): _rate(rate) for name, rate in additional.items()}
+    if policy.config.HasField(names.own):
+        rates[names.own_name(policy)] = _rate(getattr(policy.config, names.own))
     return rates
+
+
+def _of_kind(kind: Kind, policy: PathPolicy) -> dict[str, FleetLimit]:
+    """The limits of one kind that the fleet keeps, by the names that they have here."""
+    names = _OPTIONS[kind]
+    found = {}
+    for limit in policy.fleet_limits:
+        is_set = kind is Kind.CONNECTIONS or policy.config.HasField(names.own)
+        if limit.option == names.own and is_set:
+            found[names.own_name(policy)] = limit
+        elif limit.option == names.additional and limit.name in getattr(
+            policy.config, names.additional
+        ):
+            found[names.shared_name(limit.name)] = limit
+    return found
 
 
 def _rate(rate: pb.Rate) -> Rate:

@@ -6,7 +6,8 @@ Path: the ready queue of one egress path, its limits and its connections.
 2. `maintain` opens sessions while the mail asks for more than there are, the rates would let one
    more do something soon, and the slots are to be had; all of them or none.
 3. When a limit is lowered, sessions above it are told to leave: idle ones at once, others after
-   the transaction they are in.
+   the transaction they are in. What is lent may be lowered at any time, and less is lent while
+   others of the fleet need it.
 4. A path that is suspended sends nothing: its mail goes back to where it waits, for other sources
    or for the end of the suspension.
 """
@@ -15,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -23,24 +24,30 @@ from typing import Protocol
 from agent.delivery.connections import surplus_connections, wanted_connections
 from agent.delivery.tls import TlsMode
 from agent.dispatch.connector import Connector
+from agent.dispatch.limits import Hold, Limits, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.results import Results
-from agent.dispatch.throttles import Throttles
 from agent.dispatch.tls_contexts import without_effect
 from agent.dns import Resolver
+from agent.limits.fleet import Wish
+from agent.limits.limit import FleetLimit, Kind
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.queue.ready import ReadyQueue
 from agent.settings import Settings, Source
-from agent.throttle.slots import ConnectionSlots
 
 logger = logging.getLogger(__name__)
 
 #: A connection is opened this long before a rate would let it do something, in seconds.
 _OPEN_AHEAD = 0.5
 _LONGEST_TIMER = 60.0
+#: An idle connection counts for so long as one that is wanted, in seconds: mail may follow at once.
+#: After that others of the fleet may have its place.
+_IDLE_COUNTS = 5.0
+#: A wait for a lease is logged once it has lasted so long, in seconds.
+_WORTH_LOGGING = 2.0
 #: How long a session that was cut off may take to close.
 _LAST_SECONDS = 3.0
 _NS = 1_000_000_000
@@ -77,12 +84,10 @@ class Services:
     resolver: Resolver
     results: Results
     connector: Connector
-    throttles: Throttles
-    slots: ConnectionSlots
+    limits: Limits
     holding: Holding
     random: Random
     clock: Callable[[], float] = time.time
-    monotonic_ns: Callable[[], int] = time.monotonic_ns
 
 
 class Connection(Protocol):
@@ -96,6 +101,9 @@ class Connection(Protocol):
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
+
+    def cut(self) -> None:
+        """Close now."""
 
     def wake(self) -> None:
         """Look again: something has changed."""
@@ -129,6 +137,17 @@ class PathState:
     bounced: int
     #: Seconds since the epoch; 0: not suspended.
     suspended_until: float
+    #: The limit of the fleet that it waits for a lease of, and since when; None: it does not.
+    waits_for: "LeaseWait | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWait:
+    """A path has mail to send, and what was lent to this agent of a limit does not let it."""
+
+    limit: FleetLimit
+    #: Seconds since the epoch.
+    since: float
 
 
 class Path:
@@ -150,8 +169,11 @@ class Path:
         self._ready = ReadyQueue(self._options.max_ready)
         self._new_session = new_session
         self._sessions: dict[Connection, asyncio.Task[None]] = {}
-        self._idle: OrderedDict[Connection, None] = OrderedDict()
-        self._leaving: set[Connection] = set()
+        self._holds: dict[Connection, Hold] = {}
+        #: Since when each has been idle, by the loop's clock, the longest first.
+        self._idle: OrderedDict[Connection, float] = OrderedDict()
+        self._lease_wait: LeaseWait | None = None
+        self._is_wait_logged = False
         self._timer: asyncio.TimerHandle | None = None
         #: When it goes off, by the loop's clock; not every loop's handles can tell.
         self._timer_at = 0.0
@@ -198,12 +220,17 @@ class Path:
         """Work by *policy* from now on."""
         if policy is self._policy or policy.path_name != self.name:
             return
-        is_same = policy.config == self._policy.config
+        is_same = (
+            policy.config == self._policy.config
+            and policy.fleet_limits == self._policy.fleet_limits
+        )
         self._policy = policy
         if is_same:
             return
         self._options = options_of(policy)
         self._ready.max_ready = self._options.max_ready
+        for hold in self._holds.values():
+            self.services.limits.renew(hold, self._options)
         self._warn_of_tls()
 
     def put(self, entry: Entry, tenant: str) -> bool:
@@ -268,35 +295,68 @@ class Path:
         return policy
 
     def message_wait(self) -> float:
-        """Charge the message rates: 0.0. Else nothing, and the seconds until they would let."""
-        now = self.services.monotonic_ns()
-        rates = self._options.message_rates
-        if self.services.throttles.try_take(rates, now) == 0:
-            return 0.0
-        return self.services.throttles.wait_ns(rates, now, self.waiting_sessions) / _NS
+        """
+        Charge the message rates: 0.0. Else nothing, and the seconds until they would let;
+        infinity: not with what is lent.
+        """
+        return self._try_take(Kind.MESSAGE_RATE, self.waiting_sessions)
 
     def connection_wait(self) -> float:
-        """Charge the connection rates: 0.0. Else nothing, and the seconds until they would let."""
-        now = self.services.monotonic_ns()
-        rates = self._options.connection_rates
-        return self.services.throttles.try_take(rates, now) / _NS
+        """Charge the connection rates, as `message_wait` does."""
+        return self._try_take(Kind.CONNECTION_RATE, 0)
+
+    def wishes(self, waiting: int) -> Iterator[Wish]:
+        """
+        What the mail could use of each limit that the fleet keeps; *waiting* entries wait for room
+        in the ready queue, or for the path to be chosen.
+        """
+        if not self._options.fleet_keys:
+            return
+        mail = self.ready_count + waiting
+        connections = self._wanted_connections(waiting)
+        opening = max(self._opening(), connections - len(self._sessions))
+        amounts = {
+            Kind.CONNECTIONS: connections,
+            Kind.CONNECTION_RATE: 0 if self.is_suspended else opening,
+            Kind.MESSAGE_RATE: 0 if self.is_suspended else mail,
+            Kind.SELECTION_RATE: 0 if self.is_suspended else waiting,
+        }
+        for kind, amount in amounts.items():
+            for limit in self._options.fleet[kind].values():
+                yield Wish(limit=limit, amount=amount)
+
+    def leases_changed(self) -> None:
+        """More or less is lent of a limit of this path."""
+        for session in list(self._sessions):
+            session.wake()
+        self._maintain_in(0.0)
+
+    @property
+    def lease_wait(self) -> LeaseWait | None:
+        """The limit of the fleet that mail of this path waits for; None: it does not."""
+        return self._lease_wait
 
     def maintain(self) -> None:
         """Open the connections that the mail asks for and the limits allow."""
         for _ in range(min(len(self._idle), len(self._ready))):
             self._wake_one()
         while not self._is_stopping and self._wants_more():
-            if (wait := self._opening_wait()) > _OPEN_AHEAD:
-                self._maintain_in(wait - _OPEN_AHEAD / 2)
+            wait = self._opening_wait()
+            if wait.short_of is not None:
+                self._starve(wait)
+                return
+            if wait.seconds > _OPEN_AHEAD:
+                self._maintain_in(wait.seconds - _OPEN_AHEAD / 2)
                 return
             if not self.services.results.is_healthy:
                 self._maintain_in(1.0)
                 return
-            if self.services.slots.try_take(self._options.connection_limits) is not None:
-                self.services.holding.starves(self)
-                self._maintain_in(_LONGEST_TIMER)
+            session = self._new_session(self)
+            hold = self.services.limits.try_open(session, self._options)
+            if isinstance(hold, Wait):
+                self._starve(hold)
                 return
-            self._open()
+            self._open(session, hold)
         if len(self._ready):
             self._maintain_in(_LONGEST_TIMER)
 
@@ -328,15 +388,16 @@ class Path:
 
     def became_idle(self, session: Connection) -> None:
         """*session* waits for mail."""
-        self._idle[session] = None
+        self._idle[session] = asyncio.get_running_loop().time()
 
     def became_busy(self, session: Connection) -> None:
         """*session* waits no more."""
         self._idle.pop(session, None)
 
     def must_leave(self, session: Connection) -> bool:
-        """Whether *session* is to close."""
-        return self._is_stopping or session in self._leaving
+        """Whether *session* is to close, as of this moment."""
+        hold = self._holds.get(session)
+        return self._is_stopping or hold is None or not self.services.limits.may_stay(hold)
 
     async def stop(self, most_seconds: float | None) -> None:
         """Close idle connections, let transactions end for a while, then cut them off."""
@@ -378,6 +439,7 @@ class Path:
             transient=self.counters.transient,
             bounced=self.counters.bounced,
             suspended_until=self.suspended_until(),
+            waits_for=self._lease_wait,
         )
 
     def _warn_of_tls(self) -> None:
@@ -395,31 +457,96 @@ class Path:
         wanted = wanted_connections(len(self._ready), self._options.connection_limit)
         return len(self._sessions) < wanted
 
-    def _opening_wait(self) -> float:
+    def _wanted_connections(self, waiting: int) -> int:
+        """
+        How many connections the path can make use of now: those at work, or idle for a moment
+        only, and those that its mail asks for as far as its rates would let them send.
+        """
+        recent = asyncio.get_running_loop().time() - _IDLE_COUNTS
+        idle = sum(1 for since in self._idle.values() if since <= recent)
+        in_use = len(self._sessions) - idle
+        mail = len(self._ready) + waiting
+        if not mail or self.is_suspended:
+            return in_use
+        if self._opening_wait().seconds > _OPEN_AHEAD and not self._asks_for_rate():
+            # One, to have it when the rate lets a message go.
+            return max(in_use, 1)
+        limit = self._options.connection_limit
+        return max(in_use, wanted_connections(mail, limit))
+
+    def _asks_for_rate(self) -> bool:
+        """Whether a rate may be lent at any moment, for it has only just been asked for."""
+        wait = self._lease_wait
+        if wait is None or wait.limit.kind is Kind.CONNECTIONS:
+            return False
+        return self.services.clock() - wait.since < _WORTH_LOGGING
+
+    def _opening_wait(self) -> Wait:
         """How long until one more connection could be opened and could send something."""
-        now, throttles = self.services.monotonic_ns(), self.services.throttles
-        ahead = len(self._sessions)
-        sending = throttles.wait_ns(self._options.message_rates, now, ahead)
-        opening = throttles.wait_ns(self._options.connection_rates, now, self._opening())
-        return max(sending, opening) / _NS
+        limits = self.services.limits
+        sending = limits.wait(self._options, Kind.MESSAGE_RATE, len(self._sessions))
+        opening = limits.wait(self._options, Kind.CONNECTION_RATE, self._opening())
+        return max(sending, opening, key=lambda wait: wait.seconds)
 
     def _opening(self) -> int:
         return sum(1 for session in self._sessions if session.is_opening)
 
-    def _open(self) -> None:
-        session = self._new_session(self)
-        names = tuple(self._options.connection_limits)
+    def _try_take(self, kind: Kind, ahead: int) -> float:
+        wait = self.services.limits.try_take(self._options, kind, ahead)
+        if wait.short_of is not None:
+            self._note_wait(wait.short_of)
+        elif self._lease_wait is not None and self._lease_wait.limit.kind is kind:
+            self._end_wait()
+        return wait.seconds
+
+    def _starve(self, wait: Wait) -> None:
+        """Try again when something is given back or lent."""
+        if wait.short_of is not None:
+            self._note_wait(wait.short_of)
+            if wait.short_of.kind is Kind.CONNECTIONS:
+                self.services.limits.make_room(wait.short_of)
+            else:
+                self.services.limits.on_shortage()
+        self.services.holding.starves(self)
+        self._maintain_in(_LONGEST_TIMER)
+
+    def _note_wait(self, limit: FleetLimit) -> None:
+        if self._lease_wait is None or self._lease_wait.limit.key != limit.key:
+            self._end_wait()
+            self._lease_wait = LeaseWait(limit=limit, since=self.services.clock())
+
+    def _end_wait(self) -> None:
+        wait, self._lease_wait = self._lease_wait, None
+        if wait is not None and self._is_wait_logged:
+            self._is_wait_logged = False
+            facts = {"path": self.name, "limit": wait.limit.key}
+            seconds = round(self.services.clock() - wait.since, 3)
+            logger.info("path has a lease again", extra={**facts, "seconds": seconds})
+
+    def look_at_wait(self) -> None:
+        """Log a wait for a lease that lasts, or end one that has lost its reason."""
+        wait = self._lease_wait
+        if wait is None:
+            return
+        if self.is_unused or wait.limit.key not in self._options.fleet_keys:
+            self._end_wait()
+        elif not self._is_wait_logged and self.services.clock() - wait.since > _WORTH_LOGGING:
+            self._is_wait_logged = True
+            facts = {"path": self.name, "limit": wait.limit.key, "queued": self.ready_count}
+            logger.info("path waits for a lease", extra=facts)
+
+    def _open(self, session: Connection, hold: Hold) -> None:
+        if self._lease_wait is not None and self._lease_wait.limit.kind is Kind.CONNECTIONS:
+            self._end_wait()
+        self._holds[session] = hold
         task = asyncio.create_task(session.run(), name=f"session {self.name}")
         self._sessions[session] = task
-        task.add_done_callback(lambda done: self._closed(session, names, done))
+        task.add_done_callback(lambda done: self._closed(session, done))
 
-    def _closed(
-        self, session: Connection, names: tuple[str, ...], task: asyncio.Task[None]
-    ) -> None:
+    def _closed(self, session: Connection, task: asyncio.Task[None]) -> None:
         del self._sessions[session]
         self._idle.pop(session, None)
-        self._leaving.discard(session)
-        self.services.slots.release(names)
+        self.services.limits.close(self._holds.pop(session))
         self.last_used = self.services.clock()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("session failed", exc_info=error, extra={"path": self.name})
@@ -487,15 +614,17 @@ class Path:
             self._ready.put_back(entry, self.services.holding.parse(entry.queue_name).tenant)
 
     def _close_surplus(self) -> None:
-        staying = [session for session in self._sessions if session not in self._leaving]
-        open_now = self.services.slots.in_use
+        limits = self.services.limits
+        limits.enforce(self._options.fleet_keys)
+        staying = [session for session, hold in self._holds.items() if not hold.is_leaving]
+        leaving = len(self._holds) - len(staying)
         surplus = max(
-            surplus_connections(open_now(name) - len(self._leaving), limit)
+            surplus_connections(limits.slots.in_use(name) - leaving, limit)
             for name, limit in self._options.connection_limits.items()
         )
         if self.is_suspended:
             surplus = len(staying)
         staying.sort(key=lambda session: not session.is_idle)
         for session in staying[:surplus]:
-            self._leaving.add(session)
+            self._holds[session].is_leaving = True
             session.leave()

@@ -17,10 +17,12 @@ from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
 from agent.dispatch.lanes import Lane, Lookup, Wait, parse
+from agent.dispatch.limits import NO_WAIT
 from agent.dispatch.path import Path, Services
 from agent.dispatch.settling import Way
 from agent.dns import DnsUnavailable, DomainNotFound
 from agent.errors import PolicyUnavailable
+from agent.limits.limit import Kind
 from agent.policy.answer import Bounce, MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
@@ -50,7 +52,6 @@ _SMALL_LIST = 1024
 _SWEPT_AT_ONCE = 1000
 #: Entries being settled beyond which a sweep waits.
 _MOST_ENDING = 5000
-_NS = 1_000_000_000
 
 
 class _Share:
@@ -162,6 +163,11 @@ class Scheduler:
         if lanes := self._hungry.pop(path_name, None):
             for lane in lanes:
                 self._make_runnable(lane)
+
+    def selection_changed(self, path_name: str) -> None:
+        """Let the lanes that wait for a path's selection rate look again."""
+        for lane in list(self._pacing.get(path_name, ())):
+            self._make_runnable(lane)
 
     def look_again(self) -> None:
         """The policy has changed: whatever waits may go on now."""
@@ -322,9 +328,7 @@ class Scheduler:
             lane.chosen = source
             return Lookup(source, mx_hosts)
         path = self._find_path(policy)
-        self._services.throttles.try_take(
-            path.options.selection_rates, self._services.monotonic_ns()
-        )
+        self._services.limits.try_take(path.options, Kind.SELECTION_RATE)
         lane.path_name = path.name
         return path
 
@@ -351,17 +355,18 @@ class Scheduler:
         How long until the source may be chosen, in seconds. Lanes that wait get times along the
         rate, so that they do not all wake for one place.
         """
-        rates, now = path.options.selection_rates, self._services.monotonic_ns()
-        throttles = self._services.throttles
-        if not rates or throttles.wait_ns(rates, now) == 0:
+        limits, options = self._services.limits, path.options
+        if not options.selection_rates or limits.wait(options, Kind.SELECTION_RATE) is NO_WAIT:
             return 0.0
         others = self._pacing.setdefault(path.name, {})
         others.pop(lane, None)
-        wait = throttles.wait_ns(rates, now, len(others))
+        wait = limits.wait(options, Kind.SELECTION_RATE, len(others))
         others[lane] = None
         if path.name not in lane.paced_by:
             lane.paced_by = (*lane.paced_by, path.name)
-        return wait / _NS
+        if wait.short_of is not None:
+            limits.on_shortage()
+        return min(wait.seconds, _LONGEST_WAIT)
 
     def _wait(self, lane: Lane, until: float) -> None:
         now = self._services.clock()

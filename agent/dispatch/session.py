@@ -8,6 +8,7 @@ each transaction it asks the path anew, so that a change of policy holds from th
 
 import asyncio
 import logging
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -47,7 +48,7 @@ _LATER = 60.0
 
 
 class _Paused(AgentError):
-    """The connection rate asks for a wait that is too long to hold a slot."""
+    """The connection rate asks for a wait that is too long to hold a slot, or the slot is gone."""
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class Session:
         self._transactions = 0
         self._needs_reset = False
         self._is_leaving = False
+        self._opening: asyncio.Timeout | None = None
         self._changed = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
         self._hosts: frozenset[str] = frozenset()
@@ -99,6 +101,14 @@ class Session:
         """Close after the transaction in progress."""
         self._is_leaving = True
         self._changed.set()
+
+    def cut(self) -> None:
+        """Close now: what is under way counts as a connection that was lost."""
+        self.leave()
+        if self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+        if self._peer is not None:
+            self._peer.abort()
 
     def wake(self) -> None:
         """Look again: something has changed."""
@@ -281,21 +291,31 @@ class Session:
     async def _open(self, candidate: Candidate) -> None:
         path, options = self._path, self._path.options
         source = path.source
-        self._peer = await self._services.connector.open(
-            candidate,
-            domain=self._tls,
-            path_name=path.name,
-            source_address=source.source_address or "",
-            ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
-            options=options,
-            pace=self._pace,
-        )
+        self._opening = opening = asyncio.timeout(None)
+        try:
+            async with opening:
+                self._peer = await self._services.connector.open(
+                    candidate,
+                    domain=self._tls,
+                    path_name=path.name,
+                    source_address=source.source_address or "",
+                    ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
+                    options=options,
+                    pace=self._pace,
+                )
+        except TimeoutError:
+            if not opening.expired():
+                raise
+            # Cut off; nothing has been tried.
+            raise _Paused from None
+        finally:
+            self._opening = None
         self._posture, self._has_connected = options.posture, True
         self._transactions, self._needs_reset = 0, False
 
     async def _pace(self) -> None:
         """Charge the connection rate, waiting for it if that is not long."""
-        while not self._is_leaving:
+        while not self._is_leaving and not self._path.must_leave(self):
             self._changed.clear()
             wait = self._path.connection_wait()
             if wait == 0:
@@ -476,14 +496,19 @@ class Session:
             wait = path.message_wait()
             if wait == 0:
                 return True
-            if wait >= path.options.timeouts.idle:
+            idle = path.options.timeouts.idle
+            if idle <= wait < math.inf:
                 self._is_leaving = True
                 return False
             path.waiting_sessions += 1
             try:
-                await self._wait(wait)
+                # A lease may come at any moment, and then go again soon: be ready for it.
+                is_changed = await self._wait(min(wait, idle))
             finally:
                 path.waiting_sessions -= 1
+            if wait == math.inf and not is_changed:
+                self._is_leaving = True
+                return False
 
     async def _transact(self, work: _Work) -> Broken | None:
         """One transaction; returns what broke the connection, if anything did."""
@@ -502,10 +527,13 @@ class Session:
             return None
         is_first = self._transactions == 0
         self._transactions += 1
-        if (failure := await self._reset()) is not None:
-            # What a peer says to RSET says nothing about the message.
-            self._drop_peer()
-            return failure
+        if self._needs_reset:
+            if (failure := await self._reset()) is not None:
+                # What a peer says to RSET says nothing about the message.
+                self._drop_peer()
+                return failure
+            if self._path.must_leave(self):
+                return None
         work.tried.add(peer.candidate)
         replies = await peer.send(command, recipients, work.content, self._settle_before)
         failure = peer.failure or _closing(replies)

@@ -18,10 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agent.limits.messages import Answer, Demand, Grant, Report
-from agent.limits.times import HolderTimes
+from agent.limits.times import UNKNOWN_TIMES, HolderTimes
 
 #: Requests whose answer has not come that are remembered; older ones don't count any more.
 _MOST_UNANSWERED = 64
+#: A lease without use is forgotten after so long: nothing that was said of it is under way still.
+_FORGOTTEN_AFTER = 60 * 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -45,8 +47,11 @@ class Lease:
     parts: int = 0
     parts_since: int = 0
     returned: int = 0
-    #: What the server knows.
+    #: What the server knows, and what it was told last on the way to that.
     known: Demand | None = None
+    told: Demand | None = None
+    #: Since when it has been neither held nor wanted; None: it is.
+    unused_since: int | None = None
 
     @property
     def is_rate(self) -> bool:
@@ -63,9 +68,12 @@ class _Sent:
 class LeaseHolder:
     """All leases of one agent."""
 
-    def __init__(self, times: HolderTimes, *, agent: str, incarnation: int) -> None:
-        """Hold nothing yet; *incarnation* is higher than at any start before."""
-        self._times = times
+    def __init__(self, times: HolderTimes = UNKNOWN_TIMES, *, agent: str, incarnation: int) -> None:
+        """
+        Hold nothing yet; *incarnation* is higher than at any start before. Without *times*, they
+        are to be set before the first answer is heard.
+        """
+        self.times = times
         self._agent = agent
         self._incarnation = incarnation
         self._sequence = 0
@@ -85,6 +93,22 @@ class LeaseHolder:
         """Say how many units could be used now."""
         self._lease(key).wants = units
 
+    def is_lapsed(self, now: int) -> bool:
+        """Whether nothing but floors holds now, or not even these."""
+        self._lapse(now)
+        return self._has_lapsed
+
+    def is_over(self, now: int) -> bool:
+        """Whether nothing holds now, floors included."""
+        self._lapse(now)
+        return self._has_lapsed and not self._has_floors
+
+    def next_lapse(self, now: int) -> int | None:
+        """When less will hold, or has to be closed, than does now; None: never by itself."""
+        ends = [self._deadline, self._floor_deadline]
+        times = [time for end in ends for time in (end, end + self.times.drain)]
+        return min((time for time in times if time > now), default=None)
+
     def try_open(self, key: str, now: int) -> bool:
         """Take a connection's unit, to be given back by `close`; False: there is none."""
         lease = self._lease(key)
@@ -93,9 +117,29 @@ class LeaseHolder:
         lease.in_use += 1
         return True
 
+    def open_anyway(self, key: str) -> None:
+        """Count a connection that is open whatever may be; it is reported as such."""
+        self._lease(key).in_use += 1
+
     def close(self, key: str) -> None:
         """A connection has been closed."""
         self._lease(key).in_use -= 1
+
+    def wait_ns(self, key: str, now: int, ahead: int = 0) -> int | None:
+        """
+        How long until an event may pass after *ahead* others, in nanoseconds; 0: now; None: not
+        with the units that are held.
+        """
+        units = self.cap(key, now)
+        lease = self._lease(key)
+        if units < 1 or not lease.is_rate:
+            return None
+        self._earn(lease, now)
+        missing = (ahead + 1) * lease.event_parts - lease.parts
+        if missing <= 0:
+            return 0
+        span = -(-missing // (units * lease.earns))
+        return span + span // (self.times.drift - 1) + 1
 
     def try_pass(self, key: str, now: int) -> bool:
         """Let one event pass; False: none is free to."""
@@ -114,6 +158,19 @@ class LeaseHolder:
         lease = self._lease(key)
         return lease.units
 
+    def in_use(self, key: str) -> int:
+        """How many connections are open."""
+        lease = self._leases.get(key)
+        return lease.in_use if lease is not None else 0
+
+    def free_events(self, key: str, now: int) -> int:
+        """How many events of a rate may pass now."""
+        lease = self._lease(key)
+        if not lease.is_rate or not self.cap(key, now):
+            return 0
+        self._earn(lease, now)
+        return lease.parts // lease.event_parts
+
     def surplus(self, key: str, now: int) -> int:
         """How many connections are open beyond what may be: idle ones are to be closed."""
         return max(0, self._lease(key).in_use - self.cap(key, now))
@@ -121,21 +178,30 @@ class LeaseHolder:
     def must_close(self, key: str, now: int) -> int:
         """How many connections have to go now, whatever they are doing."""
         lapsed = self._deadline if now < self._floor_deadline else self._floor_deadline
-        if now < lapsed + self._times.drain:
+        if now < lapsed + self.times.drain:
             return 0
         return self.surplus(key, now)
 
     # Talking.
 
-    def report(self, now: int) -> Report:
-        """Make the next request: what has changed since what the server knows."""
+    def report(self, now: int, most: int | None = None) -> Report:
+        """
+        Make the next request: what has changed since what the server knows, *most* limits at
+        most. What is in use comes first, and what was told but not answered yet last.
+        """
         self._lapse(now)
         self._sequence += 1
-        demands = tuple(
-            demand
+        changed = [
+            (lease, demand)
             for lease in self._leases.values()
             if (demand := self._demand(lease)) != lease.known
-        )
+        ]
+        if most is not None and len(changed) > most:
+            changed.sort(key=lambda one: (one[0].told == one[1], not one[0].in_use))
+            del changed[most:]
+        for lease, demand in changed:
+            lease.told = demand
+        demands = tuple(demand for _, demand in changed)
         self._sent[self._sequence] = _Sent(at=now, demands=demands)
         while len(self._sent) > _MOST_UNANSWERED:
             del self._sent[next(iter(self._sent))]
@@ -146,6 +212,46 @@ class LeaseHolder:
             demands=demands,
         )
 
+    @property
+    def has_more_to_tell(self) -> bool:
+        """Whether something has changed that no request has said yet."""
+        return any(
+            self._demand(lease) not in (lease.known, lease.told) for lease in self._leases.values()
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Of the book that was heard last; 0: none was."""
+        return self._epoch
+
+    def begin_anew(self) -> None:
+        """
+        Another book has taken over that counts its epochs anew: its grants are newer than any of
+        before. Only where nothing of the old one can be under way still.
+        """
+        for lease in self._leases.values():
+            lease.version, lease.proof, lease.granted, lease.granted_floor = 0, b"", 0, 0
+
+    def tell_again(self, key: str) -> None:
+        """Have the next request tell of a limit even if nothing has changed."""
+        if (lease := self._leases.get(key)) is not None:
+            lease.known = lease.told = None
+
+    def meet_anew(self) -> None:
+        """A new connection: whoever answers there may know nothing and is told everything."""
+        for lease in self._leases.values():
+            lease.known = lease.told = None
+
+    def forget_unused(self, now: int) -> None:
+        """Drop leases that are neither held nor asked for, once the server knows."""
+        for lease in list(self._leases.values()):
+            if lease.units or lease.in_use or lease.wants or lease.known != self._demand(lease):
+                lease.unused_since = None
+            elif lease.unused_since is None:
+                lease.unused_since = now
+            elif now - lease.unused_since > _FORGOTTEN_AFTER:
+                del self._leases[lease.key]
+
     def hear(self, answer: Answer, now: int) -> bool:
         """Take an answer, or grants that come unasked; False: it is too old, or not for us."""
         if answer.incarnation != self._incarnation or answer.sequence < self._answered:
@@ -154,11 +260,11 @@ class LeaseHolder:
         if answer.epoch != self._epoch:
             # Another server, or the same after a crash: it knows nothing.
             self._epoch = answer.epoch
-            for lease in self._leases.values():
-                lease.known = None
+            self.meet_anew()
         elif (sent := self._sent.get(answer.sequence)) is not None:
             for demand in sent.demands:
-                self._lease(demand.key).known = demand
+                if (lease := self._leases.get(demand.key)) is not None:
+                    lease.known = demand
         self._renew(answer.sequence, now)
         self._apply(answer.grants, now)
         return True
@@ -171,8 +277,8 @@ class LeaseHolder:
         self._answered = sequence
         sent = self._sent.get(sequence)
         if sent is not None:
-            deadline = sent.at + self._times.session
-            self._floor_deadline = max(self._floor_deadline, sent.at + self._times.floor)
+            deadline = sent.at + self.times.session
+            self._floor_deadline = max(self._floor_deadline, sent.at + self.times.floor)
             self._has_floors = now < self._floor_deadline
             if deadline > self._deadline:
                 self._deadline = deadline
@@ -213,6 +319,7 @@ class LeaseHolder:
             granted=lease.granted,
             floor=lease.granted_floor,
             proof=lease.proof,
+            in_use=lease.in_use,
         )
 
     def _lapse(self, now: int) -> None:
@@ -236,7 +343,7 @@ class LeaseHolder:
     def _earn(self, lease: Lease, now: int) -> None:
         span = max(0, now - lease.parts_since)
         # As slowly as the slowest clock would have it: ours may be fast.
-        earned = (span - span // self._times.drift) * lease.units * lease.earns
+        earned = (span - span // self.times.drift) * lease.units * lease.earns
         lease.parts = min(lease.parts + earned, lease.units * lease.event_parts)
         lease.parts_since = now
 

@@ -4,7 +4,7 @@ What the agent says and hears about limits.
 `agent.convert` makes these of what goes over the wire.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Demand:
     granted: int
     floor: int
     proof: bytes
+    #: Units in use, for people to look at; a change of it alone is not told.
+    in_use: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,3 +26,7 @@ class HolderTimes:
             drain=drain - drain // drift,
             drift=drift,
         )
+
+
+#: Before the server has said any: nothing holds for any time.
+UNKNOWN_TIMES = HolderTimes(session=0, floor=0, drain=0, drift=1000)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from agent.limits.limit import FleetLimit
 from agent.queue.names import QueueName
 from penstock.v1.egress_path_pb2 import EgressPathConfig
 
@@ -46,6 +47,8 @@ class PathPolicy:
     config: EgressPathConfig
     etag: str
     revision: int
+    #: The limits of `config` that the fleet keeps together; the others this agent keeps itself.
+    fleet_limits: tuple[FleetLimit, ...] = ()
 
     @property
     def scope(self) -> Scope:

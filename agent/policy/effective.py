@@ -10,6 +10,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from agent.limits.limit import LimitPath
+from agent.policy import limit_refs
 from agent.policy.answer import MxHost, PathPolicy
 from penstock.v1.egress_path_pb2 import EgressPathConfig
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse, OverrideRef
@@ -60,6 +62,7 @@ def effective_policy(answer: StoredAnswer, now: float) -> PathPolicy:
         config=config,
         etag=etag,
         revision=response.revision,
+        fleet_limits=limit_refs.fleet_limits_of(response, _limit_path(answer)),
     )
 
 
@@ -79,7 +82,15 @@ def why_unusable(response: GetEgressPathConfigResponse) -> str:
         return "connection_limit is 0, expected at least 1"
     if response.overrides and not response.HasField("ruled_config"):
         return "the answer has overrides but no ruled_config to fall back to"
-    return ""
+    return next(filter(None, map(limit_refs.why_unusable, response.limit_refs)), "")
+
+
+def _limit_path(answer: StoredAnswer) -> LimitPath:
+    return LimitPath(
+        routing_domain=answer.key.routing_domain,
+        egress_source=answer.key.egress_source,
+        site_name=answer.response.site_name,
+    )
 
 
 def _ended_options(response: GetEgressPathConfigResponse, now: float) -> set[str]:

@@ -1,0 +1,107 @@
+"""What an agent holds: told in parts, forgotten when unused, taken on by another book."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.limits.holder import LeaseHolder
+from tests.unit.agent.limits.leases import SECOND, TIMES, Lender, connections, make_holder, messages
+
+
+def test_what_is_in_use_is_told_first_and_every_limit_once():
+    holder, lender = make_holder()
+    limits = [connections(f"c{number}") for number in range(10)]
+    for limit in limits:
+        holder.want(limit.key, 1)
+    lender.answer(*(lender.grant(limit, 1) for limit in limits), at=0)
+    for key in ("c4", "c7"):
+        assert holder.try_open(key, 1)
+    holder.meet_anew()
+
+    told = [[one.key for one in holder.report(2, most=4).demands] for _ in range(3)]
+
+    assert set(told[0]) > {"c4", "c7"}
+    assert len(told[0]) == len(told[1]) == 4
+    assert set(told[0] + told[1] + told[2]) == {limit.key for limit in limits}
+    assert not holder.has_more_to_tell
+
+
+def test_a_limit_that_nobody_uses_is_forgotten_once_the_server_knows():
+    holder, lender = make_holder()
+    limit = connections()
+    holder.want("c", 2)
+    lender.answer(lender.grant(limit, 2), at=0)
+    holder.want("c", 0)
+    lender.answer(lender.grant(limit, 0), at=SECOND)
+    for second in (2, 3, 70):
+        lender.answer(at=second * SECOND)
+        holder.forget_unused(second * SECOND)
+
+    assert not list(holder.leases())
+
+
+def test_a_limit_with_an_open_connection_is_never_forgotten():
+    holder, lender = make_holder()
+    holder.open_anyway("c")
+    for second in (0, 1, 70, 700):
+        lender.answer(at=second * SECOND)
+        holder.forget_unused(second * SECOND)
+
+    assert holder.in_use("c") == 1
+    assert lender.holder.report(701 * SECOND).demands == ()
+
+
+def test_another_book_with_lower_epochs_is_believed_once_all_is_said_anew():
+    holder, _ = make_holder()
+    before, after = Lender(holder, epoch=9), Lender(holder, epoch=2)
+    limit = connections()
+    before.answer(before.grant(limit, 5), at=0)
+
+    holder.meet_anew()
+    holder.begin_anew()
+    [claim] = holder.report(SECOND).demands
+    assert (claim.enforced, claim.version) == (5, 0)
+    after.answer(after.grant(limit, 3), at=SECOND)
+
+    assert holder.cap("c", SECOND) == 3
+
+
+def test_without_times_nothing_holds():
+    holder = LeaseHolder(agent="a", incarnation=1)
+    lender = Lender(holder)
+    lender.answer(lender.grant(connections(), 5), at=0, heard_at=1)
+
+    assert holder.cap("c", 1) == 0
+
+
+def test_when_less_will_hold_is_known():
+    holder, lender = make_holder()
+    lender.answer(lender.grant(connections(), 5, floor=2), at=0)
+
+    lapse = TIMES.session
+    assert holder.next_lapse(SECOND) == lapse
+    assert holder.cap("c", lapse - 1) == 5
+    assert holder.cap("c", lapse) == 2
+    assert holder.next_lapse(lapse) == lapse + TIMES.drain
+
+
+@given(
+    units=st.integers(1, 20),
+    count=st.integers(1, 1000),
+    seconds=st.sampled_from([1, 60, 3600]),
+    ahead=st.integers(0, 30),
+)
+def test_the_wait_is_as_long_as_it_takes_and_no_longer_than_clocks_ask(
+    units, count, seconds, ahead
+):
+    holder, lender = make_holder()
+    limit = messages(count=count, seconds=seconds, burst=20)
+    lender.answer(lender.grant(limit, units, fill=0), at=0)
+
+    wait = holder.wait_ns("m", 0, ahead)
+
+    assert wait is not None
+    exact = (ahead + 1) * 20 * seconds * SECOND / (units * count)
+    assert exact <= wait <= exact * 1.0001 + 2
+    if ahead == 0 and wait < TIMES.session:
+        assert not holder.try_pass("m", int(exact) - 1)
+        assert holder.try_pass("m", wait)
