@@ -98,12 +98,19 @@ async def serving(url: str) -> AsyncIterator["Client"]:
 class Client:
     """Calls of one agent."""
 
-    def __init__(self, channel: grpc.aio.Channel, server: Server) -> None:
-        self.server = server
+    def __init__(self, channel: grpc.aio.Channel, server: Server | None = None) -> None:
+        """*server* is left out where it runs in another process."""
+        self._server = server
         self.policy = PolicyServiceStub(channel)
         self.feedback = FeedbackServiceStub(channel)
         self.automation = AutomationServiceStub(channel)
         self.fleet = FleetServiceStub(channel)
+
+    @property
+    def server(self) -> Server:
+        """The server, which runs in this process."""
+        assert self._server is not None
+        return self._server
 
     async def report(self, *outcomes: outcome_pb2.DeliveryOutcome):
         """Report outcomes."""
