@@ -94,6 +94,17 @@ class ServerMetrics:
             "Responses that watching clients have not acknowledged.",
             registry=self.registry,
         )
+        self.watch_canaries = Counter(
+            "penstock_server_watch_canaries",
+            "Changes of rules that few agents were told of first, by what came of it.",
+            ("verdict",),
+            registry=self.registry,
+        )
+        self.watch_held_back = Gauge(
+            "penstock_server_watch_held_back",
+            "Agents that are not told of a change of rules before others have applied it.",
+            registry=self.registry,
+        )
         self.answers_made = Counter(
             "penstock_server_answers_made",
             "Answers that were computed, not found ready.",

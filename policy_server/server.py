@@ -34,6 +34,7 @@ from policy_server.policy import Policy
 from policy_server.services import policy_service
 from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.automation_service import AutomationService
+from policy_server.services.canary import CanaryShare
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.fleet_service import FleetService
 from policy_server.services.interceptors import CallInterceptor
@@ -205,8 +206,13 @@ class Server:
             metrics=self.metrics,
             revision=self._revision,
         )
+        watch = self._settings.watch
         self._hub = WatchHub(
-            self.policy, self.actions, directory=self._directory, metrics=self.metrics
+            self.policy,
+            self.actions,
+            directory=self._directory,
+            metrics=self.metrics,
+            canaries=CanaryShare(share=watch.canary_share, wait=watch.canary_wait),
         )
         add_policy_service(server, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database, bounds=self._bounds)

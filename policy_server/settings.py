@@ -134,6 +134,15 @@ class FeedbackSettings(BaseModel):
     max_outcomes: Annotated[int, Field(ge=0, le=100_000_000)] = 500_000
 
 
+class WatchSettings(BaseModel):
+    """How watching agents are told of changes; a canary share of 0: all at once."""
+
+    model_config = _CONFIG
+
+    canary_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    canary_wait: _Duration = timedelta(seconds=30)
+
+
 class Settings(BaseModel):
     """Everything the policy server can be told."""
 
@@ -143,6 +152,7 @@ class Settings(BaseModel):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     dns: DnsSettings = Field(default_factory=DnsSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -150,6 +160,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "database": DatabaseSettings,
     "dns": DnsSettings,
     "feedback": FeedbackSettings,
+    "watch": WatchSettings,
 }
 
 

@@ -23,6 +23,7 @@ from policy_server.services.action_changes import ResourceTypes, compare_actions
 from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.announced_sources import MAX_SOURCES, AnnouncedSources
 from policy_server.services.caller import read_caller
+from policy_server.services.canary import Canaries, CanaryShare
 from policy_server.services.resume_token import (
     ResumeToken,
     decode_token,
@@ -67,6 +68,7 @@ class WatchHub:
         metrics: ServerMetrics,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         timing: WatchTiming | None = None,
+        canaries: CanaryShare | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
         self._policy = policy
@@ -93,6 +95,12 @@ class WatchHub:
         self._gathering: asyncio.TimerHandle | None = None
         self._random = random or Random().random
         self._known_rules: Snapshot | None = None
+        self._canaries = Canaries(
+            canaries or CanaryShare(),
+            streams=lambda: self._streams,
+            random=self._random,
+            metrics=metrics,
+        )
         self._unsubscribe = policy.subscribe(self._hear_change)
         if policy.is_loaded:
             self._hear_change()
@@ -168,6 +176,7 @@ class WatchHub:
         self._unsubscribe()
         if self._gathering is not None:
             self._gathering.cancel()
+        self._canaries.close()
         for _ in self._streams:
             # Nobody waits for a turn any more.
             self._snapshots.release()
@@ -289,8 +298,10 @@ class WatchHub:
         for stream in self._streams:
             if changes:
                 stream.touch_actions(changes)
-            if has_new_rules:
+            if has_new_rules and not self._canaries.is_on:
                 stream.touch_rules(change)
+        if has_new_rules and self._canaries.is_on:
+            self._canaries.tell(change, self._policy.revision)
         if (changes or has_new_rules) and self._gathering is None:
             loop = asyncio.get_running_loop()
             self._gathering = loop.call_later(self._timing.gather, self._wake_streams)

@@ -120,6 +120,8 @@ class WatchStream:
         #: Actions to be looked at that the client has not been told of yet.
         self._untold: set[int] = set()
         self._rules_changed: tuple[float, float] | None = None
+        #: Whether a change of rules is yet to be told, once others have applied it.
+        self.is_held_back = False
         #: Names to compare after a change of rules; None: all.
         self._concerned: dict[str, None] | None = {}
         self._is_comparing = False
@@ -180,12 +182,32 @@ class WatchStream:
 
     def touch_rules(self, change: RulesChange | None = None) -> None:
         """Note that rules or sites changed; None: any answer may have."""
+        if self._note_concerned(change):
+            self._begin_debounce()
+
+    def hold_rules(self, change: RulesChange | None = None) -> bool:
+        """Note that rules changed, for `release_rules`; say whether anything is held back."""
+        if len(self._paths) and self._note_concerned(change):
+            self._dirty_since = self._dirty_since or self._now()
+            self.is_held_back = True
+        return self.is_held_back
+
+    def release_rules(self) -> None:
+        """Tell the client of the changes that were held back."""
+        if self.is_held_back:
+            self.is_held_back = False
+            self._begin_debounce()
+            self._alarm.ring()
+
+    def _note_concerned(self, change: RulesChange | None) -> bool:
+        """Note what to compare after a change; say whether there is anything."""
         if change is None or change.is_wide:
             self._concerned = None
         elif self._concerned is not None:
             self._concerned |= self._paths.names_concerned(change)
-        if self._concerned is not None and not self._concerned:
-            return
+        return self._concerned is None or bool(self._concerned)
+
+    def _begin_debounce(self) -> None:
         now = self._now()
         self._dirty_since = self._dirty_since or now
         first = self._rules_changed[0] if self._rules_changed else now
@@ -498,7 +520,11 @@ class WatchStream:
                 # The client may hold any of the answers since the invalidation.
                 path.etag = ""
         self._touched_names.update(touched)
-        self.touch_rules()
+        if self.is_held_back and not touched:
+            # The newer rules are not to be told yet, and no action waits for an answer.
+            self._concerned = None
+        else:
+            self.touch_rules()
 
     def _assume(self, names: Iterable[str]) -> None:
         for name in names:
@@ -628,6 +654,7 @@ class WatchStream:
             or self._extended_actions
             or self._is_comparing
             or self._rules_changed is not None
+            or self.is_held_back
             or not self._all_known.is_set()
             or self._paths.assumed
         )

@@ -69,8 +69,8 @@ def run_sql(url: str, statement: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(url: str) -> AsyncIterator["Client"]:
-    """Run a server on this database; give a client of it."""
+async def serving(url: str, **overrides: str) -> AsyncIterator["Client"]:
+    """Run a server on this database, with settings as the environment has them; give a client."""
     settings = {
         "PENSTOCK_SERVER_GRPC_LISTEN": "127.0.0.1:0",
         "PENSTOCK_SERVER_HTTP_LISTEN": "127.0.0.1:0",
@@ -79,7 +79,7 @@ async def serving(url: str) -> AsyncIterator["Client"]:
         "PENSTOCK_DNS_NAMESERVERS": "127.0.0.1:9",
         "PENSTOCK_DNS_TIMEOUT": "0.2s",
     }
-    server = Server(load_settings(None, settings))
+    server = Server(load_settings(None, settings | overrides))
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:

@@ -15,6 +15,7 @@ from policy_server.policy import Policy
 from policy_server.rules.site import MxHost
 from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.automation_service import AutomationService
+from policy_server.services.canary import CanaryShare
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
@@ -82,6 +83,7 @@ class SimulatedServer:
         path: Path,
         clock: Callable[[], datetime],
         dns: SimulatedDns,
+        canary_share: float,
         seed: str,
     ) -> None:
         self.name = name
@@ -116,6 +118,7 @@ class SimulatedServer:
             directory=self._directory,
             metrics=metrics,
             clock=clock,
+            canaries=CanaryShare(share=canary_share),
             random=random.random,
         )
         add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)

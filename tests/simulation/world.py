@@ -59,6 +59,8 @@ class Plan:
     seconds: float
     faults: Faults
     is_balanced: bool
+    #: The share of agents that servers tell of new rules first; 0: all at once.
+    canary_share: float
     #: What may happen, each as often as its weight says.
     weights: dict[str, int] = field(default_factory=dict)
 
@@ -106,6 +108,7 @@ def draw_plan(seed: int) -> Plan:
         faults=faults,
         is_balanced=random.random() < 0.2,
         weights=weights,
+        canary_share=random.choice((0.0, 0.0, 0.4)),
     )
 
 
@@ -429,6 +432,7 @@ class World:
             path=self.path,
             clock=lambda: utc(self.true_time() + offset),
             dns=self.dns,
+            canary_share=self.plan.canary_share,
             seed=f"{self.plan.seed} {self._next()}",
         )
         self._servers[name] = server

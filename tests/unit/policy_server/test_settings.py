@@ -118,6 +118,8 @@ def test_every_key_has_an_environment_name():
         "PENSTOCK_DNS_TIMEOUT",
         "PENSTOCK_FEEDBACK_KEEP_OUTCOMES",
         "PENSTOCK_FEEDBACK_MAX_OUTCOMES",
+        "PENSTOCK_WATCH_CANARY_SHARE",
+        "PENSTOCK_WATCH_CANARY_WAIT",
     )
 
 
