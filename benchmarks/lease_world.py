@@ -302,15 +302,20 @@ class LeaseWorld:
     def _start_server(self) -> None:
         self._epoch += 1
         self._book = LeaseBook(self.timing, epoch=self._epoch, sign=_sign)
-        self._book.configure(_KEY, self.scenario.spec, self.now)
-        if self._epoch > 1:
+        if self._durable_ceiling or self._durable_floors:
+            self._book.configure(_KEY, self.scenario.spec, self.now)
             self._book.restore(
                 _KEY, ceiling=self._durable_ceiling, floors=self._durable_floors, now=self.now
             )
         self._settles_at = None
 
     def _hear(self, report: Report) -> None:
-        if self._book is None or not self._book.receive(report, self.now):
+        if self._book is None:
+            return
+        if report.demands:
+            # It may have been forgotten since.
+            self._book.configure(_KEY, self.scenario.spec, self.now)
+        if not self._book.receive(report, self.now):
             return
         sequence = report.sequence
         self._say(report.agent, report.incarnation, sequence, ())
@@ -334,8 +339,7 @@ class LeaseWorld:
         assert self._book is not None
         decision = self._book.settle(self.now)
         for promise in decision.promises:
-            if promise.ceiling is not None:
-                self._durable_ceiling = promise.ceiling
+            self._durable_ceiling = promise.ceiling
             for agent, floor in promise.floors:
                 if floor:
                     self._durable_floors[agent] = floor

@@ -11,7 +11,8 @@ Errors of the policy server, by what the caller can do.
     ├── Unavailable          try again later
     │   ├── RulesNotLoaded
     │   ├── DnsUnavailable
-    │   └── StoreUnavailable
+    │   ├── StoreUnavailable
+    │   └── BookElsewhere    another server lends limits out
     ├── NotInForce           the action is over: put another one in force
     ├── StoreRefused         the database refused a statement
     └── WrongSchema          migrate the database
@@ -84,6 +85,10 @@ class DnsUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The database can't be reached or is busy; try again."""
+
+
+class BookElsewhere(Unavailable):
+    """Another server keeps the book of limits, or none does yet; try there, or again."""
 
 
 class NotInForce(PolicyServerError):

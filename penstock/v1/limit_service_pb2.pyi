@@ -31,10 +31,10 @@ class LimitClaim(_message.Message):
     def __init__(self, units: _Optional[int] = ..., floor: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class LimitDemand(_message.Message):
-    __slots__ = ("handle", "key", "path", "wants", "enforced", "version", "weight", "returned_nano_events", "claim", "in_use")
+    __slots__ = ("handle", "key", "paths", "wants", "enforced", "version", "weight", "returned_nano_events", "claim", "in_use")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
-    PATH_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     ENFORCED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -44,7 +44,7 @@ class LimitDemand(_message.Message):
     IN_USE_FIELD_NUMBER: _ClassVar[int]
     handle: int
     key: str
-    path: LimitPath
+    paths: _containers.RepeatedCompositeFieldContainer[LimitPath]
     wants: int
     enforced: int
     version: int
@@ -52,7 +52,7 @@ class LimitDemand(_message.Message):
     returned_nano_events: int
     claim: LimitClaim
     in_use: int
-    def __init__(self, handle: _Optional[int] = ..., key: _Optional[str] = ..., path: _Optional[_Union[LimitPath, _Mapping]] = ..., wants: _Optional[int] = ..., enforced: _Optional[int] = ..., version: _Optional[int] = ..., weight: _Optional[int] = ..., returned_nano_events: _Optional[int] = ..., claim: _Optional[_Union[LimitClaim, _Mapping]] = ..., in_use: _Optional[int] = ...) -> None: ...
+    def __init__(self, handle: _Optional[int] = ..., key: _Optional[str] = ..., paths: _Optional[_Iterable[_Union[LimitPath, _Mapping]]] = ..., wants: _Optional[int] = ..., enforced: _Optional[int] = ..., version: _Optional[int] = ..., weight: _Optional[int] = ..., returned_nano_events: _Optional[int] = ..., claim: _Optional[_Union[LimitClaim, _Mapping]] = ..., in_use: _Optional[int] = ...) -> None: ...
 
 class LimitReport(_message.Message):
     __slots__ = ("worker", "incarnation", "sequence", "demands")

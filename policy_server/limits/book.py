@@ -16,6 +16,9 @@ It keeps these rules, whatever is lost, late, doubled or out of order on the way
 6. A ceiling is durable before more than it is out. After a crash that much is taken to be out
    until agents say what they have, or until every lease of before must be over.
 7. A version begins with the server's epoch, so that what a predecessor granted is always older.
+8. A grant that its agent does not confirm is sent again, with a report that comes a while later.
+9. Who alone wants a limit has all of it, so that it need not ask again. A limit that nobody has or
+   wants is forgotten, a rate once its units are full again.
 
 Time is an argument, in nanoseconds of a clock that only goes forward. Nothing here waits, sends or
 stores: `settle` returns a `Decision`, and whoever acts on it makes its promises durable before its
@@ -23,135 +26,23 @@ grants are sent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
 
+from policy_server.limits.alarms import Alarms
 from policy_server.limits.messages import Decision, Demand, Grant, Promise, Report
+from policy_server.limits.promises import take_promise
 from policy_server.limits.shares import Claimant, divide
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.state import Limit, Session, Share, Stage
 
 #: Writes what proves a grant: agent, incarnation, key, version, units and floor.
 Signer = Callable[[str, int, str, int, int, int], bytes]
 
 #: Versions of one epoch.
 _EPOCH_BITS = 32
-#: A ceiling is raised by this part of a limit, and at least by so many units.
-_CEILING_PART, _CEILING_LEAST = 10, 8
 #: A grant is lowered without need only if that much of the limit lies idle in it.
 _IDLE_PART = 10
 #: Floors may take this part of a limit; all of it, where one agent alone has it.
 _FLOOR_NUMERATOR, _FLOOR_DENOMINATOR = 1, 2
-
-
-@dataclass(slots=True)
-class Share:
-    """What one agent has of one limit."""
-
-    wants: int = 0
-    weight: int = 1
-    #: The most that it may be using.
-    booked: int = 0
-    #: What its newest grant says.
-    granted: int = 0
-    version: int = 0
-    #: The most that it may use while the server is away, and what its newest grant says of that.
-    floor: int = 0
-    floor_granted: int = 0
-    #: Since when it has had any units, and has lacked some.
-    held_since: int = 0
-    waiting_since: int = 0
-    #: Its last report did not know the newest grant: it is sent again.
-    is_behind: bool = False
-
-    @property
-    def occupied(self) -> int:
-        """Units that nobody else may have."""
-        return max(self.booked, self.floor)
-
-
-class Stage(IntEnum):
-    """How much of a silent agent's lease is over."""
-
-    LIVE = 0
-    RATES_OVER = 1
-    DRAINED = 2
-    FLOORS_OVER = 3
-
-
-@dataclass(slots=True)
-class Session:
-    """One agent that reports."""
-
-    #: 0: known from a predecessor's floors alone.
-    incarnation: int
-    sequence: int = 0
-    stage: Stage = Stage.LIVE
-    #: Grants are raised until then; it is over for rates, for connections and for floors later.
-    speaks_until: int = 0
-    rates_end: int = 0
-    drained: int = 0
-    floors_end: int = 0
-    keys: set[str] = field(default_factory=set)
-
-    @property
-    def next_end(self) -> int:
-        """When the next part of its lease is over."""
-        return (self.rates_end, self.drained, self.floors_end, self.floors_end)[self.stage]
-
-
-@dataclass(slots=True)
-class Limit:
-    """One limit and who has it."""
-
-    spec: LimitSpec
-    shares: dict[str, Share] = field(default_factory=dict)
-    #: Units that shares occupy, kept as they change.
-    occupied: int = 0
-    #: Events in the units that are free, in parts, and since when they have earned.
-    pool: int = 0
-    pool_since: int = 0
-    #: Durable: no more than that is out.
-    ceiling: int = 0
-    #: What a predecessor may have promised to agents that have not spoken yet.
-    unclaimed: int = 0
-    durable_floors: dict[str, int] = field(default_factory=dict)
-    #: Changed since agents were last told.
-    is_news: bool = False
-
-    @property
-    def out(self) -> int:
-        """Units that may be in use."""
-        return self.unclaimed + self.occupied
-
-    @property
-    def free(self) -> int:
-        """Units that can be given away now."""
-        return max(0, self.spec.units - self.out)
-
-    def book(self, share: Share, *, booked: int | None = None, floor: int | None = None) -> int:
-        """Change what a share occupies; return by how many units that grew."""
-        before = share.occupied
-        share.booked = share.booked if booked is None else booked
-        share.floor = share.floor if floor is None else floor
-        grown = share.occupied - before
-        self.occupied += grown
-        return grown
-
-    def remove(self, agent: str) -> bool:
-        """Take a share out; False if there is none."""
-        share = self.shares.pop(agent, None)
-        if share is not None:
-            self.occupied -= share.occupied
-        return share is not None
-
-    def earn(self, now: int, drift: int) -> None:
-        """Let the free units fill, as slowly as the slowest clock would have it."""
-        earning = self.spec.earning
-        if earning is not None:
-            span = max(0, now - self.pool_since)
-            earned = (span - span // drift) * self.free * earning.count
-            self.pool = min(self.pool + earned, self.free * self.spec.event_parts)
-        self.pool_since = now
 
 
 class LeaseBook:
@@ -166,18 +57,22 @@ class LeaseBook:
         self._limits: dict[str, Limit] = {}
         self._sessions: dict[str, Session] = {}
         self._dirty: dict[str, None] = {}
-        #: Limits that have fewer units than agents who want some, by when to look again.
-        self._scarce: dict[str, int] = {}
-        #: Limits whose predecessor's promises are not all accounted for, until when.
-        self._recovering: dict[str, int] = {}
+        #: Limits that have fewer units than agents who want some.
+        self._scarce = Alarms()
+        #: Limits whose predecessor's promises are not all accounted for.
+        self._recovering = Alarms()
+        #: Limits that nobody has or wants, until their units are full.
+        self._refilling = Alarms()
 
     def configure(self, key: str, spec: LimitSpec, now: int) -> None:
         """Set a limit, or change it."""
         limit = self._limits.get(key)
         if limit is None:
-            self._limits[key] = Limit(spec=spec, pool_since=now)
+            # What nothing is known of has not been used, or long ago: its units are full.
+            pool = spec.units * spec.event_parts
+            self._limits[key] = Limit(spec=spec, pool=pool, pool_since=now)
             return
-        if limit.spec == spec:
+        if limit.spec is spec or limit.spec == spec:
             return
         limit.earn(now, self._timing.drift)
         if limit.spec.earning is not None and spec.earning is not None:
@@ -192,16 +87,16 @@ class LeaseBook:
     def restore(self, key: str, *, ceiling: int, floors: Mapping[str, int], now: int) -> None:
         """Take over what a predecessor had promised of a limit that is configured."""
         limit = self._limits[key]
-        limit.ceiling = ceiling
+        limit.ceiling, limit.durable_spec, limit.pool = ceiling, limit.spec, 0
         limit.durable_floors = dict(floors)
         for agent, floor in floors.items():
-            share = limit.shares[agent] = Share(floor_granted=floor)
+            share = limit.shares[agent] = Share(floor_granted=floor, is_restored=True)
             limit.book(share, floor=floor)
             session = self._sessions.setdefault(agent, Session(incarnation=0, stage=Stage.DRAINED))
             session.keys.add(key)
             session.floors_end = now + self._floor_span()
         limit.unclaimed = max(0, ceiling - sum(floors.values()))
-        self._recovering[key] = now + self._lease_span(limit.spec)
+        self._recovering.set(key, now + self._lease_span(limit.spec))
 
     def receive(self, report: Report, now: int) -> bool:
         """Take in a report; False if it is too late, comes twice or is of an agent long gone."""
@@ -219,19 +114,20 @@ class LeaseBook:
             return False
         else:
             self._end_overdue(report.agent, session, now)
-        session.sequence, session.stage = report.sequence, Stage.LIVE
+        session.sequence, session.stage, session.heard_at = report.sequence, Stage.LIVE, now
         session.speaks_until = now + self._timing.session
         session.rates_end = now + self._rate_span()
         session.drained = now + self._connection_span()
         session.floors_end = now + self._floor_span()
         for demand in report.demands:
             self._take(report.agent, session, demand, now)
+        self._repeat(report.agent, session, now)
         return True
 
     def release(self, agent: str, incarnation: int, now: int) -> None:
-        """An agent has stopped in good order: all that it had is free at once."""
+        """An agent has stopped in good order, up to *incarnation*: all it had is free at once."""
         session = self._sessions.get(agent)
-        if session is not None and session.incarnation == incarnation:
+        if session is not None and session.incarnation <= incarnation:
             self._free(agent, session, now)
             del self._sessions[agent]
 
@@ -245,15 +141,17 @@ class LeaseBook:
             if limit is not None:
                 limit.earn(now, self._timing.drift)
                 grants += self._settle_limit(key, limit, now)
-                if (promise := _promise(key, limit)) is not None:
+                if (promise := take_promise(key, limit)) is not None:
                     promises.append(promise)
+                self._forget_idle(key, limit, now)
         return Decision(promises=tuple(promises), grants=tuple(grants))
 
     def next_time(self) -> int | None:
         """When something ends by itself; None: nothing does."""
         times = [session.next_end for session in self._sessions.values()]
-        times += self._scarce.values()
-        times += self._recovering.values()
+        for alarms in (self._scarce, self._recovering, self._refilling):
+            if alarms.soonest is not None:
+                times.append(alarms.soonest)
         return min(times, default=None)
 
     def heard(self, agent: str) -> int:
@@ -261,17 +159,38 @@ class LeaseBook:
         session = self._sessions.get(agent)
         return session.sequence if session is not None else 0
 
-    def newest_grants(self, agent: str) -> tuple[Grant, ...]:
-        """What an agent that connects anew is to be told: its grants as they stand."""
+    def unconfirmed_grants(self, agent: str) -> tuple[Grant, ...]:
+        """What an agent that connects anew is to be told: grants that it has not confirmed."""
         session = self._sessions.get(agent)
         if session is None:
             return ()
         return tuple(
-            self._grant(agent, session, key, limit, fill=0)
-            for key in sorted(session.keys)
-            if (limit := self._limits.get(key)) and (share := limit.shares.get(agent))
-            if share.version
+            self._grant(agent, session, key, limit)
+            for key in session.unconfirmed
+            if (limit := self._limits.get(key)) and agent in limit.shares
         )
+
+    def holds(self, grant: Grant) -> bool:
+        """Whether a grant is still the newest of its agent, and its lease not over."""
+        limit, session = self._limits.get(grant.key), self._sessions.get(grant.agent)
+        share = limit.shares.get(grant.agent) if limit is not None else None
+        return (
+            share is not None
+            and session is not None
+            and session.incarnation == grant.incarnation
+            and share.version == grant.version
+            and share.granted == grant.units
+            and share.floor_granted == grant.floor
+        )
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether what a predecessor promised is not all accounted for."""
+        return self._recovering.soonest is not None
+
+    def session(self, agent: str) -> Session | None:
+        """An agent's session as it is now, to be looked at."""
+        return self._sessions.get(agent)
 
     def limit(self, key: str) -> Limit | None:
         """A limit as it is now, to be looked at."""
@@ -289,18 +208,40 @@ class LeaseBook:
         if limit is None:
             return
         session.keys.add(demand.key)
+        self._refilling.remove(demand.key)
         limit.earn(now, self._timing.drift)
         share = limit.shares.setdefault(agent, Share(held_since=now, waiting_since=now))
-        share.weight = max(1, demand.weight)
+        share.weight, share.is_restored = max(1, demand.weight), False
         if demand.wants and not share.wants:
             share.waiting_since = now
         share.wants = max(0, min(demand.wants, limit.spec.units))
+        share.in_use = demand.in_use
         if demand.enforced > share.booked:
             self._take_claim(agent, session, limit, share, demand)
         elif demand.version == share.version:
             self._lower(limit, share, demand)
         share.is_behind = demand.version < share.version
+        if not share.is_behind:
+            session.unconfirmed.pop(demand.key, None)
+        if share.is_empty:
+            limit.remove(agent)
+            session.keys.discard(demand.key)
+            session.unconfirmed.pop(demand.key, None)
         self._dirty[demand.key] = None
+
+    def _repeat(self, agent: str, session: Session, now: int) -> None:
+        """Have grants sent again that seem to be lost."""
+        lost = [
+            key for key, since in session.unconfirmed.items() if now - since >= self._timing.repeat
+        ]
+        for key in lost:
+            limit = self._limits.get(key)
+            share = limit.shares.get(agent) if limit is not None else None
+            if share is None:
+                del session.unconfirmed[key]
+                continue
+            share.is_behind = True
+            self._dirty[key] = None
 
     def _take_claim(
         self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
@@ -311,7 +252,7 @@ class LeaseBook:
             agent, session.incarnation, demand.key, demand.version, demand.granted, demand.floor
         )
         if demand.version >= share.version and proof == demand.proof:
-            share.version = demand.version
+            share.version, share.fill = demand.version, 0
             share.granted = min(demand.granted, demand.enforced)
         limit.unclaimed = max(0, limit.unclaimed - max(0, grown))
 
@@ -331,6 +272,7 @@ class LeaseBook:
                 limit.remove(agent)
                 self._dirty[key] = None
         session.keys = set()
+        session.unconfirmed = {}
 
     # What ends by itself.
 
@@ -339,11 +281,12 @@ class LeaseBook:
             self._end_overdue(agent, session, now)
             if session.stage is Stage.FLOORS_OVER:
                 del self._sessions[agent]
-        for key in [key for key, until in self._recovering.items() if now >= until]:
+        for key in self._recovering.take(now):
             limit = self._limits[key]
             limit.earn(now, self._timing.drift)
             limit.unclaimed = 0
-            del self._recovering[key]
+            for share in limit.shares.values():
+                share.is_restored = False
             self._dirty[key] = None
 
     def _end_overdue(self, agent: str, session: Session, now: int) -> None:
@@ -362,7 +305,7 @@ class LeaseBook:
         if session.stage is Stage.RATES_OVER and not limit.spec.is_rate:
             return
         limit.earn(now, self._timing.drift)
-        share.granted = share.wants = 0
+        share.granted = share.wants = share.fill = 0
         limit.book(share, booked=0)
         self._dirty[key] = None
         if not share.floor or session.stage is Stage.FLOORS_OVER:
@@ -370,10 +313,20 @@ class LeaseBook:
             session.keys.discard(key)
 
     def _take_dirty(self, now: int) -> list[str]:
-        dirty = dict(self._dirty)
-        dirty |= dict.fromkeys(key for key, at in self._scarce.items() if now >= at)
-        self._dirty = {}
+        dirty, self._dirty = self._dirty, {}
+        for alarms in (self._scarce, self._refilling):
+            dirty |= dict.fromkeys(alarms.take(now))
         return list(dirty)
+
+    def _forget_idle(self, key: str, limit: Limit, now: int) -> None:
+        """Forget a limit of which nothing is out; a rate when what was used is earned again."""
+        if limit.shares or limit.unclaimed or self._recovering.has(key):
+            return
+        if limit.is_idle:
+            del self._limits[key]
+            self._scarce.remove(key)
+        else:
+            self._refilling.set(key, now + limit.full_after(self._timing.drift))
 
     # Giving out.
 
@@ -381,14 +334,36 @@ class LeaseBook:
         live = {
             agent: share
             for agent, share in limit.shares.items()
-            if self._is_live(self._sessions.get(agent), now)
+            # Who may still show more is not told to have less.
+            if not share.is_restored and self._is_live(self._sessions.get(agent), now)
         }
-        hold = self._timing.hold_rate if limit.spec.is_rate else self._timing.hold_connection
+        hold = self._timing.hold(limit.spec)
         elsewhere = limit.unclaimed + sum(
             share.occupied for agent, share in limit.shares.items() if agent not in live
         )
-        targets = divide(
-            max(0, limit.spec.units - elsewhere),
+        targets = self._divide(limit, live, max(0, limit.spec.units - elsewhere), now, hold)
+        self._note_scarcity(key, limit, live, now, hold)
+        changed = self._shrink(limit, live, targets, now) | self._news(limit, live)
+        fills = self._grow(limit, live, targets, now)
+        changed |= fills.keys()
+        self._set_floors(limit, live, changed)
+        for agent in sorted(changed):
+            self._counter += 1
+            live[agent].version = (self._epoch << _EPOCH_BITS) + self._counter
+            live[agent].fill = fills.get(agent, 0)
+        told = changed | {agent for agent in live if live[agent].is_behind}
+        for agent in told:
+            self._sessions[agent].unconfirmed[key] = now
+        return [self._grant(agent, self._sessions[agent], key, limit) for agent in sorted(told)]
+
+    def _divide(
+        self, limit: Limit, live: Mapping[str, Share], units: int, now: int, hold: int
+    ) -> dict[str, int]:
+        if len(live) == len(limit.shares) == 1:
+            (agent, share), *_ = live.items()
+            return {agent: units if share.wants else 0}
+        return divide(
+            units,
             [
                 Claimant(
                     name=agent,
@@ -401,19 +376,6 @@ class LeaseBook:
                 for agent, share in live.items()
             ],
         )
-        self._note_scarcity(key, limit, live, now, hold)
-        changed = self._shrink(limit, live, targets, now) | self._news(limit, live)
-        fills = self._grow(limit, live, targets, now)
-        changed |= fills.keys()
-        self._set_floors(limit, live, changed)
-        for agent in sorted(changed):
-            self._counter += 1
-            live[agent].version = (self._epoch << _EPOCH_BITS) + self._counter
-        told = changed | {agent for agent in live if live[agent].is_behind}
-        return [
-            self._grant(agent, self._sessions[agent], key, limit, fill=fills.get(agent, 0))
-            for agent in sorted(told)
-        ]
 
     def _is_live(self, session: Session | None, now: int) -> bool:
         return session is not None and session.incarnation > 0 and now < session.speaks_until
@@ -428,10 +390,10 @@ class LeaseBook:
     ) -> None:
         waiting = any(share.wants > share.granted == 0 for share in live.values())
         if not waiting:
-            self._scarce.pop(key, None)
+            self._scarce.remove(key)
             return
         ends = [share.held_since + hold for share in live.values() if share.granted]
-        self._scarce[key] = max(min(ends, default=now), now) + hold // 10 + 1
+        self._scarce.set(key, max(min(ends, default=now), now) + hold // 10 + 1)
 
     def _shrink(
         self, limit: Limit, live: Mapping[str, Share], targets: Mapping[str, int], now: int
@@ -481,7 +443,7 @@ class LeaseBook:
                 limit.book(share, floor=max(share.floor, floor))
                 changed.add(agent)
 
-    def _grant(self, agent: str, session: Session, key: str, limit: Limit, *, fill: int) -> Grant:
+    def _grant(self, agent: str, session: Session, key: str, limit: Limit) -> Grant:
         share = limit.shares[agent]
         share.is_behind = False
         return Grant(
@@ -492,7 +454,8 @@ class LeaseBook:
             version=share.version,
             units=share.granted,
             floor=share.floor_granted,
-            fill=fill,
+            # It is applied once, however often it is sent.
+            fill=share.fill,
             proof=self._sign(
                 agent, session.incarnation, key, share.version, share.granted, share.floor_granted
             ),
@@ -511,22 +474,3 @@ class LeaseBook:
 
     def _lease_span(self, spec: LimitSpec) -> int:
         return self._rate_span() if spec.is_rate else self._connection_span()
-
-
-def _promise(key: str, limit: Limit) -> Promise | None:
-    """What has to be durable for the limit as it is now; None: that is so already."""
-    ceiling: int | None = None
-    step = max(_CEILING_LEAST, limit.spec.units // _CEILING_PART)
-    out = limit.out
-    if out > limit.ceiling or out + 2 * step < limit.ceiling:
-        limit.ceiling = ceiling = out + step
-    floors = {agent: share.floor for agent, share in limit.shares.items() if share.floor}
-    changed = {
-        agent: floors.get(agent, 0)
-        for agent in floors.keys() | limit.durable_floors.keys()
-        if floors.get(agent, 0) != limit.durable_floors.get(agent, 0)
-    }
-    limit.durable_floors = floors
-    if ceiling is None and not changed:
-        return None
-    return Promise(key=key, ceiling=ceiling, floors=tuple(sorted(changed.items())))

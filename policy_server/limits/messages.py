@@ -23,6 +23,8 @@ class Demand:
     weight: int = 1
     #: Events that the units given back had left, in parts.
     returned: int = 0
+    #: Units in use, for people to look at.
+    in_use: int = 0
     #: Shows what the grant said, to a server that has forgotten.
     granted: int = 0
     floor: int = 0
@@ -68,10 +70,13 @@ class Promise:
     """
 
     key: str
-    #: No more units than that are out; None: as it was.
-    ceiling: int | None = None
-    #: Floors by agent.
+    spec: LimitSpec
+    #: No more units than that are out, or than floors come to.
+    ceiling: int
+    #: Floors that changed, by agent; 0: it has none any more.
     floors: tuple[tuple[str, int], ...] = ()
+    #: Nothing is out, and nothing needs to be durable: the limit is as if it had never been lent.
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,10 +68,18 @@ class LeaseTiming:
     drain: int = 55 * _SECOND
     #: How long the floor of a lease lasts without word from the server.
     floor: int = 1200 * _SECOND
-    #: How long whoever got a scarce unit keeps it although others wait.
+    #: How long whoever got a scarce unit keeps it although others wait, at least.
     hold_connection: int = 30 * _SECOND
     hold_rate: int = _SECOND
+    #: After which a grant that was not confirmed is sent again.
+    repeat: int = 3 * _SECOND
     drift: int = 1000
+
+    def hold(self, spec: LimitSpec) -> int:
+        """How long a scarce unit stays: of a rate, until it has earned an event."""
+        if spec.earning is None:
+            return self.hold_connection
+        return max(self.hold_rate, spec.event_parts // spec.earning.count)
 
     def longer(self, span: int) -> int:
         """A span as the slower of two clocks may see it."""

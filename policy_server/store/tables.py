@@ -332,6 +332,44 @@ agents = Table(
     comment="Who connected, and which revision each has applied.",
 )
 
+lease_book = Table(
+    "lease_book",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Id, nullable=False, comment="Grows with each server that takes the book."),
+    Column("owner", Text, nullable=False, comment="The server that keeps it; '' is none."),
+    Column("address", Text, nullable=False, comment="Where agents reach the owner."),
+    Column("renewals", Id, nullable=False, comment="Grows with each sign of life of the owner."),
+    Column("secret", Text, nullable=False, comment="Of the proofs of grants."),
+    CheckConstraint("id = 1", name="one_row"),
+    comment="Which server lends limits out; only one does.",
+)
+
+lease_limits = Table(
+    "lease_limits",
+    metadata,
+    Column("key", Text, primary_key=True, comment="Option and what it is for."),
+    Column("units", Id, nullable=False, comment="Connections; of a rate, its burst."),
+    Column("rate_count", Id, comment="Events per period; null: connections."),
+    Column("rate_period_ns", Id, comment="Period in nanoseconds; null: connections."),
+    Column(
+        "ceiling",
+        Id,
+        nullable=False,
+        comment="No more units are lent, or than the floors come to, whichever is more.",
+    ),
+    comment="Limits that are lent, and how much of them may be out.",
+)
+
+lease_floors = Table(
+    "lease_floors",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("holder", Text, primary_key=True, comment="Agent, or agent/worker."),
+    Column("floor", Id, nullable=False),
+    comment="Units that agents may use while no server is there.",
+)
+
 datastore = Table(
     "datastore",
     metadata,

@@ -208,11 +208,77 @@ def test_units_of_a_rate_take_their_events_along() -> None:
     desk = Desk(1, earning=Earning(count=1, period_ns=60 * SECOND))
     parts = 60 * SECOND
     assert desk.ask("a", 0, wants=1) == {"a": 1}
-    desk.report("b", SECOND, wants=1, enforced=0)
-    assert desk.settle(2 * SECOND).get("a") == 0
+    assert desk.grants["a"].fill == parts
+    # It stays for as long as it takes to earn an event.
+    for second in range(1, 68, 3):
+        desk.report("a", second * SECOND, wants=1, enforced=1)
+        desk.report("b", second * SECOND, wants=1, enforced=0)
+        desk.settle(second * SECOND)
+        assert desk.grants["a"].units == (1 if second < 61 else 0)
 
-    desk.report("a", 2 * SECOND, wants=1, enforced=0, returned=parts // 2)
-    desk.settle(2 * SECOND)
+    desk.report("a", 68 * SECOND, wants=1, enforced=0, returned=parts // 2)
+    desk.settle(68 * SECOND)
 
     assert desk.grants["b"].units == 1
     assert desk.grants["b"].fill == parts // 2
+
+
+def test_who_alone_wants_a_limit_has_all_of_it_and_its_floor() -> None:
+    desk = Desk(100)
+
+    assert desk.ask("a", 0, wants=1) == {"a": 100}
+    (promise,) = desk.promises
+    assert promise.floors == (("a", 100),)
+    # The floor says it all.
+    assert promise.ceiling == 0
+
+
+def test_a_grant_that_nobody_confirms_is_sent_again_with_its_events() -> None:
+    desk = Desk(10, earning=Earning(count=10, period_ns=SECOND))
+    desk.ask("a", 0, wants=10)
+    first = desk.grants.pop("a")
+    assert first.fill == 10 * desk.book.limit(KEY).spec.event_parts
+
+    # What says nothing of the limit shows that the agent is there.
+    for second in (1, 2, 4):
+        assert desk.settle(second * SECOND) == {}
+        desk.sequences["a"] += 1
+        desk.book.receive(
+            Report(agent="a", incarnation=1, sequence=desk.sequences["a"]), second * SECOND
+        )
+
+    assert desk.settle(4 * SECOND) == {"a": 10}
+    assert desk.grants["a"] == first
+
+
+def test_a_limit_that_nobody_has_is_forgotten() -> None:
+    desk = Desk(10)
+    desk.ask("a", 0, wants=10)
+
+    desk.report("a", SECOND, wants=0, enforced=10)
+    assert desk.settle(SECOND) == {"a": 0}
+    assert desk.book.limit(KEY) is not None
+    desk.report("a", SECOND, wants=0, enforced=0)
+    desk.settle(SECOND)
+
+    assert desk.promises[-1].is_over
+    assert desk.promises[-1].floors == (("a", 0),)
+    assert desk.book.limit(KEY) is None
+
+
+def test_a_rate_that_was_used_is_forgotten_once_it_is_full_again() -> None:
+    desk = Desk(10, earning=Earning(count=10, period_ns=10 * SECOND))
+    desk.ask("a", 0, wants=10)
+
+    desk.book.release("a", 1, SECOND)
+    desk.settle(SECOND)
+    assert not desk.promises[-1].is_over
+    assert desk.promises[-1].ceiling > 0
+    desk.settle(10 * SECOND)
+    assert desk.book.limit(KEY) is not None
+
+    desk.settle(desk.book.next_time() or 0)
+
+    assert desk.promises[-1].is_over
+    assert desk.book.limit(KEY) is None
+    assert desk.book.next_time() is None

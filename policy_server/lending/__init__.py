@@ -1,0 +1,1 @@
+"""Lending, edge: where the lease book is kept, and by which of the servers."""

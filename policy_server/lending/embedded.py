@@ -1,0 +1,275 @@
+"""
+The book in the memory of one server, with its promises in SQL.
+
+1. One task settles: it gathers what came in, decides, makes the promises durable in one
+   transaction, and only then lets grants be taken. What comes in meanwhile waits for the next turn.
+2. Promises that can't be written are tried again until they can; so long no grant leaves, though
+   reports are taken in and answered, and leases hold.
+3. The book is dropped the moment it is not ours any more.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from policy_server.errors import BookElsewhere, Unavailable
+from policy_server.lending.clock import boottime_ns
+from policy_server.lending.keeper import BookKeeper, BookLost
+from policy_server.lending.port import BookView, Heard, Taken
+from policy_server.lending.proofs import make_signer
+from policy_server.limits.book import LeaseBook
+from policy_server.limits.messages import Decision, Grant, Report
+from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.views import view_limit
+from policy_server.store.database import Database
+from policy_server.store.leases import BookRow, read_promises
+from policy_server.supervisor import keep_running
+
+logger = logging.getLogger(__name__)
+
+_SECOND = 1_000_000_000
+#: How long what comes in is gathered after a turn; a lone report waits for nobody.
+_GATHER_SECONDS = 0.05
+_RETRY_SECONDS = 0.5
+_MOST_HOLDERS = 1000
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Who is told of one agent's grants."""
+
+    wake: Callable[[], None]
+    #: Durable, the newest of each key.
+    grants: dict[str, Grant] = field(default_factory=dict)
+    #: What its agent has not confirmed is to be taken again.
+    is_new: bool = True
+
+
+class EmbeddedLimitStore:
+    """Keeps the book of this server; see `LimitStore`."""
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: BookKeeper,
+        *,
+        server: str,
+        timing: LeaseTiming | None = None,
+        clock: Callable[[], int] = boottime_ns,
+        gather: float = _GATHER_SECONDS,
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._server = server
+        self._timing = timing or LeaseTiming()
+        self._clock = clock
+        self._gather = gather
+        self._book: LeaseBook | None = None
+        self._epoch = 0
+        self._listeners: dict[str, _Listener] = {}
+        self._news = asyncio.Event()
+        #: Who waits until what came in so far is settled.
+        self._waiting: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def timing(self) -> LeaseTiming:
+        """The spans of leases."""
+        return self._timing
+
+    async def start(self) -> None:
+        """Begin to keep the book, once it is ours."""
+        self._task = asyncio.create_task(keep_running(self._run), name="lease-book")
+
+    async def close(self) -> None:
+        """Stop, and give the book up."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._drop()
+        await self._keeper.give_up()
+
+    async def receive(self, report: Report, specs: Mapping[str, LimitSpec]) -> Heard:
+        """Take in a report."""
+        book, now = self._ours(), self._clock()
+        for key, spec in specs.items():
+            book.configure(key, spec, now)
+        unknown = tuple(demand.key for demand in report.demands if book.limit(demand.key) is None)
+        is_new = book.receive(report, now)
+        self._news.set()
+        return Heard(epoch=self._epoch, is_new=is_new, unknown=unknown)
+
+    async def configure(self, specs: Mapping[str, LimitSpec]) -> None:
+        """Change limits that are lent."""
+        book, now = self._ours(), self._clock()
+        for key, spec in specs.items():
+            if book.limit(key) is not None:
+                book.configure(key, spec, now)
+        self._news.set()
+
+    async def release(self, agent: str, incarnation: int) -> None:
+        """End all leases of an agent, up to *incarnation*."""
+        self._ours().release(agent, incarnation, self._clock())
+        self._news.set()
+
+    def attach(self, agent: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* whenever there is something to be taken for *agent*."""
+        listener = self._listeners[agent] = _Listener(wake)
+        self._news.set()
+
+        def detach() -> None:
+            if self._listeners.get(agent) is listener:
+                del self._listeners[agent]
+
+        return detach
+
+    async def take(self, agent: str, incarnation: int, most: int) -> Taken:
+        """Take up to *most* grants for an agent whose listener is attached."""
+        book = self._ours()
+        listener, session = self._listeners.get(agent), book.session(agent)
+        taken: list[Grant] = []
+        if listener is not None:
+            while listener.grants and len(taken) < most:
+                grant = listener.grants.pop(next(iter(listener.grants)))
+                # A newer one, which is not durable yet, will come in its place.
+                if grant.incarnation == incarnation and book.holds(grant):
+                    taken.append(grant)
+        is_present = session is not None and session.incarnation == incarnation
+        return Taken(
+            epoch=self._epoch,
+            sequence=session.sequence if session is not None and is_present else 0,
+            grants=tuple(taken),
+            has_more=listener is not None and bool(listener.grants),
+            is_recovering=book.is_recovering,
+        )
+
+    async def settled(self) -> None:
+        """Return once what was received before can be taken."""
+        self._ours()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._news.set()
+        await done
+
+    async def list_limits(self, after: str, limit: int) -> BookView:
+        """List up to *limit* limits by key, from the one after *after* on."""
+        keys = sorted(key for key in self._ours().keys if key > after)[:limit]
+        return self._view(keys, most_holders=0)
+
+    async def find_limit(self, key: str) -> BookView:
+        """Find one limit with its holders."""
+        return self._view([key], most_holders=_MOST_HOLDERS)
+
+    def _view(self, keys: list[str], *, most_holders: int) -> BookView:
+        book, now = self._ours(), self._clock()
+        views = (view_limit(book, key, now, most_holders=most_holders) for key in keys)
+        return BookView(
+            server=self._server,
+            epoch=self._epoch,
+            is_recovering=book.is_recovering,
+            limits=tuple(view for view in views if view is not None),
+        )
+
+    def _ours(self) -> LeaseBook:
+        if self._book is None or not self._keeper.is_ours:
+            raise BookElsewhere(self._keeper.whose)
+        return self._book
+
+    # Keeping the book.
+
+    async def _run(self) -> None:
+        """Keep the book for as long as it is ours, and try to have it again."""
+        row = await self._keeper.acquire()
+        try:
+            await self._open(row)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keeper.stay())
+                group.create_task(self._settle_all())
+        except* BookLost:
+            logger.warning("the book of limits has gone to another server")
+        finally:
+            self._drop()
+
+    async def _open(self, row: BookRow) -> None:
+        promised = await self._database.read(read_promises)
+        book, now = LeaseBook(self._timing, epoch=row.epoch, sign=make_signer(row.secret)), 0
+        now = self._clock()
+        for key, durable in promised.items():
+            book.configure(key, durable.spec, now)
+            book.restore(key, ceiling=durable.ceiling, floors=durable.floors, now=now)
+        self._book, self._epoch = book, row.epoch
+        for listener in self._listeners.values():
+            listener.grants.clear()
+        facts = {"epoch": row.epoch, "limits": len(promised)}
+        logger.info("the book of limits is open here", extra=facts)
+
+    def _drop(self) -> None:
+        self._book = None
+        for done in self._waiting:
+            if not done.done():
+                done.set_exception(BookElsewhere(self._keeper.whose))
+        self._waiting = []
+
+    async def _settle_all(self) -> None:
+        book = self._ours()
+        was_recovering = book.is_recovering
+        while True:
+            await self._wait(book)
+            self._news.clear()
+            waiting, self._waiting = self._waiting, []
+            decision = book.settle(self._clock())
+            try:
+                await self._keep(decision)
+            finally:
+                _finish(waiting)
+            self._deliver(book, decision)
+            if was_recovering and not book.is_recovering:
+                was_recovering = False
+                logger.info("all that was lent before is accounted for")
+            await asyncio.sleep(self._gather)
+
+    async def _wait(self, book: LeaseBook) -> None:
+        """Wait until something came in, or something ends by itself."""
+        next_time = book.next_time()
+        seconds = None if next_time is None else max(0, next_time - self._clock()) / _SECOND
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+
+    async def _keep(self, decision: Decision) -> None:
+        """Make promises durable, however long it takes. Errors: `BookLost`."""
+        failure = ""
+        while decision.promises:
+            try:
+                await self._keeper.keep(decision.promises)
+                return
+            except Unavailable as error:
+                if str(error) != failure:
+                    failure = str(error)
+                    logger.warning("leases can't be written down", extra={"why": failure})
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _deliver(self, book: LeaseBook, decision: Decision) -> None:
+        woken: dict[str, _Listener] = {}
+        for grant in decision.grants:
+            listener = self._listeners.get(grant.agent)
+            if listener is not None:
+                # At its end, as the newest.
+                listener.grants.pop(grant.key, None)
+                listener.grants[grant.key] = grant
+                woken[grant.agent] = listener
+        for agent, listener in self._listeners.items():
+            if listener.is_new:
+                listener.is_new = False
+                listener.grants |= {one.key: one for one in book.unconfirmed_grants(agent)}
+                woken[agent] = listener
+        for listener in woken.values():
+            listener.wake()
+
+
+def _finish(waiting: list[asyncio.Future[None]]) -> None:
+    for done in waiting:
+        if not done.done():
+            done.set_result(None)

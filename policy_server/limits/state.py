@@ -1,0 +1,153 @@
+"""
+What the lease book remembers: limits, the shares that agents have of them, and their sessions.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from policy_server.limits.spec import LimitSpec
+
+
+@dataclass(slots=True)
+class Share:
+    """What one agent has of one limit."""
+
+    wants: int = 0
+    weight: int = 1
+    #: The most that it may be using.
+    booked: int = 0
+    #: What its newest grant says.
+    granted: int = 0
+    version: int = 0
+    #: Events that came with that, in parts.
+    fill: int = 0
+    #: The most that it may use while the server is away, and what its newest grant says of that.
+    floor: int = 0
+    floor_granted: int = 0
+    #: Since when it has had any units, and has lacked some.
+    held_since: int = 0
+    waiting_since: int = 0
+    #: What it said that it uses, for people to look at.
+    in_use: int = 0
+    #: Known from a predecessor's floor alone: its agent has not said yet what it has.
+    is_restored: bool = False
+    #: Its last report did not know the newest grant: it is sent again.
+    is_behind: bool = False
+
+    @property
+    def occupied(self) -> int:
+        """Units that nobody else may have."""
+        return max(self.booked, self.floor)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not (self.wants or self.granted or self.floor_granted or self.occupied)
+
+
+class Stage(IntEnum):
+    """How much of a silent agent's lease is over."""
+
+    LIVE = 0
+    RATES_OVER = 1
+    DRAINED = 2
+    FLOORS_OVER = 3
+
+
+@dataclass(slots=True)
+class Session:
+    """One agent that reports."""
+
+    #: 0: known from a predecessor's floors alone.
+    incarnation: int
+    sequence: int = 0
+    stage: Stage = Stage.LIVE
+    #: Grants are raised until then; it is over for rates, for connections and for floors later.
+    speaks_until: int = 0
+    rates_end: int = 0
+    drained: int = 0
+    floors_end: int = 0
+    heard_at: int = 0
+    keys: set[str] = field(default_factory=set)
+    #: Keys whose newest grant it has not said it has, since when that was sent.
+    unconfirmed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def next_end(self) -> int:
+        """When the next part of its lease is over."""
+        return (self.rates_end, self.drained, self.floors_end, self.floors_end)[self.stage]
+
+
+@dataclass(slots=True)
+class Limit:
+    """One limit and who has it."""
+
+    spec: LimitSpec
+    shares: dict[str, Share] = field(default_factory=dict)
+    #: Units that shares occupy, kept as they change.
+    occupied: int = 0
+    #: Events in the units that are free, in parts, and since when they have earned.
+    pool: int = 0
+    pool_since: int = 0
+    #: Durable: no more than that is out.
+    ceiling: int = 0
+    #: What a predecessor may have promised to agents that have not spoken yet.
+    unclaimed: int = 0
+    durable_floors: dict[str, int] = field(default_factory=dict)
+    #: As it stands beside them; None: nothing is durable.
+    durable_spec: LimitSpec | None = None
+    #: Changed since agents were last told.
+    is_news: bool = False
+
+    @property
+    def out(self) -> int:
+        """Units that may be in use."""
+        return self.unclaimed + self.occupied
+
+    @property
+    def free(self) -> int:
+        """Units that can be given away now."""
+        return max(0, self.spec.units - self.out)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has or wants any of it, and its units are as full as a new one's."""
+        return not self.shares and not self.unclaimed and self.pool >= self.most_pool
+
+    @property
+    def most_pool(self) -> int:
+        """What the pool has when all units are free and full."""
+        return self.spec.units * self.spec.event_parts
+
+    def full_after(self, drift: int) -> int:
+        """How long until the pool is full if all units stay free, in nanoseconds."""
+        earning = self.spec.earning
+        if earning is None:
+            return 0
+        span = -(-(self.most_pool - self.pool) // (self.spec.units * earning.count))
+        return span + span // (drift - 1) + 1
+
+    def book(self, share: Share, *, booked: int | None = None, floor: int | None = None) -> int:
+        """Change what a share occupies; return by how many units that grew."""
+        before = share.occupied
+        share.booked = share.booked if booked is None else booked
+        share.floor = share.floor if floor is None else floor
+        grown = share.occupied - before
+        self.occupied += grown
+        return grown
+
+    def remove(self, agent: str) -> bool:
+        """Take a share out; False if there is none."""
+        share = self.shares.pop(agent, None)
+        if share is not None:
+            self.occupied -= share.occupied
+        return share is not None
+
+    def earn(self, now: int, drift: int) -> None:
+        """Let the free units fill, as slowly as the slowest clock would have it."""
+        earning = self.spec.earning
+        if earning is not None:
+            span = max(0, now - self.pool_since)
+            earned = (span - span // drift) * self.free * earning.count
+            self.pool = min(self.pool + earned, self.free * self.spec.event_parts)
+        self.pool_since = now

@@ -1,0 +1,190 @@
+"""
+What of the lease book must outlive a server: whose book it is, and what it promised.
+
+Every write names the epoch of its book and changes nothing if that is not the newest: a server
+that lost the book can't write into its successor's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
+
+from policy_server.limits.messages import Promise
+from policy_server.limits.spec import Earning, LimitSpec
+from policy_server.store.rows import insert_or
+from policy_server.store.tables import lease_book, lease_floors, lease_limits
+
+_book, _limits, _floors = lease_book.c, lease_limits.c, lease_floors.c
+_THE_BOOK = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookRow:
+    """Whose book it is."""
+
+    epoch: int
+    #: Empty: nobody's, it was given up in good order.
+    owner: str
+    #: Where the owner is reached.
+    address: str
+    #: Grows with each sign of life.
+    renewals: int
+    #: Of the proofs of grants.
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurableLimit:
+    """What was promised of a limit."""
+
+    spec: LimitSpec
+    ceiling: int
+    floors: Mapping[str, int]
+
+
+def read_book(connection: Connection) -> BookRow | None:
+    """Read whose book it is; None: there never was one."""
+    row = connection.execute(select(lease_book)).first()
+    if row is None:
+        return None
+    return BookRow(
+        epoch=row.epoch,
+        owner=row.owner,
+        address=row.address,
+        renewals=row.renewals,
+        secret=row.secret,
+    )
+
+
+def take_book(
+    connection: Connection, known: BookRow | None, *, owner: str, address: str, secret: str
+) -> BookRow | None:
+    """Take the book, if it still is as it is *known*; None: somebody was quicker."""
+    if known is None:
+        made = {
+            "id": _THE_BOOK,
+            "epoch": 1,
+            "owner": owner,
+            "address": address,
+            "renewals": 1,
+            "secret": secret,
+        }
+        insert = insert_or(connection, lease_book).values(made)
+        # Of two servers that both found none, one makes it.
+        inserted = connection.execute(insert.on_conflict_do_nothing().returning(_book.id)).first()
+        return read_book(connection) if inserted else None
+    # One statement: a sign of life of the owner that comes before it is seen by it.
+    taken = connection.execute(
+        update(lease_book)
+        .where(_book.epoch == known.epoch, _book.renewals == known.renewals)
+        .values(epoch=_book.epoch + 1, owner=owner, address=address, renewals=_book.renewals + 1)
+    )
+    return read_book(connection) if taken.rowcount else None
+
+
+def renew_book(connection: Connection, epoch: int) -> bool:
+    """Give a sign of life; False: the book has gone to another server."""
+    renewed = connection.execute(
+        update(lease_book).where(_book.epoch == epoch).values(renewals=_book.renewals + 1)
+    )
+    return bool(renewed.rowcount)
+
+
+def give_up_book(connection: Connection, epoch: int) -> None:
+    """Leave the book to whoever comes, if it still is ours."""
+    connection.execute(
+        update(lease_book).where(_book.epoch == epoch).values(owner="", renewals=_book.renewals + 1)
+    )
+
+
+def read_promises(connection: Connection) -> dict[str, DurableLimit]:
+    """Read all that was promised."""
+    floors: dict[str, dict[str, int]] = {}
+    for row in connection.execute(select(lease_floors)):
+        floors.setdefault(row.key, {})[row.holder] = row.floor
+    return {
+        row.key: DurableLimit(
+            spec=_read_spec(row.units, row.rate_count, row.rate_period_ns),
+            ceiling=row.ceiling,
+            floors=floors.get(row.key, {}),
+        )
+        for row in connection.execute(select(lease_limits))
+    }
+
+
+def keep_promises(connection: Connection, promises: Sequence[Promise], epoch: int) -> bool:
+    """Write promises down; False, and nothing written: the book has gone to another server."""
+    # It also locks the row, so that nobody takes the book while this is written.
+    if not renew_book(connection, epoch):
+        return False
+    _save_limits(connection, [promise for promise in promises if not promise.is_over])
+    _save_floors(connection, promises)
+    over = [{"over_key": promise.key} for promise in promises if promise.is_over]
+    if over:
+        key: BindParameter[str] = bindparam("over_key")
+        connection.execute(delete(lease_limits).where(_limits.key == key), over)
+    return True
+
+
+def _save_limits(connection: Connection, promises: Sequence[Promise]) -> None:
+    if not promises:
+        return
+    statement = insert_or(connection, lease_limits)
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[_limits.key],
+            set_={column.name: new[column.name] for column in _limits if column.name != "key"},
+        ),
+        [
+            {"key": promise.key, "ceiling": promise.ceiling, **_write_spec(promise.spec)}
+            for promise in promises
+        ],
+    )
+
+
+def _save_floors(connection: Connection, promises: Sequence[Promise]) -> None:
+    kept = [
+        {"key": promise.key, "holder": holder, "floor": floor}
+        for promise in promises
+        for holder, floor in promise.floors
+        if floor
+    ]
+    gone = [
+        {"gone_key": promise.key, "gone_holder": holder}
+        for promise in promises
+        for holder, floor in promise.floors
+        if not floor
+    ]
+    if gone:
+        key: BindParameter[str] = bindparam("gone_key")
+        holder: BindParameter[str] = bindparam("gone_holder")
+        connection.execute(
+            delete(lease_floors).where(_floors.key == key, _floors.holder == holder), gone
+        )
+    if kept:
+        statement = insert_or(connection, lease_floors)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[_floors.key, _floors.holder],
+                set_={"floor": statement.excluded["floor"]},
+            ),
+            kept,
+        )
+
+
+def _write_spec(spec: LimitSpec) -> dict[str, int | None]:
+    earning = spec.earning
+    return {
+        "units": spec.units,
+        "rate_count": None if earning is None else earning.count,
+        "rate_period_ns": None if earning is None else earning.period_ns,
+    }
+
+
+def _read_spec(units: int, count: int | None, period_ns: int | None) -> LimitSpec:
+    earning = None
+    if count is not None and period_ns is not None:
+        earning = Earning(count=count, period_ns=period_ns)
+    return LimitSpec(units=units, earning=earning)
