@@ -136,7 +136,7 @@ class AgentMetrics:
         watch, client, book = policy.watch, policy.client, policy.book
         self.add_gauge(
             "penstock_agent_policy_staleness",
-            "1 for the state of the agent's knowledge of the policy: fresh, stale or expired.",
+            "1 for the state of what is known of the policy: fresh, lagging, stale or expired.",
             lambda: {state.value: float(state is policy.staleness) for state in Staleness},
             label="state",
         )
@@ -155,6 +155,7 @@ class AgentMetrics:
         for name, meaning, read in (
             ("watch_streams", "Watch streams opened.", lambda: watch.streams),
             ("watch_rejections", "Watched resources refused.", lambda: watch.rejections),
+            ("watch_late", "Responses with a late word on an action.", lambda: watch.late),
             ("policy_calls", "Calls for answers.", lambda: client.calls),
             ("policy_call_failures", "Calls for answers that failed.", lambda: client.failures),
             ("policy_disk_failures", "Writes of policy.db failed.", lambda: policy.disk.failures),

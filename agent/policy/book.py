@@ -21,15 +21,18 @@ from agent.policy.cache import AnswerCache, CachedAnswer
 from agent.policy.conservative import conservative_policy
 from agent.policy.disk import PolicyDisk
 from agent.policy.effective import PathKey, StoredAnswer, next_override_end, why_unusable
+from agent.policy.staleness import FRESH_SECONDS
+from agent.policy.word_order import WordOrder
 from agent.queue.names import QueueName
 from penstock.v1.egress_path_pb2 import REFRESH_STRATEGY_EPOCH
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
 
 logger = logging.getLogger(__name__)
 
-#: An answer of an older revision is not taken over a newer one for so long: the two crossed on
-#: their way. After that an older revision means that the server's database was put back.
-CROSSING_SECONDS = 5.0
+#: An answer of an older revision is not taken over a newer one for so long after the newer was
+#: given or confirmed: it is of another server that lags behind. After that an older revision means
+#: that the server's database was put back.
+_LAGGING_SECONDS = FRESH_SECONDS
 #: How long an answer is used that does not say so itself.
 DEFAULT_MAX_AGE_SECONDS = 60.0
 #: Answers that age only when told are still confirmed this often.
@@ -90,8 +93,13 @@ class PolicyBook:
         self._timer_at = 0.0
         #: Revisions of answers taken since then, by the steady clock, can be compared.
         self._order_since = steady()
+        self._words = WordOrder()
+        #: From where the watch goes on, by the server's own reckoning; empty: anew.
+        self.token = b""
         #: When the watch last confirmed everything in memory, seconds since the epoch; 0: never.
         self.confirmed = 0.0
+        #: The same by the steady clock, in this run.
+        self._confirmed_at = -math.inf
         self._confirmed_on_disk = 0.0
         #: When the newest answer was heard that an earlier run left.
         self._left_at = 0.0
@@ -108,6 +116,7 @@ class PolicyBook:
         known = await self._disk.open(self._capacity)
         # A clock that was set back must not make old answers new.
         self.confirmed = self._confirmed_on_disk = min(known.confirmed, now)
+        self.token = known.token
         # Where more is on disk than fits in memory, the watch may not have looked after all of it.
         held_since = 0.0 if len(known.answers) < self._capacity else now
         for answer in reversed(known.answers):
@@ -146,9 +155,24 @@ class PolicyBook:
     def note_confirmed(self) -> None:
         """The watch says that everything in memory is as the server has it now."""
         self.confirmed = now = self._clock()
+        self._confirmed_at = self._steady()
         if abs(now - self._confirmed_on_disk) >= _CONFIRMED_SECONDS:
             self._confirmed_on_disk = now
             self._disk.save_confirmed(now)
+
+    def keep_token(self, token: bytes) -> None:
+        """
+        Go on from *token*, after a restart too: all that came before it has been taken in. It is
+        written no sooner than that.
+        """
+        if token != self.token:
+            self.token = token
+            self._disk.save_token(token)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the clock that nobody sets, to say when something was asked."""
+        return self._steady()
 
     def find(self, routing_domain: str, egress_source: str) -> CachedAnswer | None:
         """Return the entry for a path that is in use."""
@@ -180,19 +204,31 @@ class PolicyBook:
         return [entry.answer for entry in self._answers.hottest_first()]
 
     def apply_answer(
-        self, key: PathKey, mx_hosts: tuple[MxHost, ...], response: GetEgressPathConfigResponse
+        self,
+        key: PathKey,
+        mx_hosts: tuple[MxHost, ...],
+        response: GetEgressPathConfigResponse,
+        *,
+        asked_at: float = math.inf,
     ) -> Rejection | None:
-        """Take an answer; say why if it can't be applied."""
+        """
+        Take an answer; say why if it can't be applied. *asked_at* is when it was asked for, by
+        `elapsed`; what the watch pushes was not.
+        """
         held = self._answers.peek(key)
         now = self._clock()
         if response.not_modified:
             if held is None:
                 return Rejection(code=9, message="not_modified, but no answer is held")
-            self._confirm(held, now)
+            if response.etag in ("", held.answer.response.etag):
+                self._confirm(held, now)
+            else:
+                # Another one has come in the meantime.
+                held.refresh_at = now
             return None
         if reason := why_unusable(response):
             return Rejection(code=3, message=reason)
-        if held is not None and self._has_crossed(held, response):
+        if held is not None and self._is_overtaken(held, response, asked_at):
             return None
         answer = StoredAnswer(key=key, mx_hosts=mx_hosts, response=response, heard=now)
         refresh_at = now + self._lifetime(response)
@@ -205,16 +241,25 @@ class PolicyBook:
         return None
 
     def forget_order(self) -> None:
-        """Take answers of any revision from now on: the server's database may be another."""
+        """Take words of any revision from now on: the server's database may be another."""
         self._order_since = self._steady()
+        self._words.forget()
 
-    def apply_action(self, action: Suspension | Bounce) -> Rejection | None:
-        """Take a suspension or a bounce; say why if it can't be applied."""
+    def is_late(self, action: Suspension | Bounce, revision: int) -> bool:
+        """Whether *action* as of *revision* is older than what was heard of it since."""
+        return self._words.is_late(action, revision, self._action(action.action_id))
+
+    def apply_action(self, action: Suspension | Bounce, revision: int = 0) -> Rejection | None:
+        """
+        Take a suspension or a bounce as of *revision*, 0 where the server does not tell; say why
+        if it can't be applied.
+        """
         # Before it is in: its end is by the clock as it is now, and must not move with the others.
         self._follow_clock()
-        held = self._suspensions.get(action.action_id) or self._bounces.get(action.action_id)
+        held = self._action(action.action_id)
         if not self._put_action(action):
             return Rejection(code=8, message="too many suspensions or bounces")
+        self._words.note(action.action_id, revision)
         if held != action:
             self._disk.save_action(action)
             self._arm(action.expire_time)
@@ -225,6 +270,7 @@ class PolicyBook:
         """End a suspension or a bounce now."""
         is_suspension = self._suspensions.remove(action_id)
         if self._bounces.remove(action_id) or is_suspension:
+            self._words.note_lifted(action_id)
             self._disk.forget_action(action_id)
             self._notify()
 
@@ -276,14 +322,23 @@ class PolicyBook:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def _has_crossed(self, held: CachedAnswer, response: GetEgressPathConfigResponse) -> bool:
-        """Say whether *response* was on its way while the newer *held* came."""
+    def _is_overtaken(
+        self, held: CachedAnswer, response: GetEgressPathConfigResponse, asked_at: float
+    ) -> bool:
+        """Say whether *response* is older than *held*, which came while it was on its way."""
         # By the steady clock: with the time set back, what is held would seem new for hours.
-        return (
-            response.revision < held.answer.response.revision
-            and held.taken_at > self._order_since
-            and self._steady() - held.taken_at < CROSSING_SECONDS
-        )
+        revision, known = response.revision, held.answer.response.revision
+        if revision > known or held.taken_at <= self._order_since:
+            return False
+        if held.taken_at >= asked_at:
+            if response.etag == held.answer.response.etag:
+                return False
+            # Of one revision, either may be the newer: the server is asked again.
+            held.refresh_at = self._clock()
+            return True
+        confirmed = self._confirmed_at if self.confirmed >= held.held_since else -math.inf
+        newest = max(held.taken_at, confirmed)
+        return revision < known and self._steady() - newest < _LAGGING_SECONDS
 
     def _confirm(self, held: CachedAnswer, now: float) -> None:
         held.answer = replace(held.answer, heard=now)
@@ -355,6 +410,9 @@ class PolicyBook:
             asyncio.get_running_loop().call_soon(self._notify)
         return now
 
+    def _action(self, action_id: int) -> Suspension | Bounce | None:
+        return self._suspensions.get(action_id) or self._bounces.get(action_id)
+
     def _put_action(self, action: Suspension | Bounce) -> bool:
         if isinstance(action, Suspension):
             return self._suspensions.put(action)
@@ -373,6 +431,7 @@ class PolicyBook:
         ended = [one.action_id for one in self._suspensions.pop_ended(now)]
         ended += [one.action_id for one in self._bounces.pop_ended(now)]
         for action_id in ended:
+            self._words.note_ended(action_id)
             self._disk.forget_action(action_id)
         if now >= due:
             self._notify()

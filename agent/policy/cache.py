@@ -8,9 +8,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from agent.policy.answer import PathPolicy
 from agent.policy.effective import PathKey, StoredAnswer, effective_policy, next_override_end
+
+#: A heap of up to this many ends is left as it is, those of gone answers and all.
+_SMALL_HEAP = 1024
+
+_Index = tuple[str, str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +42,9 @@ class AnswerCache:
     def __init__(self, capacity: int) -> None:
         """Hold at most *capacity* answers."""
         self._capacity = capacity
-        self._entries: OrderedDict[tuple[str, str], CachedAnswer] = OrderedDict()
+        self._entries: OrderedDict[_Index, CachedAnswer] = OrderedDict()
+        #: When overrides end, those of gone or changed answers among them.
+        self._ends: list[tuple[float, _Index]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,7 +56,7 @@ class AnswerCache:
             return None
         self._entries.move_to_end((routing_domain, egress_source))
         if now >= entry.policy_until:
-            _work_out(entry, now)
+            self._work_out(entry, now)
         return entry
 
     def peek(self, key: PathKey) -> CachedAnswer | None:
@@ -75,6 +83,7 @@ class AnswerCache:
             taken_at=taken_at,
         )
         self._entries.move_to_end(index)
+        self._note_end(index)
         evicted = []
         while len(self._entries) > self._capacity:
             evicted.append(self._entries.popitem(last=False)[1])
@@ -86,10 +95,32 @@ class AnswerCache:
 
     def next_override_end(self, now: float) -> float:
         """Return when the next override in any answer ends; else infinity."""
-        ends = (next_override_end(entry.answer, now) for entry in self._entries.values())
-        return min(ends, default=math.inf)
+        while self._ends:
+            end, index = self._ends[0]
+            entry = self._entries.get(index)
+            if entry is None or entry.policy_until != end:
+                heappop(self._ends)
+            elif end <= now:
+                heappop(self._ends)
+                self._work_out(entry, now)
+            else:
+                return end
+        return math.inf
 
+    def _work_out(self, entry: CachedAnswer, now: float) -> None:
+        entry.policy = effective_policy(entry.answer, now)
+        entry.policy_until = next_override_end(entry.answer, now)
+        self._note_end((entry.answer.key.routing_domain, entry.answer.key.egress_source))
 
-def _work_out(entry: CachedAnswer, now: float) -> None:
-    entry.policy = effective_policy(entry.answer, now)
-    entry.policy_until = next_override_end(entry.answer, now)
+    def _note_end(self, index: _Index) -> None:
+        end = self._entries[index].policy_until
+        if end == math.inf:
+            return
+        heappush(self._ends, (end, index))
+        if len(self._ends) > max(_SMALL_HEAP, 2 * len(self._entries)):
+            self._ends = [
+                (entry.policy_until, each)
+                for each, entry in self._entries.items()
+                if entry.policy_until < math.inf
+            ]
+            heapify(self._ends)

@@ -199,6 +199,7 @@ class PolicyClient:
     async def _call(self, batch: list[_Question]) -> None:
         reason = "the call was cancelled"
         self.calls += 1
+        asked_at = self._book.elapsed
         call = self._stub.BatchGetEgressPathConfigs(
             pb.BatchGetEgressPathConfigsRequest(requests=[self._request(one) for one in batch]),
             timeout=self._deadline,
@@ -208,7 +209,7 @@ class PolicyClient:
             response = await call
             reason = "the server left the question out"
             for question, result in zip(batch, response.results, strict=False):
-                self._finish([question], self._take(question, result))
+                self._finish([question], self._take(question, result, asked_at))
         except grpc.aio.AioRpcError as error:
             self.failures += 1
             reason = f"{error.code().name}: {error.details()}"
@@ -229,11 +230,13 @@ class PolicyClient:
             if_none_match=held.response.etag if held is not None and same else "",
         )
 
-    def _take(self, question: _Question, result: pb.EgressPathResult) -> str:
+    def _take(self, question: _Question, result: pb.EgressPathResult, asked_at: float) -> str:
         """Put an answer in the book; return why there is none, empty if there is."""
         if result.WhichOneof("result") != "response":
             return result.error.message or "the server gave no reason"
-        rejection = self._book.apply_answer(question.key, question.mx_hosts, result.response)
+        rejection = self._book.apply_answer(
+            question.key, question.mx_hosts, result.response, asked_at=asked_at
+        )
         if rejection is None:
             return ""
         logger.warning(

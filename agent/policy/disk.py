@@ -61,6 +61,8 @@ CREATE TABLE IF NOT EXISTS bounces (
     action_id INTEGER PRIMARY KEY, routing_domain TEXT NOT NULL, tenant TEXT NOT NULL,
     campaign TEXT NOT NULL, reason TEXT NOT NULL, expire_time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS watch (id INTEGER PRIMARY KEY CHECK (id = 1), confirmed REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS resumption (
+    id INTEGER PRIMARY KEY CHECK (id = 1), token BLOB NOT NULL);
 """
 _PUT_ANSWER = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)"
 _TOUCH_ANSWER = "UPDATE answers SET heard = ? WHERE routing_domain = ? AND egress_source = ?"
@@ -69,6 +71,9 @@ _PUT_BOUNCE = "INSERT OR REPLACE INTO bounces VALUES (?, ?, ?, ?, ?, ?)"
 _DROP_BOUNCE = "DELETE FROM bounces WHERE action_id = ?"
 _DROP_SUSPENSION = "DELETE FROM suspensions WHERE action_id = ?"
 _PUT_CONFIRMED = "INSERT OR REPLACE INTO watch VALUES (1, ?)"
+_PUT_TOKEN = "INSERT OR REPLACE INTO resumption VALUES (1, ?)"
+#: The table that was added last.
+_IS_COMPLETE = "SELECT 1 FROM sqlite_master WHERE name = 'resumption'"
 _NEWEST_ANSWERS = "SELECT * FROM answers ORDER BY heard DESC LIMIT ?"
 _ONE_ANSWER = "SELECT * FROM answers WHERE routing_domain = ? AND egress_source = ?"
 _TRIM = (
@@ -87,6 +92,8 @@ class LastKnown:
     bounces: list[Bounce]
     #: When the watch last confirmed what was in memory then, as far as it was written; 0: never.
     confirmed: float
+    #: From where the watch goes on: suspensions and bounces are as of it, or later; empty: anew.
+    token: bytes = b""
 
 
 @dataclass(slots=True)
@@ -98,9 +105,13 @@ class _Changes:
     actions: dict[int, Suspension | Bounce | None] = field(default_factory=dict)
     #: 0: as it was.
     confirmed: float = 0.0
+    #: None: as it was.
+    token: bytes | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.answers or self.heard or self.actions or self.confirmed)
+        return bool(
+            self.answers or self.heard or self.actions or self.confirmed or self.token is not None
+        )
 
     def add_older(self, older: "_Changes") -> None:
         """Take in changes that came before these, and could not be written."""
@@ -110,6 +121,7 @@ class _Changes:
         self.heard = {key: at for key, at in heard.items() if key not in self.answers}
         self.actions = {**older.actions, **self.actions}
         self.confirmed = self.confirmed or older.confirmed
+        self.token = older.token if self.token is None else self.token
 
 
 class PolicyDisk:
@@ -163,6 +175,11 @@ class PolicyDisk:
         self._changes.confirmed = at
         self._wake.set()
 
+    def save_token(self, token: bytes) -> None:
+        """Have it written from where the watch goes on, with or after what came before."""
+        self._changes.token = token
+        self._wake.set()
+
     def save_action(self, action: Suspension | Bounce) -> None:
         """Have a suspension or a bounce written."""
         self._changes.actions[action.action_id] = action
@@ -187,6 +204,10 @@ class PolicyDisk:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return self._read_all(max_answers)
+        except sqlite3.OperationalError as error:
+            # The disk is full, or the file is locked: what is in it is good, and is left alone.
+            logger.error("last-known policy not readable", extra={"error": str(error)})
+            return LastKnown(answers=[], suspensions=[], bounces=[], confirmed=0.0)
         except sqlite3.DatabaseError as error:
             # A cache that can't be read is worth less than an agent that runs: the server has
             # the truth. It is kept aside for whoever wants to know what broke it.
@@ -201,20 +222,20 @@ class PolicyDisk:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if not 0 <= version <= _VERSION:
                 raise sqlite3.DatabaseError(f"schema version {version}, expected {_VERSION}")
-            for older in range(version or _VERSION, _VERSION):
-                for statement in _UPGRADES.get(older, ()):
-                    connection.execute(statement)
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            if version != _VERSION or connection.execute(_IS_COMPLETE).fetchone() is None:
+                # Not otherwise: a full disk must not keep from what can be read.
+                _upgrade(connection, version)
             rows = connection.execute(_NEWEST_ANSWERS, (max_answers,)).fetchall()
             held = connection.execute("SELECT * FROM suspensions").fetchall()
             bounced = connection.execute("SELECT * FROM bounces").fetchall()
             confirmed = connection.execute("SELECT confirmed FROM watch").fetchone()
+            token = connection.execute("SELECT token FROM resumption").fetchone()
         return LastKnown(
             answers=[answer for row in rows if (answer := _answer(row)) is not None],
             suspensions=[_suspension(row) for row in held],
             bounces=[_bounce(row) for row in bounced],
             confirmed=confirmed[0] if confirmed else 0.0,
+            token=token[0] if token else b"",
         )
 
     def _read_answer(self, key: PathKey) -> StoredAnswer | None:
@@ -271,6 +292,14 @@ class PolicyDisk:
         return True
 
 
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    for older in range(version or _VERSION, _VERSION):
+        for statement in _UPGRADES.get(older, ()):
+            connection.execute(statement)
+    connection.executescript(_SCHEMA)
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
 def _apply(connection: sqlite3.Connection, changes: _Changes) -> None:
     connection.executemany(_PUT_ANSWER, [_row(answer) for answer in changes.answers.values()])
     connection.executemany(
@@ -284,6 +313,10 @@ def _apply(connection: sqlite3.Connection, changes: _Changes) -> None:
             connection.execute(_PUT_SUSPENSION, _suspension_row(action))
         elif action is not None:
             connection.execute(_PUT_BOUNCE, _bounce_row(action))
+    if changes.token is not None:
+        # In the transaction of what it stands for: else a crash could leave the one without the
+        # other, and what was missed would never be sent again.
+        connection.execute(_PUT_TOKEN, (changes.token,))
     if changes.confirmed:
         connection.execute(_PUT_CONFIRMED, (changes.confirmed,))
     if changes.answers:

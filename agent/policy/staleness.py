@@ -7,6 +7,8 @@ from enum import StrEnum
 
 #: The server says at least this often that nothing has changed; longer silence is a lag.
 FRESH_SECONDS = 15.0
+#: A stream that broke off is back within this time unless something is wrong.
+LAGGING_SECONDS = 60.0
 _QUICK_RETRY_SECONDS = 0.25
 _LONGEST_RETRY_SECONDS = 30.0
 
@@ -15,15 +17,21 @@ class Staleness(StrEnum):
     """How old the newest word of the server is."""
 
     FRESH = "fresh"
+    #: A stream broke off or moves to another server.
+    LAGGING = "lagging"
+    #: The server is away: what is known holds on.
     STALE = "stale"
+    #: For so long that limits are conservative now.
     EXPIRED = "expired"
 
 
 def staleness(age: float, max_stale: float) -> Staleness:
     """Name the state of knowledge that was confirmed *age* seconds ago."""
+    if age > max_stale:
+        return Staleness.EXPIRED
     if age <= FRESH_SECONDS:
         return Staleness.FRESH
-    return Staleness.STALE if age <= max_stale else Staleness.EXPIRED
+    return Staleness.LAGGING if age <= LAGGING_SECONDS else Staleness.STALE
 
 
 def retry_delay(failures: int, chance: float) -> float:

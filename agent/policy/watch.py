@@ -5,6 +5,9 @@ Watch: the stream by which the server keeps the agent's policy current.
    etags held for them; paths that come into or fall out of use follow as they do.
 2. Responses are applied in their order. What can't be applied is refused by name in the
    acknowledgement, and the last good one stays; the rest of the response is applied.
+   An action that had ended and is told again as it was, or one that is older than what was heard
+   of it since, is late: nothing of its response is applied, and a new stream goes on from the token
+   before it. Should that bring the same again, the next one starts anew.
 3. A reset begins a snapshot. Suspensions that are not in it end with the snapshot's end, not
    before: between the two nothing is released that the server still wants held.
 4. Invalidated answers serve on and are asked for again, the ones in most use first, spread over a
@@ -19,16 +22,19 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.policy.answer import Bounce, MxHost, Suspension
 from agent.policy.book import PolicyBook, Rejection
 from agent.policy.channel import identity
 from agent.policy.client import PolicyClient
 from agent.policy.effective import PathKey, StoredAnswer
+from agent.policy.server_clock import ServerClock
 from agent.policy.staleness import retry_delay
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
@@ -39,6 +45,8 @@ logger = logging.getLogger(__name__)
 DEADMAN_SECONDS = 17.0
 #: A stream that lived as long clears the count of failures.
 _SETTLED_SECONDS = 10.0
+#: Responses of a stream that are known again, should one come twice.
+_NONCES_KEPT = 64
 #: Most subscriptions in one message, and their bytes: well under the 4 MiB of a message.
 _CHUNK = 2000
 _CHUNK_BYTES = 1024 * 1024
@@ -70,6 +78,18 @@ def _key_of(name: str) -> PathKey:
     return PathKey(routing_domain=domain, egress_source=source)
 
 
+class _LateWord(Exception):  # it ends the stream; nothing went wrong here
+    """The server said something of an action that is older than what it had said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What a resource says of an action."""
+
+    action: Suspension | Bounce
+    revision: int
+
+
 class PolicyWatch:
     """Keeps a policy book current, for as long as the agent runs."""
 
@@ -92,7 +112,6 @@ class PolicyWatch:
         self._clock = clock
         self._random = random
         self._deadman = deadman
-        self._token = b""
         self._task: asyncio.Task[None] | None = None
         #: Subscription changes to send on the open stream: the key, or None to remove the name.
         self._changes: dict[str, PathKey | None] = {}
@@ -101,6 +120,13 @@ class PolicyWatch:
         self._timers: set[asyncio.TimerHandle] = set()
         #: Names in the snapshot that is being received; None: no snapshot is.
         self._snapshot: set[int] | None = None
+        #: Whether its beginning has come.
+        self._has_begun = False
+        #: Nonces of the newest responses of the stream.
+        self._applied: dict[str, None] = {}
+        self._server_clock = ServerClock()
+        #: Streams in a row that ended for a late word.
+        self._doubts = 0
         self._leave_at: float | None = None
         #: Whether the server has answered on the newest stream.
         self._is_answered = False
@@ -108,6 +134,8 @@ class PolicyWatch:
         self.connected = False
         self.streams = 0
         self.rejections = 0
+        #: Responses with a late word, which were not applied.
+        self.late = 0
 
     def start(self) -> None:
         """Begin to watch, in the background."""
@@ -133,7 +161,10 @@ class PolicyWatch:
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
                 if not self._is_answered and error.code() not in _AWAY:
-                    self._token = b""
+                    self._book.keep_token(b"")
+            except _LateWord as word:
+                reason = str(word)
+                self._doubt(asyncio.get_running_loop().time() - opened)
             except TimeoutError:
                 reason = "the server was silent for too long"
             except asyncio.InvalidStateError:
@@ -151,7 +182,10 @@ class PolicyWatch:
 
     async def _one_stream(self) -> None:
         self._changes, self._acks = {}, []
-        self._snapshot = set() if not self._token else None
+        self._snapshot = set() if not self._book.token else None
+        self._has_begun = False
+        self._applied = {}
+        self._server_clock = ServerClock()
         self._leave_at = None
         self._is_answered = False
         call = self._stub.WatchPolicy(metadata=identity(self._info.name))
@@ -174,7 +208,9 @@ class PolicyWatch:
         for answer in self._book.hottest_first():
             self._subscribe(answer.key)
         first = self._next_changes()
-        start = pb.WatchStart(resume_token=self._token, agent_info=self._info, subscribe=first.add)
+        start = pb.WatchStart(
+            resume_token=self._book.token, agent_info=self._info, subscribe=first.add
+        )
         # Of the paths in this message alone: all of them could be more than a message may hold.
         for subscription in first.add:
             held = self._book.peek(_key_of(subscription.name))
@@ -243,25 +279,37 @@ class PolicyWatch:
             self._changes[name] = wanted
             self._to_send.set()
 
+    def _doubt(self, lived: float) -> None:
+        """A word was late, after *lived* seconds; of two in a row the server is to say it all."""
+        self.late += 1
+        self._doubts = 1 if lived >= _SETTLED_SECONDS else self._doubts + 1
+        if self._doubts > 1:
+            self._book.keep_token(b"")
+            self._doubts = 0
+
     def _apply(self, response: pb.WatchPolicyResponse) -> None:
-        kind = response.kind
-        if kind == pb.WatchPolicyResponse.KIND_RESET or (
-            kind == pb.WatchPolicyResponse.KIND_SNAPSHOT and self._snapshot is None
+        self._note_time(response)
+        if response.nonce in self._applied:
+            # It is acknowledged once more, and taken in once.
+            self._acknowledge(response, [])
+            return
+        if response.kind == pb.WatchPolicyResponse.KIND_RESET or (
+            response.kind == pb.WatchPolicyResponse.KIND_SNAPSHOT and not self._has_begun
         ):
-            self._snapshot = set()
-            self._book.forget_order()
+            self._begin_snapshot()
+        words = self._read_words(response)
         rejected = [
             pb.RejectedResource(
                 name=resource.name, etag=resource.etag, code=why.code, message=why.message
             )
-            for resource in response.resources
-            if (why := self._apply_resource(resource)) is not None
+            for resource, word in zip(response.resources, words, strict=True)
+            if (why := self._apply_resource(resource, word)) is not None
         ]
         for ref in response.removed:
             self._remove(ref)
         if response.snapshot_end and self._snapshot is not None:
             self._book.lift_others(self._snapshot)
-            self._snapshot = None
+            self._snapshot, self._has_begun = None, False
         if response.invalidate:
             self._invalidate([invalid.selector for invalid in response.invalidate])
         if response.HasField("reconnect_after"):
@@ -275,28 +323,72 @@ class PolicyWatch:
         self, response: pb.WatchPolicyResponse, rejected: list[pb.RejectedResource]
     ) -> None:
         if response.token:
-            self._token = response.token
+            # Last of all: what it stands for has been taken in.
+            self._book.keep_token(response.token)
         if rejected:
             self.rejections += len(rejected)
             names = [resource.name for resource in rejected]
             logger.warning("policy resources refused", extra={"resources": names})
         if response.nonce:
+            self._applied[response.nonce] = None
+            if len(self._applied) > _NONCES_KEPT:
+                del self._applied[next(iter(self._applied))]
             ack = pb.WatchAck(nonce=response.nonce, token=response.token, rejected=rejected)
             if rejected:
                 ack.error = f"{len(rejected)} resources can't be applied"
             self._acks.append(ack)
             self._to_send.set()
 
-    def _apply_resource(self, resource: pb.PolicyResource) -> Rejection | None:
+    def _note_time(self, response: pb.WatchPolicyResponse) -> None:
+        if response.HasField("server_time"):
+            now = asyncio.get_running_loop().time()
+            self._server_clock.note(_seconds(response.server_time), now)
+
+    def _begin_snapshot(self) -> None:
+        self._snapshot, self._has_begun = set(), True
+        self._book.forget_order()
+        # Until its end there is nothing to go on from: what is held is neither old nor new.
+        self._book.keep_token(b"")
+
+    def _read_words(self, response: pb.WatchPolicyResponse) -> list[_Word | None]:
+        """Read what is said of actions, one a resource. Errors: `_LateWord`."""
+        words = [self._read_word(resource) for resource in response.resources]
+        if self._snapshot is None:
+            for word in words:
+                if word is not None and self._book.is_late(word.action, word.revision):
+                    raise _LateWord(f"a late word on action {word.action.action_id}")
+        return words
+
+    def _read_word(self, resource: pb.PolicyResource) -> _Word | None:
         match resource.WhichOneof("body"):
-            case "egress_path":
-                return self._apply_path(resource)
             case "suspension":
-                return self._apply_action(_suspension(resource, self._clock()))
+                end = self._end_of(resource, resource.suspension)
+                return _Word(_suspension(resource.suspension, end), resource.revision)
             case "bounce":
-                return self._apply_action(_bounce(resource, self._clock()))
+                end = self._end_of(resource, resource.bounce)
+                return _Word(_bounce(resource.bounce, end), resource.revision)
             case _:
-                return Rejection(code=12, message="the agent does not know this type of resource")
+                return None
+
+    def _end_of(self, resource: pb.PolicyResource, body: pb.Suspension | pb.Bounce) -> float:
+        """
+        Say when an action ends by our clock: reckoned from the ttl where there is one, so that it
+        does not hang on the clocks being alike, and no later than the server's own end, should
+        the word have been long on its way. Without either it is pinned, and has no end.
+        """
+        end = _seconds(body.expire_time) if body.HasField("expire_time") else math.inf
+        if not resource.HasField("ttl"):
+            return end
+        left = resource.ttl.seconds + resource.ttl.nanos / 1e9
+        now = asyncio.get_running_loop().time()
+        return self._clock() + min(left, self._server_clock.seconds_until(end, now))
+
+    def _apply_resource(self, resource: pb.PolicyResource, word: _Word | None) -> Rejection | None:
+        if word is not None:
+            return self._apply_action(word)
+        if resource.WhichOneof("body") == "egress_path":
+            return self._apply_path(resource)
+        return Rejection(code=12, message="the agent does not know this type of resource")
 
     def _apply_path(self, resource: pb.PolicyResource) -> Rejection | None:
         key = _key_of(resource.name)
@@ -306,10 +398,10 @@ class PolicyWatch:
             return None
         return self._book.apply_answer(key, held.mx_hosts, resource.egress_path)
 
-    def _apply_action(self, action: Suspension | Bounce) -> Rejection | None:
+    def _apply_action(self, word: _Word) -> Rejection | None:
         if self._snapshot is not None:
-            self._snapshot.add(action.action_id)
-        return self._book.apply_action(action)
+            self._snapshot.add(word.action.action_id)
+        return self._book.apply_action(word.action, word.revision)
 
     def _remove(self, ref: pb.ResourceRef) -> None:
         if ref.type in (pb.RESOURCE_TYPE_SUSPENSION, pb.RESOURCE_TYPE_BOUNCE):
@@ -339,8 +431,7 @@ class PolicyWatch:
         self._timers.add(timer)
 
 
-def _suspension(resource: pb.PolicyResource, now: float) -> Suspension:
-    body = resource.suspension
+def _suspension(body: pb.Suspension, end: float) -> Suspension:
     return Suspension(
         action_id=body.action_id,
         egress_source=body.egress_source,
@@ -349,12 +440,11 @@ def _suspension(resource: pb.PolicyResource, now: float) -> Suspension:
         tenant=body.tenant,
         campaign=body.campaign,
         reason=" ".join(body.reason.split()),
-        expire_time=_end_of(resource, body, now),
+        expire_time=end,
     )
 
 
-def _bounce(resource: pb.PolicyResource, now: float) -> Bounce:
-    body = resource.bounce
+def _bounce(body: pb.Bounce, end: float) -> Bounce:
     return Bounce(
         action_id=body.action_id,
         routing_domain=body.routing_domain,
@@ -362,20 +452,12 @@ def _bounce(resource: pb.PolicyResource, now: float) -> Bounce:
         campaign=body.campaign,
         # It is told to senders, and must not end a line of theirs.
         reason=" ".join(body.reason.split()),
-        expire_time=_end_of(resource, body, now),
+        expire_time=end,
     )
 
 
-def _end_of(resource: pb.PolicyResource, body: pb.Suspension | pb.Bounce, now: float) -> float:
-    """
-    Say when an action ends: reckoned from the ttl where there is one, so that it does not hang on
-    the server's and the agent's clocks being alike. Without any it is pinned, and does not.
-    """
-    if resource.HasField("ttl"):
-        return now + resource.ttl.seconds + resource.ttl.nanos / 1e9
-    if body.HasField("expire_time"):
-        return body.expire_time.seconds + body.expire_time.nanos / 1e9
-    return math.inf
+def _seconds(time: Timestamp) -> float:
+    return float(time.seconds) + time.nanos / 1e9
 
 
 def _subscription(answer: StoredAnswer) -> pb.PathSubscription:

@@ -1,6 +1,7 @@
 import asyncio
 import functools
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -18,6 +19,7 @@ from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.answer import MxHost
 from agent.policy.book import PolicyBook
 from agent.policy.channel import open_channel
+from agent.policy.effective import PathKey
 from agent.policy.staleness import Staleness
 from agent.settings import Settings
 from penstock.v1 import policy_service_pb2 as pb
@@ -566,7 +568,9 @@ async def test_staleness_follows_the_last_word_of_the_server(peer, tmp_path):
         peer.outgoing.put_nowait(snapshot())
         await until(lambda: policy.staleness is Staleness.FRESH)
 
-        clock.ahead = 60
+        clock.ahead = 20
+        assert policy.staleness == "lagging"
+        clock.ahead = 61
         assert policy.staleness == "stale"
         peer.outgoing.put_nowait(Kind(kind=Kind.KIND_BOOKMARK, token=b"t2"))
         await until(lambda: policy.staleness is Staleness.FRESH)
@@ -707,3 +711,162 @@ async def test_a_suspension_lasts_as_long_as_it_should_when_the_time_is_set(peer
         assert 1 < held.expire_time - clock() + (time.monotonic() - begun) < 1.6
         assert 0.5 < time.monotonic() - begun < 5
         await until(lambda: _rows(tmp_path) == (1, 0))
+
+
+def _delta(*resources: pb.PolicyResource, removed: int = 0, number: int) -> Kind:
+    delta = Kind(kind=Kind.KIND_DELTA, resources=resources, token=b"t%d" % number)
+    delta.nonce = f"d{number}"
+    if removed:
+        delta.removed.add(name=str(removed), type=pb.RESOURCE_TYPE_SUSPENSION)
+    return delta
+
+
+def _as_of(revision: int, action_id: int = 1, seconds: float = 60) -> pb.PolicyResource:
+    resource = suspension(action_id, seconds)
+    resource.revision = revision
+    return resource
+
+
+@pytest.mark.parametrize("revision", [5, 6])
+async def test_a_late_word_brings_nothing_back_that_was_taken_back(peer, tmp_path, revision):
+    seen: list[set[int]] = []
+    async with running(peer, tmp_path) as policy:
+        client, shown = policy.client, policy.suspensions
+        client.subscribe(lambda: seen.append({one["action_id"] for one in shown()}))
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(_as_of(5), token=b"t0"))
+        peer.outgoing.put_nowait(_delta(_as_of(6, seconds=90), number=1))
+        peer.outgoing.put_nowait(_delta(removed=1, number=2))
+        await until(lambda: len(_acks(peer)) == 3)
+        seen.clear()
+
+        peer.outgoing.put_nowait(_delta(_as_of(7, 2), _as_of(revision), number=3))
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert peer.streams[1][0].start.resume_token == b"t2", "it is asked to say it again"
+        assert policy.watch.late == 1
+        assert not policy.suspensions()
+        # What it says then counts, whichever way it goes.
+        peer.outgoing.put_nowait(_delta(_as_of(8), number=4))
+        await until(lambda: policy.suspensions())
+        assert all(1 not in held for held in seen[:-1])
+
+
+async def test_a_server_that_says_a_late_word_again_is_asked_for_everything(peer, tmp_path):
+    """Its database may have been put back without a word: then its word is no late one."""
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(_as_of(5), token=b"t0"))
+        peer.outgoing.put_nowait(_delta(removed=1, number=1))
+        await until(lambda: len(_acks(peer)) == 2)
+        peer.outgoing.put_nowait(_delta(_as_of(4), number=2))
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+        peer.outgoing.put_nowait(_delta(_as_of(4), number=2))
+        await until(lambda: len(peer.streams) == 3 and peer.streams[2])
+
+        assert peer.streams[2][0].start.resume_token == b""
+        peer.outgoing.put_nowait(snapshot(_as_of(4)))
+        await until(lambda: policy.suspensions())
+
+
+async def test_a_response_that_comes_twice_is_taken_in_once(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        first = snapshot(_as_of(5), nonce="n1")
+        peer.outgoing.put_nowait(first)
+        peer.outgoing.put_nowait(_delta(_as_of(6, 2), number=1))
+        peer.outgoing.put_nowait(first)
+        await until(lambda: len(_acks(peer)) == 3)
+
+        assert [ack.nonce for ack in _acks(peer)] == ["n1", "d1", "n1"]
+        assert {held["action_id"] for held in policy.suspensions()} == {1, 2}
+
+
+async def test_a_word_that_was_long_on_its_way_draws_no_suspension_out(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        now = time.time()
+        prompt, late = snapshot(), _delta(suspension(1, 60), number=1)
+        prompt.server_time.FromNanoseconds(int(now * 1e9))
+        # It was written ten seconds ago, when the suspension had 70 s left.
+        late.server_time.FromNanoseconds(int((now - 10) * 1e9))
+        late.resources[0].ttl.FromSeconds(70)
+        peer.outgoing.put_nowait(prompt)
+        peer.outgoing.put_nowait(late)
+        await until(lambda: policy.suspensions())
+
+        assert policy.suspensions()[0]["expire_time"] - now < 62
+
+
+@pytest.mark.parametrize("ends", ["stopped", "killed"])
+async def test_an_agent_that_starts_anew_goes_on_from_what_it_has_on_disk(peer, tmp_path, ends):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1), token=b"t1"))
+        await until(lambda: policy.suspensions())
+        if ends == "killed":
+            await until(lambda: _token(tmp_path) == b"t1")
+            assert _rows(tmp_path) == (0, 1), "the token is there with what it stands for"
+            shutil.copytree(tmp_path, tmp_path / "at that moment")
+    directory = tmp_path / "at that moment" if ends == "killed" else tmp_path
+
+    async with running(peer, directory) as policy:
+        assert policy.suspensions()
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert peer.streams[1][0].start.resume_token == b"t1"
+        peer.outgoing.put_nowait(Kind(kind=Kind.KIND_RESET))
+        await until(lambda: _token(directory) == b"")
+        assert policy.suspensions(), "held until the snapshot's end"
+        peer.outgoing.put_nowait(snapshot(token=b"other"))
+        await until(lambda: not policy.suspensions())
+        await until(lambda: _token(directory) == b"other")
+
+
+def _token(directory) -> bytes:
+    connection = sqlite3.connect(directory / "policy.db")
+    try:
+        rows = connection.execute("SELECT token FROM resumption").fetchall()
+        return rows[0][0] if rows else b""
+    finally:
+        connection.close()
+
+
+async def test_an_answer_read_before_a_change_does_not_undo_it(peer, tmp_path):
+    """It is of the same revision: the server is asked again rather than believed."""
+    peer.answers["foo.example"] = answer(5, 2)
+    async with running(peer, tmp_path) as policy:
+        await policy.client.fetch("foo.example", "ip-1", MX)
+        await until(lambda: peer.streams)
+        peer.gate.clear()
+        policy.client.refresh([PathKey(routing_domain="foo.example", egress_source="ip-1")])
+        await until(lambda: len(peer.batches) == 2)
+        peer.answers["foo.example"] = answer(6, 2)
+        peer.outgoing.put_nowait(snapshot(path_resource(answer(7, 2))))
+        await until(lambda: limit_of(policy) == 7)
+        peer.gate.set()
+        await until(lambda: not policy.client._calls)
+        peer.answers["foo.example"] = answer(7, 2)
+
+        assert limit_of(policy) == 7
+        await until(lambda: len(peer.batches) == 3)
+        assert limit_of(policy) == 7
+
+
+async def test_a_locked_file_is_left_as_it_is(peer, tmp_path, monkeypatch):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(suspension(1)))
+        await until(lambda: policy.suspensions())
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_connection", fail)
+        async with running(peer, tmp_path) as policy:
+            assert not policy.suspensions()
+
+    assert not (tmp_path / "policy.db.broken").exists()
+    async with running(peer, tmp_path) as policy:
+        assert policy.suspensions()

@@ -459,8 +459,10 @@ class World:
             on_obeyed=self._on_obeyed,
         )
         self._agents[name] = agent
-        self._snapshot_of.pop(name, None)
-        self.heard[name] = {}
+        # It goes on from its token, with what it has on disk; what was not written it hears again.
+        self._lifted.pop(name, None)
+        self._held.pop(name, None)
+        self.heard.setdefault(name, {})
         self._note(f"{name} starts")
         agent.start()
 
