@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answers, changes, imports, leases, matching, outcomes, queue_scale
+from benchmarks import answering, answers, changes, imports, leases, matching, outcomes, queue_scale
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "answers": answers.measure,
+    "answering": answering.measure,
     "imports": imports.measure,
     "changes": changes.measure,
     "leases": leases.measure,

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from google.protobuf.message import Message
+
 from penstock.v1 import egress_path_pb2, policy_service_pb2
 from policy_server.rules.config import to_config
-from policy_server.rules.resolve import Override, Question, Resolution, resolve
-from policy_server.rules.snapshot import Snapshot
+from policy_server.rules.resolve import Override, Question, Resolution, resolve_scopes
+from policy_server.rules.scopes import Scopes
+from policy_server.wire_form import write_field
 
+_Response = policy_service_pb2.GetEgressPathConfigResponse
+_CONFIG = _Response.CONFIG_FIELD_NUMBER
+_RULED_CONFIG = _Response.RULED_CONFIG_FIELD_NUMBER
+_ETAG_LENGTH = 32
 _NO_REFRESH = timedelta(days=1)
 
 
@@ -19,44 +26,54 @@ _NO_REFRESH = timedelta(days=1)
 class Answer:
     """One egress path's answer, serialised once."""
 
-    response: policy_service_pb2.GetEgressPathConfigResponse
     etag: str
+    revision: int
     #: The response as it goes over the wire.
     payload: bytes
     #: What a client gets that holds this etag already.
     not_modified: bytes
 
+    @property
+    def response(self) -> policy_service_pb2.GetEgressPathConfigResponse:
+        """The response as a message, made anew at each call."""
+        return policy_service_pb2.GetEgressPathConfigResponse.FromString(self.payload)
+
 
 def build_answer(
-    snapshot: Snapshot, question: Question, overrides: Sequence[Override], *, revision: int
+    scopes: Scopes, question: Question, overrides: Sequence[Override], *, revision: int
 ) -> Answer:
-    """Resolve *question* and put the answer into its wire form."""
-    resolution = resolve(snapshot, question, overrides)
-    response = _describe(resolution)
+    """Resolve *question* in its scopes and put the answer into its wire form."""
+    resolution = resolve_scopes(scopes, question, overrides)
+    config = to_config(resolution)
+    body = write_field(_CONFIG, _serialise(config))
     if overrides:
-        for override in overrides:
-            _add_override(response, override)
-        response.ruled_config.CopyFrom(to_config(resolve(snapshot, question, ())))
-    response.max_age.FromTimedelta(_max_age(response.config))
-    # The etag is made before the revision is set: an answer that did not change keeps it.
-    digest = hashlib.sha256(response.SerializeToString(deterministic=True))
-    response.etag = digest.hexdigest()[:32]
-    response.revision = revision
+        ruled = to_config(resolve_scopes(scopes, question))
+        body += write_field(_RULED_CONFIG, _serialise(ruled))
+    facts = _serialise(_describe(resolution, overrides, max_age=_max_age(config)))
+    # The etag is made without the revision: an answer that did not change keeps it.
+    etag = hashlib.sha256(body + facts).hexdigest()[:_ETAG_LENGTH]
+    head = facts + _serialise(_Response(etag=etag, revision=revision))
     return Answer(
-        response=response,
-        etag=response.etag,
-        payload=response.SerializeToString(),
-        not_modified=_leave_out_config(response).SerializeToString(),
+        etag=etag,
+        revision=revision,
+        payload=body + head,
+        not_modified=head + _serialise(_Response(not_modified=True)),
     )
 
 
-def _describe(resolution: Resolution) -> policy_service_pb2.GetEgressPathConfigResponse:
-    return policy_service_pb2.GetEgressPathConfigResponse(
-        config=to_config(resolution),
+def _describe(
+    resolution: Resolution, overrides: Sequence[Override], *, max_age: timedelta
+) -> policy_service_pb2.GetEgressPathConfigResponse:
+    """Say all that a client is told beside the configuration itself."""
+    response = _Response(
         site_name=resolution.site_name,
         path_name=resolution.path_name,
         provider_names=resolution.provider_names,
     )
+    response.max_age.FromTimedelta(max_age)
+    for override in overrides:
+        _add_override(response, override)
+    return response
 
 
 def _add_override(
@@ -74,12 +91,6 @@ def _max_age(config: egress_path_pb2.EgressPathConfig) -> timedelta:
     return config.refresh_interval.ToTimedelta()
 
 
-def _leave_out_config(
-    response: policy_service_pb2.GetEgressPathConfigResponse,
-) -> policy_service_pb2.GetEgressPathConfigResponse:
-    short = policy_service_pb2.GetEgressPathConfigResponse()
-    short.CopyFrom(response)
-    short.ClearField("config")
-    short.ClearField("ruled_config")
-    short.not_modified = True
-    return short
+def _serialise(message: Message) -> bytes:
+    """Write a message in the one form that equal ones have in common."""
+    return bytes(message.SerializeToString(deterministic=True))

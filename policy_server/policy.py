@@ -188,7 +188,7 @@ class Policy:
         if known is not None and known.scopes == scopes and known.overrides == overrides:
             answer = known.answer
         else:
-            answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
+            answer = build_answer(scopes, question, overrides, revision=state.revision)
             self._metrics.answers_made.inc()
         self._answers[question] = _KnownAnswer(self._generation, scopes, overrides, answer)
         self._answers.move_to_end(question)
@@ -226,9 +226,7 @@ class Policy:
         Raises `InvalidRequest`, `DnsUnavailable` or `DomainNotFound`.
         """
         if mx_hosts:
-            question = make_question(routing_domain, egress_source, site_name, tuple(mx_hosts))
-            self._remember_hosts(question.site_name, question.mx_hosts)
-            return question
+            return self.question_of_hosts(routing_domain, egress_source, site_name, mx_hosts)
         domain, source = check_domain(routing_domain), check_source(egress_source)
         if site_name:
             hosts = await self._hosts_of_site(site_name, domain)
@@ -239,6 +237,18 @@ class Policy:
         return Question(
             routing_domain=domain, egress_source=source, site_name=site_name, mx_hosts=hosts
         )
+
+    def question_of_hosts(
+        self,
+        routing_domain: str,
+        egress_source: str,
+        site_name: str,
+        mx_hosts: Sequence[MxHost],
+    ) -> Question:
+        """Make the question of a request that brings its MX hosts; raises `InvalidRequest`."""
+        question = make_question(routing_domain, egress_source, site_name, tuple(mx_hosts))
+        self._remember_hosts(question.site_name, question.mx_hosts)
+        return question
 
     def _remember_hosts(self, site_name: str, hosts: tuple[MxHost, ...]) -> None:
         if hosts:

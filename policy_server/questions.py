@@ -38,7 +38,7 @@ def check_domain(text: str, *, field: str = "routing_domain") -> str:
         raise InvalidRequest(f'{field} "{text[:80]}": {error}', field=field) from error
     if not domain:
         raise InvalidRequest(f"{field} is required", field=field)
-    if len(domain) > _LONGEST_NAME or any(sign.isspace() for sign in domain):
+    if len(domain) > _LONGEST_NAME or domain.split() != [domain]:
         raise InvalidRequest(f'{field} "{text[:80]}" is no domain name', field=field)
     return domain
 

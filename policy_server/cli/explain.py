@@ -10,7 +10,6 @@ import json
 import click
 from rich.table import Table
 
-from policy_server.answers import build_answer
 from policy_server.cli.console import build_table, open_console, plain
 from policy_server.cli.session import (
     Session,
@@ -23,7 +22,7 @@ from policy_server.dns import MxResolver
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.explain import explain_json, explain_rows
-from policy_server.rules.resolve import Question, Resolution, resolve
+from policy_server.rules.resolve import Question, Resolution
 from policy_server.rules.site import MxHost
 from policy_server.settings import Settings
 from policy_server.store.actions import ActionStore
@@ -70,11 +69,10 @@ async def _explain(
         database, actions=ActionStore(database), resolver=resolver, metrics=ServerMetrics()
     )
     try:
-        state = await policy.load_once()
+        await policy.load_once()
         question = await policy.question(*asked)
-        overrides = state.overrides_of(question)
-        answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
-        return question, resolve(state.snapshot, question, overrides), state.revision, answer.etag
+        answer = policy.answer(question)
+        return question, policy.resolve(question), answer.revision, answer.etag
     finally:
         await policy.close()
 

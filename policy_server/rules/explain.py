@@ -70,9 +70,10 @@ def describe_origin(origin: Origin) -> str:
 
 
 def _in_order(resolution: Resolution) -> Iterator[tuple[str, ResolvedOption]]:
+    options = resolution.options
     for name in build_catalogue().options:
-        if name in resolution.options:
-            yield name, resolution.options[name]
+        if name in options:
+            yield name, options[name]
 
 
 def _explain_option(resolved: ResolvedOption) -> dict[str, Any]:

@@ -111,19 +111,20 @@ class Merge:
         said = self._said.get(name)
         return None if said is None else said.value
 
-    def finish(self, options: dict[str, ResolvedOption]) -> None:
-        """Write what was said over the built-in values in *options*."""
-        for name, said in self._said.items():
-            if name not in self._maps:
-                options[name] = ResolvedOption(
-                    said.value, said.origin, tuple(self._overrode.pop(name, ()))
-                )
+    def finish(self, built_in: Mapping[str, ResolvedOption]) -> dict[str, ResolvedOption]:
+        """Return the options of which anything was said, those that are back as *built_in* too."""
+        options = {
+            name: ResolvedOption(said.value, said.origin, tuple(self._overrode.pop(name, ())))
+            for name, said in self._said.items()
+            if name not in self._maps
+        }
         for name in self._maps & (self._said.keys() | self._entries.keys()):
             options[name] = self._finish_map(name)
         for name, overrode in self._overrode.items():
             # Unset, so back at the built-in value if it has one.
-            if name in options and name not in self._maps:
-                options[name] = ResolvedOption(options[name].value, None, tuple(overrode))
+            if name in built_in and name not in self._maps:
+                options[name] = ResolvedOption(built_in[name].value, None, tuple(overrode))
+        return options
 
     def _finish_map(self, name: str) -> ResolvedOption:
         entries = self._entries.get(name, {})

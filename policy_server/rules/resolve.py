@@ -40,6 +40,8 @@ __all__ = [
     "ResolvedOption",
     "Resolution",
     "resolve",
+    "resolve_scopes",
+    "built_in_options",
     "consulted_rules",
 ]
 
@@ -75,14 +77,26 @@ class Resolution:
     path_name: str
     #: That matched, in the order of the rules.
     provider_names: tuple[str, ...]
-    options: Mapping[str, ResolvedOption]
+    #: Options of which anything was said, and what follows from them.
+    changed: Mapping[str, ResolvedOption]
+
+    @property
+    def options(self) -> Mapping[str, ResolvedOption]:
+        """Every option that has a value, put together anew at each call."""
+        return MappingProxyType({**built_in_options(), **self.changed})
 
 
 def resolve(
     snapshot: Snapshot, question: Question, overrides: Iterable[Override] = ()
 ) -> Resolution:
     """Answer *question* from *snapshot*, with the *overrides* that concern it applied."""
-    scopes = find_scopes(snapshot, question)
+    return resolve_scopes(find_scopes(snapshot, question), question, overrides)
+
+
+def resolve_scopes(
+    scopes: Scopes, question: Question, overrides: Iterable[Override] = ()
+) -> Resolution:
+    """Answer *question* from its scopes, which `find_scopes` found."""
     domain, source = normalise_domain(question.routing_domain), question.egress_source
     merge = Merge(source)
     for block, provider in _order_blocks(scopes, source):
@@ -97,7 +111,7 @@ def resolve(
         site_name=question.site_name,
         path_name=_name_path(question, domain, is_alone=is_alone),
         provider_names=tuple(matched.provider.name for matched in scopes.providers),
-        options=MappingProxyType(_fill_in(merge)),
+        changed=MappingProxyType(_finish(merge)),
     )
 
 
@@ -183,17 +197,29 @@ def _name_path(question: Question, domain: str, *, is_alone: bool) -> str:
 
 
 @functools.cache
-def _built_in_options() -> Mapping[str, ResolvedOption]:
+def built_in_options() -> Mapping[str, ResolvedOption]:
+    """Return every option that has a value where no rule sets one."""
     defaults = build_catalogue().defaults
-    return MappingProxyType({name: ResolvedOption(value) for name, value in defaults.items()})
+    built_in = {name: ResolvedOption(value) for name, value in defaults.items()}
+    return MappingProxyType({**built_in, **_derive(built_in)})
 
 
-def _fill_in(merge: Merge) -> dict[str, ResolvedOption]:
-    options = dict(_built_in_options())
-    merge.finish(options)
+def _finish(merge: Merge) -> dict[str, ResolvedOption]:
+    changed = merge.finish(built_in_options())
+    return {**_derive(changed), **changed}
+
+
+def _derive(options: Mapping[str, ResolvedOption]) -> dict[str, ResolvedOption]:
+    """Work out the options that follow from *options*, where these are not as built in."""
+    derived = {}
     for option in build_catalogue().derived:
-        if option.name not in options:
-            terms = (options[name].value for name in option.derived_from)
-            total = sum((term for term in terms if isinstance(term, timedelta)), timedelta())
-            options[option.name] = ResolvedOption(total)
-    return options
+        if not options.keys().isdisjoint(option.derived_from):
+            terms = (_term(options, name) for name in option.derived_from)
+            derived[option.name] = ResolvedOption(sum(terms, timedelta()))
+    return derived
+
+
+def _term(options: Mapping[str, ResolvedOption], name: str) -> timedelta:
+    resolved = options.get(name)
+    value = build_catalogue().defaults.get(name) if resolved is None else resolved.value
+    return value if isinstance(value, timedelta) else timedelta()

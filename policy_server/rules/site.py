@@ -114,7 +114,7 @@ def site_name(domain: str, mx_hosts: Sequence[MxHost]) -> str:
         return normalise_domain(domain)
     ordered = sorted((entry.preference, normalise_host(entry.host)) for entry in mx_hosts)
     hosts = list(dict.fromkeys(host for _, host in ordered if host))
-    return _factor(hosts)
+    return hosts[0] if len(hosts) == 1 else _factor(hosts)
 
 
 def guess_hosts(label: str) -> tuple[MxHost, ...]:

@@ -20,9 +20,12 @@ from policy_server.services.caller import read_caller
 from policy_server.services.interceptors import status_message, status_number
 from policy_server.services.paging import read_page_size, read_page_token
 from policy_server.services.watch import WatchHub
+from policy_server.wire_form import write_field
 
 SERVICE_NAME = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _MAX_BATCH = 500
+_RESULTS = policy_service_pb2.BatchGetEgressPathConfigsResponse.RESULTS_FIELD_NUMBER
+_RESPONSE = policy_service_pb2.EgressPathResult.RESPONSE_FIELD_NUMBER
 
 
 class PolicyService:
@@ -43,14 +46,21 @@ class PolicyService:
 
     async def batch_get_egress_path_configs(
         self, request: policy_service_pb2.BatchGetEgressPathConfigsRequest, context: Any
-    ) -> policy_service_pb2.BatchGetEgressPathConfigsResponse:
-        """Answer up to 500 questions in their order."""
+    ) -> bytes:
+        """Answer up to 500 questions in their order, in wire form."""
         if len(request.requests) > _MAX_BATCH:
             message = f"{len(request.requests)} requests in a batch; at most {_MAX_BATCH} are taken"
             raise InvalidRequest(message, field="requests")
         caller = read_caller(context)
-        results = await asyncio.gather(*(self._result(each, caller) for each in request.requests))
-        return policy_service_pb2.BatchGetEgressPathConfigsResponse(results=results)
+        # A task for each is worth its cost only where some may have to wait for the DNS.
+        asked = [one for one in request.requests if not one.mx_hosts]
+        waiting = iter(await asyncio.gather(*(self._look_up(one) for one in asked)))
+        return b"".join(
+            write_field(
+                _RESULTS, self._result(one, None if one.mx_hosts else next(waiting), caller)
+            )
+            for one in request.requests
+        )
 
     async def explain_egress_path_config(
         self, request: policy_service_pb2.ExplainEgressPathConfigRequest, _context: Any
@@ -58,9 +68,7 @@ class PolicyService:
         """Answer for one egress path, with the origin of every value."""
         question = await self._question(request)
         answer, resolution = self._policy.answer(question), self._policy.resolve(question)
-        return to_explained(
-            resolution, question, revision=answer.response.revision, etag=answer.etag
-        )
+        return to_explained(resolution, question, revision=answer.revision, etag=answer.etag)
 
     async def list_suspensions(
         self, request: policy_service_pb2.ListSuspensionsRequest, _context: Any
@@ -79,23 +87,39 @@ class PolicyService:
             revision=self._policy.revision,
         )
 
-    async def _result(
-        self, request: policy_service_pb2.GetEgressPathConfigRequest, caller: str
-    ) -> policy_service_pb2.EgressPathResult:
+    async def _look_up(
+        self, request: policy_service_pb2.GetEgressPathConfigRequest
+    ) -> Question | PolicyServerError:
         try:
-            question = await self._question(request)
+            return await self._question(request)
+        except PolicyServerError as error:
+            return error
+
+    def _result(
+        self,
+        request: policy_service_pb2.GetEgressPathConfigRequest,
+        question: Question | PolicyServerError | None,
+        caller: str,
+    ) -> bytes:
+        """Write an EgressPathResult; *question* is None where the request has all it takes."""
+        try:
+            question = question or self._policy.question_of_hosts(
+                request.routing_domain,
+                request.egress_source,
+                request.site_name,
+                read_hosts(request.mx_hosts),
+            )
+            if isinstance(question, PolicyServerError):
+                raise question
+            answer = self._policy.answer(question)
         except PolicyServerError as error:
             failure = policy_service_pb2.EgressPathError(
                 code=status_number(error), message=status_message(error)
             )
-            return policy_service_pb2.EgressPathResult(error=failure)
-        answer = self._policy.answer(question)
+            return policy_service_pb2.EgressPathResult(error=failure).SerializeToString()
         self._hub.note_fetched(caller, question, answer.etag)
-        if request.if_none_match != answer.etag:
-            return policy_service_pb2.EgressPathResult(response=answer.response)
-        result = policy_service_pb2.EgressPathResult()
-        result.response.ParseFromString(answer.not_modified)
-        return result
+        is_held = request.if_none_match == answer.etag
+        return write_field(_RESPONSE, answer.not_modified if is_held else answer.payload)
 
     async def _question(
         self,

@@ -14,6 +14,7 @@ from penstock.v1 import policy_service_pb2 as pb
 from policy_server.answers import Answer
 from policy_server.automation.actions import BOUNCES, ActionInForce
 from policy_server.convert import to_bounce, to_suspension
+from policy_server.wire_form import write_field
 
 _NO_TIME = timedelta()
 #: How long a written time or ttl is near enough.
@@ -68,7 +69,7 @@ class SharedResources:
         known = self._actions.get(action.id)
         if known is not None and known[0] is action and abs(now - known[1]) < _TIME_KEPT:
             return known[2]
-        written = _as_field(_RESOURCES, _to_resource(action, revision, now).SerializeToString())
+        written = write_field(_RESOURCES, _to_resource(action, revision, now).SerializeToString())
         self._actions.pop(action.id, None)
         self._actions[action.id] = action, now, written
         while len(self._actions) > _MOST_ACTIONS:
@@ -78,7 +79,7 @@ class SharedResources:
 
 def write_nonce(nonce: int) -> bytes:
     """Write the nonce of a response."""
-    return _as_field(_NONCE, b"%d" % nonce)
+    return write_field(_NONCE, b"%d" % nonce)
 
 
 def write_path(name: str, answer: Answer) -> bytes:
@@ -87,10 +88,10 @@ def write_path(name: str, answer: Answer) -> bytes:
         name=name,
         type=pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH,
         etag=answer.etag,
-        revision=answer.response.revision,
+        revision=answer.revision,
     )
-    body = resource.SerializeToString() + _as_field(_EGRESS_PATH, answer.payload)
-    return _as_field(_RESOURCES, body)
+    body = resource.SerializeToString() + write_field(_EGRESS_PATH, answer.payload)
+    return write_field(_RESOURCES, body)
 
 
 def write_removed(name: str, resource_type: pb.ResourceType) -> bytes:
@@ -117,17 +118,3 @@ def _to_resource(action: ActionInForce, revision: int, now: datetime) -> pb.Poli
         # Of a pinned one there is no end that a client could come to by itself.
         resource.ttl.FromTimedelta(max(action.end - now, _NO_TIME))
     return resource
-
-
-def _as_field(number: int, body: bytes) -> bytes:
-    """Write a length-delimited field."""
-    return _varint(number << 3 | 2) + _varint(len(body)) + body
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)

@@ -12,6 +12,7 @@ from policy_server.known_sites import KnownSites
 from policy_server.rule_keeper import KeptRules
 from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.resolve import Question
+from policy_server.rules.scopes import find_scopes
 from policy_server.rules.site import MxHost, Site
 from policy_server.rules.snapshot import compile_snapshot
 from policy_server.rules.validity import layers_in_force
@@ -77,10 +78,13 @@ def _state(rules, *actions, now=_NOW):
     return build_state(rules, actions, snapshot=snapshot, revision=7, now=now)
 
 
+def _build(state, question=_QUESTION, revision=7):
+    scopes = find_scopes(state.snapshot, question)
+    return build_answer(scopes, question, state.overrides_of(question), revision=revision)
+
+
 def _limit(state, question=_QUESTION):
-    overrides = state.overrides_of(question)
-    answer = build_answer(state.snapshot, question, overrides, revision=state.revision)
-    return answer.response.config.connection_limit.value
+    return _build(state, question).response.config.connection_limit.value
 
 
 def test_layers_are_in_force_within_their_dates():
@@ -122,8 +126,7 @@ def test_an_action_that_can_not_be_read_overrides_nothing():
 
 
 def _answer(state, question=_QUESTION):
-    overrides = state.overrides_of(question)
-    return build_answer(state.snapshot, question, overrides, revision=state.revision).response
+    return _build(state, question).response
 
 
 def test_an_override_of_a_domain_alone_gives_it_a_path_of_its_own():
@@ -204,7 +207,7 @@ def test_an_operators_action_is_told_from_automations():
 
 def test_an_answer_with_overrides_shows_the_ruled_config_and_the_end():
     state = _state(_rules(_layer("base", 10)), _action(8))
-    answer = build_answer(state.snapshot, _QUESTION, state.overrides_of(_QUESTION), revision=7)
+    answer = _build(state)
 
     (override,) = answer.response.overrides
     assert (override.action_id, override.option) == (8, "connection_limit")
@@ -212,11 +215,23 @@ def test_an_answer_with_overrides_shows_the_ruled_config_and_the_end():
     assert answer.response.ruled_config.connection_limit.value == 10
 
 
+def test_who_holds_an_answer_already_is_told_all_but_the_configuration():
+    state = _state(_rules(_layer("base", 10)), _action(8))
+    answer = _build(state)
+    short = type(answer.response).FromString(answer.not_modified)
+    expected = answer.response
+    for name in ("config", "ruled_config"):
+        expected.ClearField(name)
+    expected.not_modified = True
+
+    assert short == expected
+
+
 def test_the_etag_is_of_the_answer_and_not_of_its_revision():
     state = _state(_rules(_layer("base", 10)))
-    one = build_answer(state.snapshot, _QUESTION, (), revision=7)
-    two = build_answer(state.snapshot, _QUESTION, (), revision=8)
-    other = build_answer(_state(_rules(_layer("base", 9))).snapshot, _QUESTION, (), revision=8)
+    one = _build(state, revision=7)
+    two = _build(state, revision=8)
+    other = _build(_state(_rules(_layer("base", 9))), revision=8)
 
     assert one.etag == two.etag != other.etag
     assert one.payload != two.payload
