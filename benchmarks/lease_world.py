@@ -7,18 +7,19 @@ the server crashes and comes back with what it had made durable. After every ste
 in use is held against the limit; at the end every window of time is held against the rate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import heappop, heappush
 from random import Random
+from typing import Protocol
 
 from agent.limits.holder import LeaseHolder
 from agent.limits.messages import Answer
 from agent.limits.messages import Grant as HeldGrant
 from agent.limits.times import HolderTimes
-from policy_server.limits.book import LeaseBook
-from policy_server.limits.messages import Demand, Grant, Report
+from policy_server.limits.book import LeaseBook, Signer
+from policy_server.limits.messages import Decision, Demand, Grant, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 
 SECOND = 1_000_000_000
@@ -27,6 +28,25 @@ _GATHER = SECOND // 20
 _SOONEST = SECOND // 4
 #: How often an agent looks at what it may do.
 _USE = SECOND // 10
+
+
+class Book(Protocol):
+    """What a world needs of a book; the scripts in Valkey are another one."""
+
+    def configure(self, key: str, spec: LimitSpec, now: int) -> None: ...
+    def restore(
+        self, key: str, *, ceiling: int, floors: Mapping[str, int], now: int
+    ) -> None: ...
+    def receive(self, report: Report, now: int) -> bool: ...
+    def settle(self, now: int) -> Decision: ...
+    def next_time(self) -> int | None: ...
+    def heard(self, agent: str) -> int: ...
+
+
+class BookMaker(Protocol):
+    """Begins an empty book."""
+
+    def __call__(self, timing: LeaseTiming, *, epoch: int, sign: Signer) -> Book: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +155,18 @@ class _Agent:
 class LeaseWorld:
     """A run of one scenario under one seed."""
 
-    def __init__(self, scenario: Scenario, seed: int, timing: LeaseTiming | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        timing: LeaseTiming | None = None,
+        *,
+        make_book: BookMaker = LeaseBook,
+    ) -> None:
         self.scenario = scenario
         self.random = Random(seed)
         self.timing = timing or LeaseTiming()
+        self._make_book = make_book
         self.now = 0
         #: Connections open, and what all agents that run want of them.
         self.in_use = 0
@@ -150,7 +178,7 @@ class LeaseWorld:
         self._durable_ceiling = 0
         self._durable_floors: dict[str, int] = {}
         self._events: list[int] = []
-        self._book: LeaseBook | None = None
+        self._book: Book | None = None
         self._settles_at: int | None = None
         self._measured = 0
         self._start_server()
@@ -301,7 +329,7 @@ class LeaseWorld:
 
     def _start_server(self) -> None:
         self._epoch += 1
-        self._book = LeaseBook(self.timing, epoch=self._epoch, sign=_sign)
+        self._book = self._make_book(self.timing, epoch=self._epoch, sign=_sign)
         if self._durable_ceiling or self._durable_floors:
             self._book.configure(_KEY, self.scenario.spec, self.now)
             self._book.restore(

@@ -40,6 +40,8 @@ _SECOND = 1_000_000_000
 #: How long the book is ours after a sign of life, and how much longer others wait.
 _OURS_FOR = 15 * _SECOND
 _WAIT_LONGER = 2 * _SECOND
+#: Whoever gave no sign of life for longer, by anybody's clock, keeps the book no more.
+LONGEST_SILENCE = _OURS_FOR + _OURS_FOR // 1000 + _WAIT_LONGER
 _RENEW_SECONDS = 3.0
 _LOOK_SECONDS = 0.5
 
@@ -168,7 +170,7 @@ class BookKeeper:
             return self._lock_file()
         if known is None or known.owner in ("", self._owner):
             return True
-        return now - self._seen_since > _OURS_FOR + _OURS_FOR // 1000 + _WAIT_LONGER
+        return now - self._seen_since > LONGEST_SILENCE
 
     def _lock_file(self) -> bool:
         if self._file is not None:

@@ -316,7 +316,8 @@ class LeaseBook:
         dirty, self._dirty = self._dirty, {}
         for alarms in (self._scarce, self._refilling):
             dirty |= dict.fromkeys(alarms.take(now))
-        return list(dirty)
+        # In one order, whatever the order of reports: what follows is the same then.
+        return sorted(dirty)
 
     def _forget_idle(self, key: str, limit: Limit, now: int) -> None:
         """Forget a limit of which nothing is out; a rate when what was used is earned again."""

@@ -85,3 +85,11 @@ class Decision:
 
     promises: tuple[Promise, ...] = ()
     grants: tuple[Grant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedPromise:
+    """A promise of a book that several servers keep: a later one has a higher number."""
+
+    promise: Promise
+    number: int

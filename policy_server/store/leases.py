@@ -138,7 +138,7 @@ def _save_limits(connection: Connection, promises: Sequence[Promise]) -> None:
             set_={column.name: new[column.name] for column in _limits if column.name != "key"},
         ),
         [
-            {"key": promise.key, "ceiling": promise.ceiling, **_write_spec(promise.spec)}
+            {"key": promise.key, "ceiling": promise.ceiling, **write_spec(promise.spec)}
             for promise in promises
         ],
     )
@@ -174,7 +174,8 @@ def _save_floors(connection: Connection, promises: Sequence[Promise]) -> None:
         )
 
 
-def _write_spec(spec: LimitSpec) -> dict[str, int | None]:
+def write_spec(spec: LimitSpec) -> dict[str, int | None]:
+    """State a limit as columns of `lease_limits`."""
     earning = spec.earning
     return {
         "units": spec.units,

@@ -358,6 +358,20 @@ lease_limits = Table(
         nullable=False,
         comment="No more units are lent, or than the floors come to, whichever is more.",
     ),
+    Column(
+        "promise_epoch",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="In which servers together wrote it; 0: one alone did.",
+    ),
+    Column(
+        "promise_number",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Within the epoch, the later the higher.",
+    ),
     comment="Limits that are lent, and how much of them may be out.",
 )
 
@@ -367,6 +381,20 @@ lease_floors = Table(
     Column("key", Text, primary_key=True),
     Column("holder", Text, primary_key=True, comment="Agent, or agent/worker."),
     Column("floor", Id, nullable=False),
+    Column(
+        "promise_epoch",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="In which servers together wrote it; 0: one alone did.",
+    ),
+    Column(
+        "promise_number",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Within the epoch, the later the higher.",
+    ),
     comment="Units that agents may use while no server is there.",
 )
 

@@ -19,7 +19,11 @@ from policy_server.lending.keeper import BookKeeper
 from policy_server.lending.port import LimitStore
 from policy_server.limits.messages import Demand, Grant, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.shared_book.store import SharedLimitStore
+from policy_server.shared_book.valkey import Valkey
 from policy_server.store.database import Database
+from policy_server.store.shared_leases import SharedLeases
+from tests.valkey import start_valkey
 
 PATIENCE = 20.0
 #: Long enough for a busy machine, where nothing is to end by itself.
@@ -81,8 +85,47 @@ class EmbeddedStores:
             await store.close()
 
 
+class SharedStores:
+    """The book in Valkey, its promises in SQL. A crash takes Valkey along, with all that it has."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._valkey = start_valkey()
+        self._running: list[SharedLimitStore] = []
+
+    async def start(self, timing: LeaseTiming = CALM) -> LimitStore:
+        """Start a store of another server."""
+        store = SharedLimitStore(
+            Valkey(self._valkey.url, book="test"),
+            SharedLeases(self._database),
+            server=f"server {len(self._running)}",
+            timing=timing,
+            # Longer than a busy machine takes for a transaction.
+            valid=2_000_000_000,
+        )
+        await store.start()
+        await until_kept(store)
+        self._running.append(store)
+        return store
+
+    async def kill(self, store: LimitStore) -> None:
+        """Cut it off, and have a Valkey without data."""
+        self._valkey.kill()
+        await store.close()
+        self._valkey.start()
+
+    async def close(self) -> None:
+        """Stop what still runs."""
+        for store in self._running:
+            await store.close()
+        self._valkey.stop()
+
+
 #: How to make the stores of each kind, from a database at the newest schema.
-KINDS: dict[str, Callable[[Database], Any]] = {"embedded": EmbeddedStores}
+KINDS: dict[str, Callable[[Database], Any]] = {
+    "embedded": EmbeddedStores,
+    "shared": SharedStores,
+}
 
 
 async def until_kept(store: LimitStore) -> None:

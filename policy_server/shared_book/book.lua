@@ -1,0 +1,425 @@
+-- The lease book, by the rules of policy_server/limits/book.py; what the rules are for stands there.
+-- Times are microseconds here; events in parts are the same numbers as there.
+
+-- Versions begin with the epoch.
+local function next_version()
+  counter = counter + 1
+  return EPOCH * EPOCH_SPAN + counter
+end
+
+-- Limits.
+
+-- Set what a limit is; what its free units have earned stays as many events, if there is room.
+local function change_limit(limit, units, count, period)
+  earn(limit)
+  local was_rate, parts_before = is_rate(limit), event_parts(limit)
+  limit.units, limit.count, limit.period, limit.is_news = units, count, period, true
+  if was_rate and is_rate(limit) then
+    limit.pool = least(
+      divide_big(multiply(limit.pool, event_parts(limit)), parts_before),
+      multiply(big(free_units(limit)), event_parts(limit)))
+  else
+    limit.pool = {}
+  end
+end
+
+-- Whether all that a limit allows is no more than before: fewer events a period, or as many, and
+-- no more units.
+local function is_lower(limit, units, count, period)
+  local before, after = limit.count * period, count * limit.period
+  if is_rate(limit) and count > 0 and before ~= after then return after < before end
+  return units <= limit.units
+end
+
+-- A server says what a limit is. If servers disagree, the lowest counts, for as long as one of them
+-- goes on to say it.
+local SAID_FOR = 60000000
+
+local function set_limit(limit, server, units, count, period)
+  local is_same = limit.units == units and limit.count == count and limit.period == period
+  local is_theirs = limit.setter == server or now >= limit.set_at + SAID_FOR
+  if not is_same and not is_theirs and not is_lower(limit, units, count, period) then return end
+  limit.setter, limit.set_at = server, now
+  if not is_same then
+    change_limit(limit, units, count, period)
+    mark(limit.key)
+  end
+end
+
+local function add_limit(key, server, units, count, period)
+  local limit = {
+    key = key, name = PREFIX .. 'limit:' .. key,
+    units = units, count = count, period = period, occupied = 0, pool = {}, since = now,
+    ceiling = 0, unclaimed = 0, is_news = false, gone = {}, durable = '', setter = server,
+    set_at = now, shares = {}, removed = {}, changed = {}, is_whole = true,
+  }
+  -- What nothing is known of has not been used, or long ago: its units are full.
+  limit.pool = most_pool(limit)
+  limits[key] = limit
+  redis.call('ZADD', PREFIX .. 'limits', 0, key)
+  return limit
+end
+
+local function spec_text(limit)
+  return string.format('%.0f %.0f %.0f', limit.units, limit.count, limit.period)
+end
+
+-- Take over what a predecessor had promised, as of *since*.
+local function restore_limit(limit, ceiling, floors, since)
+  local sum = 0
+  limit.ceiling, limit.durable, limit.pool = ceiling, spec_text(limit), {}
+  for agent, floor in pairs(floors) do
+    local share = new_share()
+    share.held_since, share.waiting_since, share.is_restored = 0, 0, true
+    share.floor_granted, share.durable_floor = floor, floor
+    add_share(limit, agent, share)
+    book(limit, agent, nil, floor)
+    sum = sum + floor
+    local session = find_session(agent) or {
+      incarnation = 0, sequence = 0, part = 0, stage = DRAINED, speaks_until = 0, rates_end = 0,
+      drained = 0, floors_end = 0, heard_at = 0, server = '',
+    }
+    session.floors_end = math.max(session.floors_end, since + terms.floors)
+    put_session(agent, session)
+  end
+  limit.unclaimed = math.max(0, ceiling - sum)
+  local span = is_rate(limit) and terms.rates or terms.connections
+  redis.call('ZADD', PREFIX .. 'recovering', since + span, limit.key)
+end
+
+-- Taking in.
+
+local function lower(limit, agent, share, demand)
+  local booked = math.max(0, demand.enforced)
+  share.granted = math.min(share.granted, booked)
+  local freed = -book(limit, agent, booked, share.floor_granted)
+  if is_rate(limit) and freed > 0 then
+    limit.pool = add(
+      limit.pool, least(demand.returned, multiply(big(freed), event_parts(limit))))
+  end
+end
+
+-- An agent has more than we know of: we have forgotten, or it would not say so.
+local function take_claim(limit, agent, share, demand)
+  local grown = book(limit, agent, demand.enforced, nil)
+  if demand.version >= share.version and demand.is_proven then
+    share.version, share.fill = demand.version, {}
+    share.granted = math.min(demand.granted, demand.enforced)
+  end
+  limit.unclaimed = math.max(0, limit.unclaimed - math.max(0, grown))
+end
+
+local function confirm_grant(agent, key)
+  redis.call('ZREM', PREFIX .. 'unconfirmed:' .. agent, key)
+end
+
+-- Take in what an agent says of one limit; false if the limit is not known here.
+local function take(agent, demand)
+  local limit = find_limit(demand.key, agent)
+  if not limit then return false end
+  redis.call('ZREM', PREFIX .. 'refilling', demand.key)
+  earn(limit)
+  local share = limit.shares[agent]
+  if not share then
+    share = new_share()
+    add_share(limit, agent, share)
+  end
+  share.weight, share.in_use, share.is_restored = demand.weight, demand.in_use, false
+  if demand.wants > 0 and share.wants == 0 then share.waiting_since = now end
+  share.wants = math.max(0, math.min(demand.wants, limit.units))
+  if demand.enforced > share.booked then
+    take_claim(limit, agent, share, demand)
+  elseif demand.version == share.version then
+    lower(limit, agent, share, demand)
+  end
+  share.is_behind = demand.version < share.version
+  if not share.is_behind then confirm_grant(agent, demand.key) end
+  limit.changed[agent] = true
+  if is_empty(share) then
+    remove_share(limit, agent)
+    confirm_grant(agent, demand.key)
+  end
+  mark(demand.key)
+  return true
+end
+
+-- Have grants sent again that seem to be lost.
+local function repeat_grants(agent)
+  local name = PREFIX .. 'unconfirmed:' .. agent
+  local lost = redis.call('ZRANGEBYSCORE', name, '-inf', now - terms.repeat_after)
+  for _, key in ipairs(lost) do
+    local limit = find_limit(key, agent)
+    local share = limit and limit.shares[agent]
+    if share then
+      share.is_behind = true
+      limit.changed[agent] = true
+      mark(key)
+    else
+      redis.call('ZREM', name, key)
+    end
+  end
+end
+
+local function free(agent)
+  for _, key in ipairs(keys_of(agent)) do
+    local limit = find_limit(key, agent)
+    if limit then
+      -- Before units come back: they have earned nothing here yet.
+      earn(limit)
+      remove_share(limit, agent)
+      mark(key)
+    end
+  end
+  redis.call('DEL', PREFIX .. 'unconfirmed:' .. agent)
+end
+
+-- What ends by itself.
+
+local function end_share(agent, session, key)
+  local limit = find_limit(key, agent)
+  local share = limit and limit.shares[agent]
+  if not share then
+    redis.call('SREM', PREFIX .. 'keys:' .. agent, key)
+    return
+  end
+  if session.stage == RATES_OVER and not is_rate(limit) then return end
+  earn(limit)
+  share.granted, share.wants, share.fill = 0, 0, {}
+  book(limit, agent, 0, nil)
+  mark(key)
+  if share.floor == 0 or session.stage == FLOORS_OVER then remove_share(limit, agent) end
+end
+
+-- Free what the session's lease held, as far as that is over beyond doubt.
+local function end_overdue(agent, session)
+  while session.stage ~= FLOORS_OVER and now >= next_end(session) do
+    session.stage = session.stage + 1
+    for _, key in ipairs(keys_of(agent)) do end_share(agent, session, key) end
+  end
+end
+
+-- End what is over, of at most so many agents; true if there is more.
+local MOST_ENDS = 50
+
+local function end_what_is_over()
+  local over = redis.call(
+    'ZRANGEBYSCORE', PREFIX .. 'ends', '-inf', now, 'LIMIT', 0, MOST_ENDS + 1)
+  for place = 1, math.min(#over, MOST_ENDS) do
+    local agent = over[place]
+    local session = find_session(agent)
+    end_overdue(agent, session)
+    if session.stage == FLOORS_OVER then
+      drop_session(agent)
+    else
+      put_session(agent, session)
+    end
+  end
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'recovering', '-inf', now)) do
+    local limit = find_limit(key)
+    if limit then
+      earn(limit)
+      limit.unclaimed = 0
+      read_whole(limit)
+      for agent, share in pairs(limit.shares) do
+        if share and share.is_restored then
+          share.is_restored = false
+          limit.changed[agent] = true
+        end
+      end
+    end
+    redis.call('ZREM', PREFIX .. 'recovering', key)
+    mark(key)
+  end
+  return #over > MOST_ENDS
+end
+
+-- Giving out.
+
+local IDLE_PART = 10
+local CEILING_PART, CEILING_LEAST = 10, 8
+
+local function is_live(session)
+  return session and session.incarnation > 0 and now < session.speaks_until
+end
+
+local function each_by_name(set)
+  local names = {}
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return ipairs(names)
+end
+
+-- How long a scarce unit stays, in nanoseconds: of a rate, until it has earned an event.
+local LONGEST_HOLD = 4000000000000000
+
+local function hold_ns(limit)
+  if not is_rate(limit) then return terms.hold_connection * 1000 end
+  local earning = big_to_number(divide_by(event_parts(limit), limit.count))
+  return math.min(LONGEST_HOLD, math.max(terms.hold_rate * 1000, earning))
+end
+
+local function note_scarcity(limit, live, hold)
+  local is_waiting, first_end = false, nil
+  for _, share in pairs(live) do
+    if share.wants > share.granted and share.granted == 0 then is_waiting = true end
+    if share.granted > 0 then
+      first_end = math.min(
+        first_end or math.huge, (share.held_since - now) * 1000 + hold)
+    end
+  end
+  if is_waiting then
+    local wait = math.max(first_end or 0, 0) + quotient(hold, 10) + 1
+    local at = now + math.ceil(wait / 1000)
+    redis.call('ZADD', PREFIX .. 'scarce', at, limit.key)
+  else
+    redis.call('ZREM', PREFIX .. 'scarce', limit.key)
+  end
+end
+
+-- Lower the grants that others need, or in which much lies idle.
+local function shrink(limit, live, targets, changed)
+  local wanted = 0
+  for agent, share in pairs(live) do
+    wanted = wanted + math.max(0, targets[agent] - share.granted)
+  end
+  local is_short = wanted > free_units(limit) or out(limit) > limit.units
+  local idle = math.max(1, quotient(limit.units, IDLE_PART))
+  for agent, share in pairs(live) do
+    local surplus = share.granted - targets[agent]
+    if surplus > 0 and (is_short or surplus > idle or targets[agent] == 0) then
+      share.granted = targets[agent]
+      if share.granted == 0 then share.waiting_since = now end
+      changed[agent] = true
+    end
+  end
+end
+
+-- Raise grants as far as units are free, whoever has waited longest first.
+local function grow(limit, live, targets, changed)
+  local fills, turns = {}, {}
+  for agent in pairs(live) do turns[#turns + 1] = agent end
+  table.sort(turns, function(one, other)
+    local since, other_since = live[one].waiting_since, live[other].waiting_since
+    if since ~= other_since then return since < other_since end
+    return one < other
+  end)
+  for _, agent in ipairs(turns) do
+    local share = live[agent]
+    local free_before = free_units(limit)
+    local most = math.min(targets[agent], occupied(share) + free_before)
+    if most > share.granted then
+      if share.granted == 0 then share.held_since = now end
+      share.granted = most
+      local taken = book(limit, agent, math.max(share.booked, most), nil)
+      local fill = {}
+      if taken > 0 then
+        fill = divide_by_small(multiply(limit.pool, big(taken)), free_before)
+      end
+      limit.pool = subtract(limit.pool, fill)
+      fills[agent] = fill
+      changed[agent] = true
+    end
+  end
+  return fills
+end
+
+local function set_floors(limit, live, size, changed)
+  for agent, share in pairs(live) do
+    local floor = share.granted
+    if size ~= 1 then floor = quotient(share.granted, 2) end
+    if changed[agent] or share.floor_granted > floor then
+      share.floor_granted = floor
+      book(limit, agent, nil, math.max(share.floor, floor))
+      changed[agent] = true
+    end
+  end
+end
+
+local function describe_grant(limit, agent, session)
+  local share = limit.shares[agent]
+  share.is_behind = false
+  limit.changed[agent] = true
+  return {
+    agent, session.server, session.incarnation, session.sequence, limit.key, limit.units,
+    limit.count, limit.period, share.version, share.granted, share.floor_granted,
+    -- It is applied once, however often it is sent.
+    big_to_text(share.fill),
+  }
+end
+
+-- Who is asking for something, and what others hold.
+local function read_live(limit)
+  read_whole(limit)
+  local names, live, elsewhere = {}, {}, limit.unclaimed
+  for agent, share in pairs(limit.shares) do
+    if share then names[#names + 1] = agent end
+  end
+  read_sessions(names)
+  for _, agent in ipairs(names) do
+    -- Who may still show more is not told to have less.
+    if not limit.shares[agent].is_restored and is_live(find_session(agent)) then
+      live[agent] = limit.shares[agent]
+    else
+      elsewhere = elsewhere + occupied(limit.shares[agent])
+    end
+  end
+  return live, elsewhere, #names
+end
+
+local function divide_limit(live, size, units, hold)
+  local alone = next(live)
+  if size == 1 and alone then return {[alone] = live[alone].wants > 0 and units or 0} end
+  local claimants = {}
+  for agent, share in pairs(live) do
+    claimants[#claimants + 1] = {
+      name = agent, wants = share.wants, weight = share.weight,
+      is_protected = share.granted > 0 and (now - share.held_since) * 1000 < hold,
+      -- Who has some takes turns after those who have none.
+      waiting_since = share.granted > 0 and now or share.waiting_since,
+    }
+  end
+  return divide(units, claimants)
+end
+
+-- Decide who has what of a limit from now on; return the grants, and how many shares it has.
+local function settle_limit(limit)
+  local live, elsewhere, size = read_live(limit)
+  local hold = hold_ns(limit)
+  local targets = divide_limit(live, size, math.max(0, limit.units - elsewhere), hold)
+  note_scarcity(limit, live, hold)
+  local changed = {}
+  shrink(limit, live, targets, changed)
+  if limit.is_news then
+    limit.is_news = false
+    for agent in pairs(live) do changed[agent] = true end
+  end
+  local fills = grow(limit, live, targets, changed)
+  set_floors(limit, live, size, changed)
+  for _, agent in each_by_name(changed) do
+    live[agent].version = next_version()
+    live[agent].fill = fills[agent] or {}
+    limit.changed[agent] = true
+  end
+  for agent, share in pairs(live) do
+    if share.is_behind then changed[agent] = true end
+  end
+  local grants = {}
+  for _, agent in each_by_name(changed) do
+    redis.call('ZADD', PREFIX .. 'unconfirmed:' .. agent, now, limit.key)
+    grants[#grants + 1] = describe_grant(limit, agent, find_session(agent))
+  end
+  return grants, size
+end
+
+-- When something ends by itself; -1: nothing does.
+local function next_time()
+  local first = -1
+  for _, part in ipairs({'ends', 'scarce', 'recovering', 'refilling'}) do
+    local found = redis.call('ZRANGE', PREFIX .. part, 0, 0, 'WITHSCORES')
+    if found[2] then
+      local at = tonumber(found[2])
+      if first < 0 or at < first then first = at end
+    end
+  end
+  return first
+end

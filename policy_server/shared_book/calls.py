@@ -1,0 +1,211 @@
+"""
+What is asked of the book's script and what it answers, in the script's own terms: lists of texts
+and numbers. Pure; the script's side of it is calls.lua.
+
+Times of the script are microseconds, those of the book nanoseconds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from policy_server.limits.book import Signer
+from policy_server.limits.messages import Demand, Grant, NumberedPromise, Promise, Report
+from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
+
+#: Redis counts in doubles, which are exact that far.
+_MOST_EXACT = 1 << 53
+#: Bounds within which every product that the script makes is exact.
+MOST_UNITS, MOST_WEIGHT = 500_000_000, 10_000
+
+Argument = str | int | bytes
+Reply = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedGrant:
+    """A grant, and where the agent is that it is for."""
+
+    grant: Grant
+    #: The server that it last reported to, and what was heard last.
+    server: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenPart:
+    """What became of a report."""
+
+    #: False: it is too late, comes twice or is of an agent long gone.
+    is_new: bool
+    #: Keys that the shard does not know.
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What a shard answers: make the promises durable, then send the grants."""
+
+    taken: tuple[TakenPart, ...] = ()
+    promises: tuple[NumberedPromise, ...] = ()
+    grants: tuple[RoutedGrant, ...] = ()
+    #: There is more to settle than one call does.
+    has_more: bool = False
+    #: The time of the book, and when something ends by itself, in nanoseconds of its clock.
+    now: int = 0
+    next_time: int | None = None
+    #: What a predecessor promised is not all accounted for.
+    is_recovering: bool = False
+
+
+def terms_text(timing: LeaseTiming) -> str:
+    """Write the spans of leases as the script reads them; see `LeaseBook`'s spans."""
+    rates = timing.longer(timing.session) + timing.grace
+    spans = (
+        timing.session,
+        rates,
+        rates + timing.longer(timing.drain),
+        timing.longer(timing.floor + timing.drain) + timing.grace,
+        timing.hold_rate,
+        timing.hold_connection,
+        timing.repeat,
+    )
+    # Rounded up: a lease ends a microsecond later rather than earlier.
+    return " ".join([*(str(-(-span // 1000)) for span in spans), str(timing.drift)])
+
+
+def spec_arguments(spec: LimitSpec) -> list[Argument]:
+    """State a limit: units, and count and period of a rate."""
+    if spec.earning is None:
+        return [min(spec.units, MOST_UNITS), 0, 0]
+    return [min(spec.units, MOST_UNITS), spec.earning.count, spec.earning.period_ns]
+
+
+def restore_arguments(
+    ceiling: int, floors: Mapping[str, int], *, is_of_this_epoch: bool, unseen_ns: int
+) -> list[Argument]:
+    """State what a predecessor promised of a limit."""
+    arguments: list[Argument] = ["now" if is_of_this_epoch else "before", ceiling]
+    arguments.append(-(-unseen_ns // 1000))
+    for agent, floor in floors.items():
+        arguments += [agent, floor]
+    return arguments
+
+
+def report_arguments(report: Report, *, part: int, sign: Signer) -> list[Argument]:
+    """State a report, whose proofs are checked here: the script can't."""
+    arguments: list[Argument] = [
+        report.agent,
+        report.incarnation,
+        report.sequence,
+        part,
+        len(report.demands),
+    ]
+    for demand in report.demands:
+        arguments += _demand_arguments(report, demand, sign)
+    return arguments
+
+
+def _demand_arguments(report: Report, demand: Demand, sign: Signer) -> list[Argument]:
+    is_proven = bool(demand.proof) and demand.proof == sign(
+        report.agent,
+        report.incarnation,
+        demand.key,
+        demand.version,
+        demand.granted,
+        demand.floor,
+    )
+    return [
+        demand.key,
+        min(demand.wants, MOST_UNITS),
+        min(demand.enforced, MOST_UNITS),
+        min(demand.version, _MOST_EXACT),
+        max(1, min(demand.weight, MOST_WEIGHT)),
+        max(0, demand.returned),
+        min(demand.granted, MOST_UNITS),
+        int(is_proven),
+        demand.in_use,
+    ]
+
+
+def sync_arguments(
+    *,
+    server: str,
+    confirmed: Iterable[NumberedPromise] = (),
+    specs: Mapping[str, LimitSpec] = MappingProxyType({}),
+    reports: Iterable[list[Argument]],
+    is_settled: bool = True,
+) -> list[Argument]:
+    """State a call that takes in reports and settles."""
+    numbers = [(one.promise.key, one.number) for one in confirmed]
+    arguments: list[Argument] = [server, int(is_settled), len(numbers)]
+    for key, number in numbers:
+        arguments += [key, number]
+    arguments.append(len(specs))
+    for key, spec in specs.items():
+        arguments += [key, *spec_arguments(spec)]
+    for report in reports:
+        arguments += report
+    return arguments
+
+
+def read_synced(reply: Reply, sign: Signer) -> Synced:
+    """Read the answer to a call that settles."""
+    _, taken, promises, grants, has_more, now, next_time, recovering = reply
+    return Synced(
+        taken=tuple(
+            TakenPart(is_new=bool(is_new), unknown=tuple(_text(key) for key in unknown))
+            for is_new, unknown in taken
+        ),
+        promises=tuple(_read_promise(item) for item in promises),
+        grants=tuple(_read_grant(item, sign) for item in grants),
+        has_more=bool(has_more),
+        now=now * 1000,
+        next_time=next_time * 1000 if next_time >= 0 else None,
+        is_recovering=recovering > 0,
+    )
+
+
+def _read_promise(item: Sequence[Any]) -> NumberedPromise:
+    key, number, units, count, period, ceiling, floors, is_over = item
+    agents = map(_text, floors[::2])
+    return NumberedPromise(
+        number=number,
+        promise=Promise(
+            key=_text(key),
+            spec=spec_from(units, count, period),
+            ceiling=ceiling,
+            floors=tuple(zip(agents, floors[1::2], strict=True)),
+            is_over=bool(is_over),
+        ),
+    )
+
+
+def spec_from(units: int, count: int, period: int) -> LimitSpec:
+    """Read a limit, as `spec_arguments` states it."""
+    return LimitSpec(units=units, earning=Earning(count=count, period_ns=period) if count else None)
+
+
+def _read_grant(item: Sequence[Any], sign: Signer) -> RoutedGrant:
+    agent, server, incarnation, sequence, key, *spec, version, granted, floor, fill = item
+    agent, key = _text(agent), _text(key)
+    return RoutedGrant(
+        server=_text(server),
+        sequence=sequence,
+        grant=Grant(
+            agent=agent,
+            incarnation=incarnation,
+            key=key,
+            spec=spec_from(*spec),
+            version=version,
+            units=granted,
+            floor=floor,
+            fill=int(fill),
+            proof=sign(agent, incarnation, key, version, granted, floor),
+        ),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode()

@@ -1,0 +1,215 @@
+"""
+The epoch of the shared book: which one is in force, whether this server may go by it, and how the
+book is begun anew when Valkey has lost it.
+
+1. The database says which epoch is in force. Whoever finds that the book of that epoch is lost
+   raises it; one of them wins, begins every shard, and then says that the epoch has begun.
+2. A server goes by an epoch only for a short time after it has last written to the database that
+   it does. So whoever is cut off from a new book, and still has the old one, stops before leases
+   of the old one are taken to be over: `unseen` is how long that may take.
+3. Nothing is made durable in an epoch that is not in force any more.
+4. A server that keeps a book alone in its memory has the same row, and waits for our signs of
+   life as we wait for its own. On SQLite, where it gives none, it locks a file, which we share.
+"""
+
+import asyncio
+import fcntl
+import logging
+import secrets
+from collections.abc import Callable
+from typing import IO
+
+from policy_server.errors import PolicyServerError, Unavailable
+from policy_server.lending.keeper import LONGEST_SILENCE
+from policy_server.lending.proofs import make_signer
+from policy_server.limits.book import Signer
+from policy_server.limits.spec import LeaseTiming
+from policy_server.shared_book.calls import terms_text
+from policy_server.shared_book.errors import BookFenced, BookLost
+from policy_server.shared_book.valkey import Valkey
+from policy_server.store.leases import BookRow
+from policy_server.store.shared_leases import BEGINNING, TOGETHER, SharedLeases
+
+logger = logging.getLogger(__name__)
+
+_SECOND = 1_000_000_000
+#: For how long a sign of life counts, and how many are given in that time.
+VALID = 6 * _SECOND
+_RENEWALS = 3
+#: How soon to look again while there is no book to go by.
+_LOOK_SECONDS = 0.5
+#: How long the winner may take to begin the shards before another one does it.
+_BEGIN = 5 * _SECOND
+
+
+class BookEpoch:
+    """The epoch that this server goes by."""
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        leases: SharedLeases,
+        timing: LeaseTiming,
+        *,
+        address: str,
+        clock: Callable[[], int],
+        on_change: Callable[[], None],
+        valid: int = VALID,
+    ) -> None:
+        """Know none yet; *clock* says nanoseconds, *on_change* hears of each new epoch."""
+        self._valid = valid
+        self._valkey = valkey
+        self._leases = leases
+        self._timing = timing
+        self._address = address
+        self._clock = clock
+        self._on_change = on_change
+        self._epoch = 0
+        self._valid_until = 0
+        self._sign: Signer | None = None
+        #: Whose the book was when last looked at, and since when it has looked the same.
+        self._seen: BookRow | None = None
+        self._seen_since = 0
+        self._reason = "the book of limits is not open yet"
+        self._wake = asyncio.Event()
+        self._file: IO[bytes] | None = None
+
+    @property
+    def unseen(self) -> int:
+        """For how long, in nanoseconds, a server may go by an epoch that is over."""
+        return self._timing.longer(self._valid)
+
+    @property
+    def current(self) -> int:
+        """The epoch to go by; Unavailable if there is none now."""
+        if not self._epoch:
+            raise Unavailable(self._reason)
+        if self._clock() >= self._valid_until:
+            raise Unavailable("the book of limits waits for the database")
+        return self._epoch
+
+    @property
+    def sign(self) -> Signer:
+        """What proves grants; Unavailable if there is no epoch to go by."""
+        if self._sign is None:
+            raise Unavailable(self._reason)
+        return self._sign
+
+    def require(self, epoch: int) -> None:
+        """Raise Unavailable unless *epoch* is the one to go by."""
+        if self.current != epoch:
+            raise BookFenced
+
+    def leave(self, epoch: int, error: Unavailable) -> None:
+        """Go by *epoch* no more: it is lost or over."""
+        if epoch == self._epoch:
+            self._epoch, self._reason = 0, str(error)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the epoch known."""
+        while True:
+            self._wake.clear()
+            await self.check()
+            try:
+                pause = self._valid / _RENEWALS / _SECOND if self._epoch else _LOOK_SECONDS
+                await asyncio.wait_for(self._wake.wait(), pause)
+            except TimeoutError:
+                continue
+
+    async def check(self) -> None:
+        """Give a sign of life; without an epoch to go by, join one or begin one."""
+        try:
+            if not await self._renew():
+                await self._look()
+        except PolicyServerError as error:
+            if self._reason != str(error):
+                self._reason = str(error)
+                logger.warning("book of limits not open", extra={"why": self._reason})
+
+    def close(self) -> None:
+        """Go by no epoch any more."""
+        self._epoch, self._reason = 0, "the server is stopping"
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    async def _renew(self) -> bool:
+        """Give a sign of life; False: there is no epoch to go by."""
+        epoch, asked_at = self._epoch, self._clock()
+        if not epoch:
+            return False
+        if await self._leases.renew(epoch):
+            if epoch == self._epoch:
+                self._valid_until = asked_at + self._valid
+            return epoch == self._epoch
+        self.leave(epoch, BookFenced())
+        return False
+
+    async def _look(self) -> None:
+        await self._valkey.check_fitness()
+        row, now = await self._leases.read_book(), self._clock()
+        if row != self._seen:
+            self._seen, self._seen_since = row, now
+        if row is not None and row.owner == TOGETHER and await self._is_whole(row.epoch):
+            await self._join(row)
+        elif self._may_take(row, now):
+            await self._begin_after(row)
+
+    async def _is_whole(self, epoch: int) -> bool:
+        try:
+            await self._valkey.call_all(epoch, "look")
+        except BookLost:
+            logger.warning("book of limits lost, beginning it anew", extra={"epoch": epoch})
+            return False
+        return True
+
+    def _may_take(self, row: BookRow | None, now: int) -> bool:
+        self._share_file()
+        if row is None or row.owner in ("", TOGETHER):
+            return True
+        if row.owner == BEGINNING:
+            return now - self._seen_since > _BEGIN
+        if self._leases.database.is_sqlite:
+            # It would have the file.
+            return True
+        if now - self._seen_since <= LONGEST_SILENCE:
+            raise Unavailable(
+                f"the server at {row.address} keeps the book of limits alone; give every server "
+                "the same limits.state"
+            )
+        return True
+
+    def _share_file(self) -> None:
+        if not self._leases.database.is_sqlite or self._file is not None:
+            return
+        file = open(f"{self._leases.database.url.database}-leases.lock", "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise Unavailable(
+                "another server on this database keeps the book of limits alone; give every "
+                "server the same limits.state"
+            ) from error
+        self._file = file
+
+    async def _begin_after(self, row: BookRow | None) -> None:
+        made = await self._leases.take(row, address=self._address, secret=secrets.token_hex(32))
+        if made is None:
+            self._wake.set()
+            return
+        await self._valkey.call_all(made.epoch, "begin", terms_text(self._timing))
+        if await self._leases.mark_begun(made.epoch):
+            await self._join(made)
+
+    async def _join(self, row: BookRow) -> None:
+        self._epoch, self._sign = row.epoch, make_signer(row.secret)
+        self._valid_until = 0
+        if not await self._renew():
+            return
+        self._reason = ""
+        logger.info("book of limits open", extra={"epoch": row.epoch})
+        self._on_change()
+        # Nobody reads what was there before.
+        await self._valkey.forget_epochs(row.epoch)
