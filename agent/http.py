@@ -2,7 +2,8 @@
 HTTP: what an operator and his tools look at, on loopback by default and read-only.
 
 `/metrics` for Prometheus; `/healthz` answers while the event loop turns; `/readyz` says whether
-mail is taken in, and if not why; `/status` is one JSON document of queues, policy and suspensions.
+mail is taken in, and if not why; `/status` is one JSON document of queues, policy, suspensions and
+leases.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -99,13 +100,17 @@ def _time_text(at: float) -> str:
 
 
 def describe_status(
-    name: str, dispatcher: Mapping[str, Any], policy: PolicyAccess
+    name: str, dispatcher: Mapping[str, Any], policy: PolicyAccess, leases: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put together what `/status` shows: the dispatcher's own keys, then policy and suspensions."""
+    """
+    Put together what `/status` shows: the dispatcher's own keys, then policy, suspensions and
+    leases.
+    """
     return {
         "agent": name,
         **dispatcher,
         "policy": policy.snapshot(),
         "suspensions": policy.suspensions(),
         "bounces": policy.bounces(),
+        "leases": leases,
     }

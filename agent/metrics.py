@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from agent.delivery.record import Record
 from agent.dispatch.tls_demands import TlsDemands
+from agent.leases.access import LeaseAccess
 from agent.mta_sts.policies import MtaStsPolicies
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.uploader import OutcomeUploader
@@ -159,6 +160,41 @@ class AgentMetrics:
             ("policy_calls", "Calls for answers.", lambda: client.calls),
             ("policy_call_failures", "Calls for answers that failed.", lambda: client.failures),
             ("policy_disk_failures", "Writes of policy.db failed.", lambda: policy.disk.failures),
+        ):
+            self.add_counter(f"penstock_agent_{name}", meaning, read)
+
+    def add_leases(self, leases: LeaseAccess, waiting_paths: Callable[[], float]) -> None:
+        """Show what is lent to this process of limits that the fleet keeps."""
+        client, fleet = leases.client, leases.fleet
+        self.add_gauge(
+            "penstock_agent_lease_connected",
+            "Whether the stream of leases is open.",
+            lambda: float(client.connected),
+        )
+        self.add_gauge(
+            "penstock_agent_fleet_limits",
+            "Limits of the fleet in use, by what they are kept by now.",
+            leases.modes,
+            label="mode",
+        )
+        self.add_gauge(
+            "penstock_agent_lease_units",
+            "Units of all limits of the fleet: lent to this agent, in use and wanted.",
+            leases.units,
+            label="state",
+        )
+        self.add_gauge(
+            "penstock_agent_lease_waiting_paths", "Paths that wait for a lease.", waiting_paths
+        )
+        for name, meaning, read in (
+            ("lease_streams", "Streams of leases opened.", lambda: client.streams),
+            ("lease_requests", "Requests on them.", lambda: client.requests),
+            ("lease_grants", "Grants that came.", lambda: client.grants),
+            (
+                "lease_shortages",
+                "Connections and messages that had to wait for a lease.",
+                lambda: fleet.shortages,
+            ),
         ):
             self.add_counter(f"penstock_agent_{name}", meaning, read)
 

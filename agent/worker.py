@@ -22,11 +22,15 @@ from typing import Any
 import grpc
 
 from agent.dispatch.dispatcher import Dispatcher
+from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
 from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
 from agent.http import HttpServer, describe_path, describe_status
+from agent.leases.access import LeaseAccess, open_leases
+from agent.leases.client import Parts
+from agent.limits.limit import LimitPath
 from agent.metrics import AgentMetrics
 from agent.mta_sts.disk import PolicyDisk
 from agent.mta_sts.fetch import PolicyFetcher
@@ -36,6 +40,7 @@ from agent.outcomes.lines import node_id_of
 from agent.outcomes.uploader import OutcomeUploader
 from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.channel import open_channel
+from agent.policy.effective import PathKey
 from agent.ports import listening_on
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
@@ -126,11 +131,11 @@ async def open_agent(
         log.subscribe(metrics.on_records)
         log.subscribe(uploader.on_records)
         uploader.start()
-        dispatcher = await _open_dispatcher(
+        dispatcher, leases = await _open_dispatcher(
             settings, spool, policy, log, metrics, random=random, stack=stack, on_failure=on_failure
         )
         _show(metrics, policy, log, uploader, dispatcher)
-        yield await _open_ports(settings, spool, log, policy, dispatcher, metrics, stack)
+        yield await _open_ports(settings, spool, log, policy, leases, dispatcher, metrics, stack)
 
 
 async def _open_dispatcher(
@@ -143,7 +148,7 @@ async def _open_dispatcher(
     random: Random,
     stack: AsyncExitStack,
     on_failure: Callable[[BaseException], None] | None,
-) -> Dispatcher:
+) -> tuple[Dispatcher, LeaseAccess]:
     resolver = Resolver(
         tuple(str(address) for address in settings.dns.nameservers),
         timeout=settings.dns.timeout.total_seconds(),
@@ -165,6 +170,9 @@ async def _open_dispatcher(
     )
     throttles = rates.open()
     stack.callback(rates.close, throttles)
+    leases = open_leases(
+        settings, worker="", clock=time.time, clock_ns=lease_clock_ns, random=random
+    )
     dispatcher = Dispatcher(
         settings,
         spool,
@@ -174,11 +182,19 @@ async def _open_dispatcher(
         mta_sts=mta_sts,
         random=random,
         throttles=throttles,
+        fleet=leases.fleet,
         on_failure=on_failure,
     )
     metrics.add_tls_demands(dispatcher.tls_demands)
+    _join(leases, dispatcher, policy)
+    metrics.add_leases(
+        leases, lambda: sum(state.waits_for is not None for state in dispatcher.snapshot())
+    )
+    # Given back once nothing is used any more.
+    stack.push_async_callback(leases.client.close)
     stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
     dispatcher.start()
+    leases.client.start()
     recovery = Recovery(spool, dispatcher.accept, on_end=dispatcher.recovered, clock=time.time)
     stack.push_async_callback(recovery.stop)
     await recovery.start()
@@ -187,7 +203,22 @@ async def _open_dispatcher(
         "Entries of the spool that are not yet in a queue after a start.",
         lambda: recovery.remaining,
     )
-    return dispatcher
+    return dispatcher, leases
+
+
+def _join(leases: LeaseAccess, dispatcher: Dispatcher, policy: PolicyAccess) -> None:
+    """Have dispatch say what it needs of the fleet's limits, and hear what it gets."""
+
+    def ask_again(path: LimitPath) -> None:
+        key = PathKey(routing_domain=path.routing_domain, egress_source=path.egress_source)
+        policy.client.refresh([key])
+
+    leases.client.parts = Parts(
+        tell_demand=dispatcher.tell_demand,
+        on_change=dispatcher.leases_changed,
+        on_unknown=ask_again,
+    )
+    dispatcher.limits.on_shortage = leases.client.nudge
 
 
 async def _open_ports(
@@ -195,6 +226,7 @@ async def _open_ports(
     spool: SqliteSpool,
     log: DeliveryLog,
     policy: PolicyAccess,
+    leases: LeaseAccess,
     dispatcher: Dispatcher,
     metrics: AgentMetrics,
     stack: AsyncExitStack,
@@ -203,7 +235,9 @@ async def _open_ports(
     stack.push_async_callback(intake.drain)
     http = HttpServer(
         metrics,
-        status=lambda: describe_status(settings.agent.name, _status(dispatcher), policy),
+        status=lambda: describe_status(
+            settings.agent.name, _status(dispatcher), policy, leases.snapshot()
+        ),
         not_ready=lambda: _not_ready(intake, spool),
     )
     stack.push_async_callback(http.close)

@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 from agent.dispatch.connector import BrokenTls, Connector
@@ -38,6 +38,8 @@ _REAP_SECONDS = 600.0
 _SWEEP_SECONDS = 15.0
 #: Changes of policy that follow each other are looked at together, this far apart, in seconds.
 _APPLY_SECONDS = 0.1
+#: How often due mail is counted by path for the limit service, in seconds.
+_COUNT_SECONDS = 2.0
 
 
 class Dispatcher:
@@ -98,6 +100,8 @@ class Dispatcher:
         self._sweeper: asyncio.Task[None] | None = None
         self._is_applying = False
         self._is_stopping = False
+        self._waiting: Mapping[str, int] = {}
+        self._waiting_counted = float("-inf")
 
     def accept(self, entries: Sequence[Entry]) -> None:
         """Take entries that are in the spool: new ones, or all of them at start."""
@@ -149,13 +153,19 @@ class Dispatcher:
 
     def tell_demand(self) -> None:
         """Say what all mail could use now of the limits that the fleet keeps."""
-        waiting = self._scheduler.waiting_by_path() if self._paths else {}
         wishes: list[Wish] = []
-        for name, path in self._paths.items():
-            wishes += path.wishes(waiting.get(name, 0))
+        for name, path in self._paths.items() if not self._is_stopping else ():
+            wishes += path.wishes(self._waiting_lately().get(name, 0))
             path.look_at_wait()
         limits = self._services.limits
         limits.fleet.want(wishes, limits.lease_ns())
+
+    def _waiting_lately(self) -> Mapping[str, int]:
+        """Due entries by the path they wait for, counted anew every other second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._waiting_counted > _COUNT_SECONDS:
+            self._waiting, self._waiting_counted = self._scheduler.waiting_by_path(), now
+        return self._waiting
 
     def leases_changed(self, keys: Collection[str] | None) -> None:
         """More or less is lent of *keys*, or of any; None."""

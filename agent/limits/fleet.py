@@ -12,7 +12,7 @@ The third line asks for patience after a start, when nothing was ever held. Time
 the clock that leases hang on.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, exp
@@ -28,6 +28,13 @@ FIRST_PATIENCE_NS = 15 * _SECOND
 _AVERAGED_NS = 10 * _SECOND
 #: Units below which a rate counts as unused.
 _UNUSED = 0.01
+#: A limit of so many units goes on to be wanted for so long after its last use: mail that comes
+#: again then waits for nobody. Of a smaller one that would keep others from too much.
+_LARGE, _LINGERS_NS = 50, 120 * _SECOND
+#: What is wanted is told anew once more is, or so large a part less.
+_IDLE_PART = 4
+#: Paths by which one limit is known, at most.
+_MOST_PATHS = 100
 
 
 class Mode(StrEnum):
@@ -78,6 +85,9 @@ class FleetLimits:
         self._patience_ends = now + FIRST_PATIENCE_NS
         self._known: dict[str, FleetLimit] = {}
         self._use: dict[str, _Use] = {}
+        self._paths: dict[str, dict[LimitPath, None]] = {}
+        #: When each was last wanted for mail.
+        self._wanted_at: dict[str, int] = {}
         #: How often something could not be had for the lack of units, since the start.
         self.shortages = 0
 
@@ -92,6 +102,11 @@ class FleetLimits:
         if now < self._patience_ends:
             return Mode.STOPPED
         return _AFTER_FLOORS[limit.on_unreachable]
+
+    def next_change(self, now: int) -> int | None:
+        """When something else will hold by itself; None: nothing will."""
+        times = [self.holder.next_lapse(now), self._patience_ends]
+        return min((time for time in times if time is not None and time > now), default=None)
 
     def cap(self, limit: FleetLimit, now: int) -> int:
         """How many units may be used now."""
@@ -128,7 +143,7 @@ class FleetLimits:
 
     def open(self, limit: FleetLimit) -> None:
         """Count a connection, to be given back by `close`."""
-        self._known[limit.key] = limit
+        self._note(limit)
         self.holder.open_anyway(limit.key)
 
     def close(self, key: str) -> None:
@@ -154,20 +169,19 @@ class FleetLimits:
         amounts: dict[str, int] = {}
         for wish in wishes:
             amounts[wish.limit.key] = amounts.get(wish.limit.key, 0) + wish.amount
-            self._known[wish.limit.key] = wish.limit
+            self._note(wish.limit)
         for lease in self.holder.leases():
             amounts.setdefault(lease.key, 0)
         for key, amount in amounts.items():
             limit = self._known.get(key)
             if limit is not None:
-                units = self._units(limit, amount, now)
-                self.holder.want(key, min(units, limit.units))
+                units = min(self._units(limit, amount, now), limit.units)
+                self.holder.want(key, self._worth_telling(limit, units, now))
         self._forget(now)
 
-    def path_of(self, key: str) -> LimitPath | None:
-        """A path whose answer names the limit; None: it is not used any more."""
-        limit = self._known.get(key)
-        return limit.path if limit is not None else None
+    def paths_of(self, key: str) -> Collection[LimitPath]:
+        """Paths whose answers name the limit; none: it is not used any more."""
+        return self._paths.get(key, {})
 
     def modes(self, now: int) -> Mapping[str, int]:
         """How many limits are kept by what."""
@@ -198,12 +212,36 @@ class FleetLimits:
         spent = self.holder.cap(limit.key, now) - self.holder.free_events(limit.key, now)
         return max(steady, amount + spent)
 
+    def _worth_telling(self, limit: FleetLimit, units: int, now: int) -> int:
+        """
+        What is said to be wanted, in place of *units*: what was said before, as long as they are
+        little less or all is held anyway; and of a large limit one for a while after its last use.
+        """
+        lease = self.holder.lease(limit.key)
+        said = lease.wants if lease is not None else 0
+        if units:
+            self._wanted_at[limit.key] = now
+        elif limit.units >= _LARGE and now - self._wanted_at.get(limit.key, now) < _LINGERS_NS:
+            units = min(said, 1)
+        if lease is None or not units or not said:
+            return units
+        is_all_held = lease.units == limit.units
+        return said if is_all_held or said - said // _IDLE_PART <= units <= said else units
+
+    def _note(self, limit: FleetLimit) -> None:
+        self._known[limit.key] = limit
+        paths = self._paths.setdefault(limit.key, {})
+        if limit.path not in paths and len(paths) < _MOST_PATHS:
+            paths[limit.path] = None
+            self.holder.tell_again(limit.key)
+
     def _forget(self, now: int) -> None:
         self.holder.forget_unused(now)
         kept = {lease.key for lease in self.holder.leases()}
         for key in [key for key in self._known if key not in kept]:
             del self._known[key]
-            self._use.pop(key, None)
+            for notes in (self._use, self._paths, self._wanted_at):
+                notes.pop(key, None)
 
 
 _AFTER_FLOORS = {

@@ -111,10 +111,9 @@ class LeaseHolder:
 
     def try_open(self, key: str, now: int) -> bool:
         """Take a connection's unit, to be given back by `close`; False: there is none."""
-        lease = self._lease(key)
-        if lease.in_use >= self.cap(key, now):
+        if self.in_use(key) >= self.cap(key, now):
             return False
-        lease.in_use += 1
+        self._lease(key).in_use += 1
         return True
 
     def open_anyway(self, key: str) -> None:
@@ -131,8 +130,8 @@ class LeaseHolder:
         with the units that are held.
         """
         units = self.cap(key, now)
-        lease = self._lease(key)
-        if units < 1 or not lease.is_rate:
+        lease = self._leases.get(key)
+        if lease is None or units < 1 or not lease.is_rate:
             return None
         self._earn(lease, now)
         missing = (ahead + 1) * lease.event_parts - lease.parts
@@ -143,8 +142,8 @@ class LeaseHolder:
 
     def try_pass(self, key: str, now: int) -> bool:
         """Let one event pass; False: none is free to."""
-        lease = self._lease(key)
-        if self.cap(key, now) < 1 or not lease.is_rate:
+        lease = self._leases.get(key)
+        if lease is None or self.cap(key, now) < 1 or not lease.is_rate:
             return False
         self._earn(lease, now)
         if lease.parts < lease.event_parts:
@@ -155,8 +154,8 @@ class LeaseHolder:
     def cap(self, key: str, now: int) -> int:
         """How many units may be used now."""
         self._lapse(now)
-        lease = self._lease(key)
-        return lease.units
+        lease = self._leases.get(key)
+        return lease.units if lease is not None else 0
 
     def in_use(self, key: str) -> int:
         """How many connections are open."""
@@ -165,15 +164,15 @@ class LeaseHolder:
 
     def free_events(self, key: str, now: int) -> int:
         """How many events of a rate may pass now."""
-        lease = self._lease(key)
-        if not lease.is_rate or not self.cap(key, now):
+        lease = self._leases.get(key)
+        if lease is None or not lease.is_rate or not self.cap(key, now):
             return 0
         self._earn(lease, now)
         return lease.parts // lease.event_parts
 
     def surplus(self, key: str, now: int) -> int:
         """How many connections are open beyond what may be: idle ones are to be closed."""
-        return max(0, self._lease(key).in_use - self.cap(key, now))
+        return max(0, self.in_use(key) - self.cap(key, now))
 
     def must_close(self, key: str, now: int) -> int:
         """How many connections have to go now, whatever they are doing."""
@@ -232,6 +231,11 @@ class LeaseHolder:
         for lease in self._leases.values():
             lease.version, lease.proof, lease.granted, lease.granted_floor = 0, b"", 0, 0
 
+    def event_parts(self, key: str) -> int:
+        """One event of a rate, in parts; 0: the units are connections, or nothing was granted."""
+        lease = self._leases.get(key)
+        return lease.event_parts if lease is not None else 0
+
     def tell_again(self, key: str) -> None:
         """Have the next request tell of a limit even if nothing has changed."""
         if (lease := self._leases.get(key)) is not None:
@@ -257,9 +261,10 @@ class LeaseHolder:
         if answer.incarnation != self._incarnation or answer.sequence < self._answered:
             return False
         self._lapse(now)
-        if answer.epoch != self._epoch:
+        is_first, is_new = not self._epoch, answer.epoch != self._epoch
+        self._epoch = answer.epoch
+        if is_new and not is_first:
             # Another server, or the same after a crash: it knows nothing.
-            self._epoch = answer.epoch
             self.meet_anew()
         elif (sent := self._sent.get(answer.sequence)) is not None:
             for demand in sent.demands:
@@ -272,6 +277,10 @@ class LeaseHolder:
     def leases(self) -> Iterable[Lease]:
         """What is held, to be looked at."""
         return self._leases.values()
+
+    def lease(self, key: str) -> Lease | None:
+        """What is held of one limit, to be looked at; None: nothing was asked for."""
+        return self._leases.get(key)
 
     def _renew(self, sequence: int, now: int) -> None:
         self._answered = sequence

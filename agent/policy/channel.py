@@ -1,4 +1,7 @@
-"""The connection to the policy server: one channel a process, shared by all of its clients."""
+"""
+The connection to the policy server: one channel a process, shared by its clients; leases have
+their own.
+"""
 
 import json
 
@@ -34,9 +37,13 @@ _OPTIONS: list[tuple[str, str | int]] = [
 ]
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """Open the channel to the policy server at *target*, `host:port`; it connects when used."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def open_channel(target: str, *, is_shared: bool = True) -> grpc.aio.Channel:
+    """
+    Open the channel to the policy server at *target*, `host:port`; it connects when used. One that
+    is not *is_shared* has a connection of its own, which ends with it.
+    """
+    options = [*_OPTIONS, ("grpc.use_local_subchannel_pool", int(not is_shared))]
+    return grpc.aio.insecure_channel(target, options=options)
 
 
 def identity(agent_name: str) -> tuple[tuple[str, str], ...]:

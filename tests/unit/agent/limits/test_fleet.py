@@ -3,6 +3,7 @@
 import pytest
 
 from agent.limits.fleet import FIRST_PATIENCE_NS, FleetLimits, Mode, Wish
+from agent.limits.limit import LimitPath
 from tests.unit.agent.limits.leases import (
     LOCAL,
     SECOND,
@@ -116,4 +117,37 @@ def test_a_rate_in_steady_use_stays_wanted_for_a_while():
         wants = _wants(fleet, limit, 0, tenth * SECOND // 10)
     assert 9 <= wants <= 11
 
-    assert _wants(fleet, limit, 0, 200 * SECOND) == 0
+    assert _wants(fleet, limit, 0, 100 * SECOND) == 1, "for a while, as there are so many"
+    assert _wants(fleet, limit, 0, 300 * SECOND) == 0
+
+
+def test_little_changes_are_not_told():
+    fleet, _ = _make_fleet()
+    limit = connections(limit=100)
+
+    told = [_wants(fleet, limit, amount, 0) for amount in (20, 16, 14, 15, 12, 3, 2)]
+
+    assert told == [20, 20, 14, 15, 15, 3, 2]
+
+
+def test_whoever_holds_all_of_a_limit_has_nothing_to_tell_but_its_end():
+    fleet, lender = _make_fleet()
+    limit = connections(limit=10)
+    _wants(fleet, limit, 8, 0)
+    lender.answer(lender.grant(limit, 10), at=0)
+
+    told = [_wants(fleet, limit, amount, SECOND) for amount in (1, 10, 3, 0)]
+
+    assert told == [8, 8, 8, 0]
+
+
+def test_each_path_that_names_a_limit_is_told_once():
+    fleet, _ = _make_fleet()
+    paths = [
+        LimitPath(routing_domain=f"d{n % 150}.example", egress_source="ip-1", site_name="mx")
+        for n in range(300)
+    ]
+    for path in paths:
+        fleet.want([Wish(limit=connections(path=path), amount=1)], now=0)
+
+    assert list(fleet.paths_of("c")) == paths[:100]

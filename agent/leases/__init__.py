@@ -1,0 +1,1 @@
+"""Leases: what the limit service lends to this process, fetched and kept current."""
