@@ -19,6 +19,7 @@ from agent.policy.channel import open_channel
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.spool.look import look_at_spool
+from agent.spool.verify import verify_spool
 
 _SERVER_SECONDS = 3.0
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
@@ -37,8 +38,10 @@ class Finding:
 
 @click.command()
 @config_option
+@click.option("--spool", "verifies", is_flag=True,
+              help="Read all of the spool; tell what is damaged, and what to do.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check(config_path: str | None, as_json: bool) -> None:
+def check(config_path: str | None, verifies: bool, as_json: bool) -> None:
     """
     Check the configuration and what it names; change nothing. An agent may be running.
 
@@ -47,7 +50,7 @@ def check(config_path: str | None, as_json: bool) -> None:
     """
     settings = settings_for(config_path)
     findings = [Finding("configuration", "ok", config_path or "defaults and environment")]
-    findings += asyncio.run(_look_into(settings))
+    findings += asyncio.run(_look_into(settings, verifies=verifies))
     failed = any(finding.level == "error" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "findings": [asdict(one) for one in findings]}))
@@ -57,11 +60,13 @@ def check(config_path: str | None, as_json: bool) -> None:
     sys.exit(1 if failed else 0)
 
 
-async def _look_into(settings: Settings) -> list[Finding]:
+async def _look_into(settings: Settings, *, verifies: bool) -> list[Finding]:
     directory = _check_directory(settings)
     findings = [directory]
     if directory.level == "ok":
         findings.append(_check_spool(settings))
+    if verifies:
+        findings += _verify_spool(settings)
     findings += _check_certificate(settings)
     findings += [_check_source(name, settings) for name in settings.sources]
     findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
@@ -90,6 +95,19 @@ def _check_spool(settings: Settings) -> Finding:
     if spool.is_in_use:
         return Finding("spool", "ok", "an agent is running on this spool")
     return Finding("spool", "ok", f"opens; {spool.entries} queued")
+
+
+def _verify_spool(settings: Settings) -> list[Finding]:
+    try:
+        damages = verify_spool(settings.agent.data_dir)
+    except (SpoolRefused, SpoolUnavailable) as error:
+        return [Finding("spool", "error", str(error))]
+    if not damages:
+        return [Finding("spool", "ok", "whole: every row and every body is as it was stored")]
+    return [
+        Finding("spool", "error" if one.is_error else "warning", f"{one.text}; {one.remedy}")
+        for one in damages
+    ]
 
 
 def _check_certificate(settings: Settings) -> list[Finding]:

@@ -105,8 +105,9 @@ class Results:
         for delay in (_FIRST_RETRY * 2**number for number in range(_MOST_READS - 1)):
             try:
                 return await self._spool.load(entry_id)
-            except SpoolUnavailable:
-                logger.warning("message not readable", extra={"entry": entry_id})
+            except SpoolUnavailable as error:
+                extra = {"entry": entry_id, "reason": str(error)}
+                logger.warning("message not readable", extra=extra)
                 await asyncio.sleep(delay)
         return await self._spool.load(entry_id)
 

@@ -28,7 +28,7 @@ def look_at_spool(data_dir: Path) -> SpoolState:
     try:
         if not path.exists():
             return SpoolState(exists=False)
-        if _is_locked(place):
+        if is_locked(place):
             return SpoolState(exists=True, is_in_use=True)
         entries = _count(path)
     except (sqlite3.Error, OSError) as error:
@@ -38,7 +38,8 @@ def look_at_spool(data_dir: Path) -> SpoolState:
     return SpoolState(exists=True, entries=entries)
 
 
-def _is_locked(place: Path) -> bool:
+def is_locked(place: Path) -> bool:
+    """Whether an agent has the spool in *place*. Errors: `OSError`."""
     try:
         descriptor = os.open(place / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterable, Sequence
 from sys import intern
 from typing import Any
@@ -19,13 +20,18 @@ from agent.spool.messages import (
 )
 from agent.spool.records import decode_record, decode_reply, encode_reply
 
-_ADD_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_MESSAGE = """
+INSERT INTO messages
+(number, id, sender, created, tenant, campaign, reception_protocol, size, checksum, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _ADD_ENTRY = """
 INSERT INTO entries (id, message, queue_name, recipients, due, attempts, created)
 VALUES (?, ?, ?, ?, ?, 0, ?)
 """
 _LOAD = """
-SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol, m.body
+SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol,
+  m.size, m.checksum, m.body
 FROM entries e JOIN messages m ON m.number = e.message WHERE e.id = ?
 """
 _ENTRIES = """
@@ -85,6 +91,7 @@ def insert_message(
         message.campaign,
         message.reception_protocol,
         len(message.body),
+        zlib.crc32(message.body),
         None if in_file else message.body,
     )
     connection.execute(_ADD_MESSAGE, row)
@@ -116,9 +123,18 @@ def read_message(connection: sqlite3.Connection, entry_id: int) -> tuple[Any, ..
     return row
 
 
+def body_mistake(body: bytes, size: int, checksum: int | None) -> str:
+    """What shows that *body* is not what was stored; empty: nothing does."""
+    if len(body) != size:
+        return f"{len(body)} bytes of {size}"
+    if checksum is not None and zlib.crc32(body) != checksum:
+        return "checksum differs"
+    return ""
+
+
 def make_message(entry_id: int, row: tuple[Any, ...], body: bytes) -> SpooledMessage:
     """The message of a row that `read_message` gave."""
-    message_id, sender, recipients, created, tenant, campaign, protocol, _ = row
+    message_id, sender, recipients, created, tenant, campaign, protocol, *_ = row
     return SpooledMessage(
         entry_id=entry_id,
         message_id=message_id,

@@ -6,7 +6,7 @@ from pathlib import Path
 from agent.errors import SpoolRefused
 
 #: Changes whenever the tables do.
-VERSION = 3
+VERSION = 4
 
 _TABLES = """
 CREATE TABLE messages (
@@ -18,6 +18,7 @@ CREATE TABLE messages (
   campaign TEXT NOT NULL,
   reception_protocol TEXT NOT NULL,
   size INTEGER NOT NULL,
+  checksum INTEGER, -- CRC-32 of the body; NULL: stored by a version that made none
   body BLOB -- NULL: in a file named by the id; the last column, so that others are read without it
 ) STRICT;
 CREATE TABLE entries (
@@ -46,6 +47,7 @@ ALTER TABLE entries ADD COLUMN created REAL NOT NULL DEFAULT 0;
 UPDATE entries SET created = (SELECT created FROM messages WHERE number = message);
 CREATE INDEX messages_in_files ON messages (id) WHERE body IS NULL;
 """,
+    3: "ALTER TABLE messages ADD COLUMN checksum INTEGER;",
 }
 
 

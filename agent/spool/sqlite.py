@@ -168,7 +168,12 @@ class SqliteSpool:
             row = rows.read_message(connection, entry_id)
             if row is None:
                 return None
-            body = row[-1] if row[-1] is not None else self._bodies.read(row[0])
+            *_, size, checksum, body = row
+            if body is None:
+                body = self._bodies.read(row[0])
+            if mistake := rows.body_mistake(body, size, checksum):
+                # Never sent as it is; `penstock-agent check --spool` says what to do.
+                raise SpoolUnavailable(f"the body of {row[0]} is damaged: {mistake}")
             return rows.make_message(entry_id, row, body)
 
         return await self._read(read)

@@ -137,8 +137,9 @@ class _Watched(sqlite3.Connection):
             self._kinds, self._call = set(), set()
         elif sql == "SAVEPOINT call":
             self._call = set()
+        statement = " ".join(sql.split())
         for start, kind in _KINDS.items():
-            if sql.startswith(start):
+            if statement.startswith(start):
                 self._kinds.add(kind)
                 self._call.add(kind)
                 if {"store", "settle"} <= self._call:
