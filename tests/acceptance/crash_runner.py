@@ -1,19 +1,21 @@
 """
 Runs agents one after the other, each in a fork of this process, which has everything imported.
 
-Reads a line of JSON for each: {"config", "ports", "output", "point", "nth"}; tells its pid, and
-then its exit status.
+Reads a line of JSON for each: {"config", "ports", "output", "point", "nth", "faults"}; tells its
+pid, and then its exit status.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from agent.cli.main import commands
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.spool.sqlite import SqliteSpool
 from tests.acceptance.crash_points import install
+from tests.acceptance.disk_faults import install_faults
 
 #: Small, so that the tests' mail meets every kind of file.
 _LARGE_BODY = 16 * 1024
@@ -28,6 +30,8 @@ def _be_agent(order: dict[str, Any]) -> None:
         os.close(descriptor)
     _set_default(SqliteSpool.open, large_body=_LARGE_BODY)
     _set_default(DeliveryLog.__init__, rotate_bytes=_ROTATE_BYTES)
+    if order["faults"]:
+        install_faults(Path(order["faults"]))
     if order["point"]:
         install(order["point"], order["nth"])
     commands(["--config", order["config"], "run", "--json"])

@@ -24,6 +24,7 @@ from agent.sink.settings import parse_sink_settings
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.injection_service_pb2 import InjectRequest
 from penstock.v1.injection_service_pb2_grpc import InjectionServiceStub
+from tests.acceptance.fleet import fetch
 from tests.integration.dispatch_world import make_config
 from tests.integration.policy_peer import PolicyPeer
 
@@ -64,7 +65,7 @@ smtp = "127.0.0.1:0"
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:0"
 [spool]
-min_free_space = "1 KiB"
+min_free_space = "{min_free_space}"
 [dns]
 nameservers = ["{dns}"]
 [[source]]
@@ -144,8 +145,13 @@ class CrashWorld:
         return dict(self.sink.providers["big"].identities.seen)
 
     @asynccontextmanager
-    async def agent(self, point: str = "", nth: int = 1) -> AsyncIterator["Run"]:
-        """Run an agent, to be ended by itself at *point* or by the caller."""
+    async def agent(
+        self, point: str = "", nth: int = 1, *, faults: Path | None = None
+    ) -> AsyncIterator["Run"]:
+        """
+        Run an agent, to be ended by itself at *point* or by the caller; *faults* is the file that
+        has its disk fail.
+        """
         self._runs += 1
         ports, output = (self.directory / f"{kind}-{self._runs}" for kind in ("ports", "output"))
         order = {
@@ -154,6 +160,7 @@ class CrashWorld:
             "output": str(output),
             "point": point,
             "nth": nth,
+            "faults": str(faults) if faults is not None else "",
         }
         assert self.runner.stdin is not None
         assert self.runner.stdout is not None
@@ -203,6 +210,15 @@ class CrashWorld:
                 except grpc.aio.AioRpcError:
                     return
                 self.acknowledged.add(mail.number)
+
+    def is_done(self, ports: dict[str, int]) -> bool:
+        """Whether the agent has delivered and reported all that it has."""
+        url = f"http://127.0.0.1:{ports['http']}"
+        status, metrics = fetch(f"{url}/status"), fetch(f"{url}/metrics")
+        if status is None or metrics is None or self.missing():
+            return False
+        is_empty = not sum(json.loads(status)["queues"].values())
+        return is_empty and "penstock_agent_outbox 0.0" in metrics.splitlines()
 
     def missing(self) -> set[str]:
         """What the provider has yet to get of what was acknowledged."""
@@ -277,7 +293,9 @@ class Run:
 
 
 @asynccontextmanager
-async def crash_world(directory: Path, seed: int) -> AsyncIterator[CrashWorld]:
+async def crash_world(
+    directory: Path, seed: int, *, min_free_space: str = "1 KiB"
+) -> AsyncIterator[CrashWorld]:
     """Start what surrounds an agent."""
     policy = PolicyPeer()
     await policy.start()
@@ -286,7 +304,12 @@ async def crash_world(directory: Path, seed: int) -> AsyncIterator[CrashWorld]:
         for domain in _DOMAINS:
             policy.answers[domain] = _answer(config)
         (directory / "agent.toml").write_text(
-            _CONFIG.format(directory=directory, policy=policy.port, dns=dns.address)
+            _CONFIG.format(
+                directory=directory,
+                policy=policy.port,
+                dns=dns.address,
+                min_free_space=min_free_space,
+            )
         )
         runner = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.acceptance.crash_runner"),

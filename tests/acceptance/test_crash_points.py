@@ -6,7 +6,6 @@ PENSTOCK_SEEDS="from-to" runs other seeds, or more of them.
 """
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -14,15 +13,14 @@ import signal
 import pytest
 
 from agent.spool.sqlite import SqliteSpool
-from tests.acceptance import fleet
 from tests.acceptance.crash_points import POINTS
 from tests.acceptance.crash_world import CrashWorld, crash_world, problems
+from tests.acceptance.fleet import until
 
 _FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-1").split("-"))
 #: Messages that are given in before each crash.
 _MESSAGES = 30
 _PARTS = 4
-_PAGES = ("status", "metrics")
 
 
 def _points(seed: int, part: int) -> list[str]:
@@ -88,14 +86,6 @@ async def _come_to_the_end(world: CrashWorld) -> None:
     async with world.agent() as run:
         ports = await run.ready()
         assert ports is not None, run.output()
-        await fleet.until(lambda: _is_done(world, ports["http"]), seconds=40, what="all delivered")
+        await until(lambda: world.is_done(ports), seconds=40, what="all delivered")
         run.signal(signal.SIGTERM)
         assert await run.status(20.0) == 0, run.output()
-
-
-def _is_done(world: CrashWorld, port: int) -> bool:
-    status, metrics = (fleet.fetch(f"http://127.0.0.1:{port}/{page}") for page in _PAGES)
-    if status is None or metrics is None or world.missing():
-        return False
-    is_empty = not sum(json.loads(status)["queues"].values())
-    return is_empty and "penstock_agent_outbox 0.0" in metrics.splitlines()
