@@ -126,9 +126,12 @@ class ListenSection(_Section):
     max_recipients: int = Field(default=1024, ge=1)
     #: Most SMTP connections at one time, and most gRPC calls.
     max_connections: int = Field(default=1024, ge=1)
+    #: Most SMTP connections of one client address, so that one can't keep the others out.
+    max_connections_per_client: int = Field(default=512, ge=1)
     #: Most bytes of messages that are on their way in at one time, over all connections.
     max_buffered_size: Size = 256 * 1024 * 1024
-    #: How long an SMTP client may be silent (RFC 5321 4.5.3.2.7: at least 5 minutes).
+    #: How long an SMTP client may be silent, or take over one command (RFC 5321 4.5.3.2.7: at least
+    #: 5 minutes); within a message every 500 bytes gain it a second.
     client_timeout: Span = timedelta(minutes=5)
     #: Most Received headers before a message is taken for a loop (RFC 5321 6.3).
     max_hops: int = Field(default=50, ge=1)

@@ -17,7 +17,8 @@ from agent.delivery.record import Response
 # RFC 3463 section 2: class 2, 4 or 5, then subject and detail of up to three digits.
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:[ \t]+|$)")
 _LONGEST_CONTENT = 1024
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
+# Controls, what some programs take for a line end, and what came as no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 class Result(StrEnum):
@@ -75,7 +76,7 @@ def parse_reply(code: int, text: str, command: str = "") -> Response:
     """
     enhanced: tuple[int, int, int] | None = None
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _ENHANCED.match(line):
             enhanced = enhanced or (int(match[1]), int(match[2]), int(match[3]))
             line = line[match.end() :]

@@ -162,6 +162,9 @@ class Intake:
             raise OverLimit(f"larger than {limits.max_message_size} bytes", field="content")
         if has_bare_line_end(incoming.content):
             raise BadContent("a CR or LF stands alone; lines end with CRLF", field="content")
+        if b"\0" in incoming.content:
+            # RFC 2045 2.8. Hosts that drop it may see the end of the message behind it.
+            raise BadContent("a NUL byte; encode the part it is in", field="content")
         if limits.max_line_length and has_long_line(incoming.content, limits.max_line_length):
             raise BadContent(
                 f"a line is longer than {limits.max_line_length} bytes; encode the part it is in",

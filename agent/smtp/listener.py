@@ -8,6 +8,7 @@ into the spool, or the client does not read its replies, nothing more is read fr
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from ipaddress import ip_address
 from typing import cast
 
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 _NOT_RELAYED = Reply("554 5.7.1 this host may not send mail here", closes=True)
 _TOO_MANY = Reply("421 4.3.2 too many connections; try again later", closes=True)
-_TIMED_OUT = Reply("421 4.4.2 no command for too long; goodbye", closes=True)
+_TOO_MANY_OF_ONE = Reply("421 4.7.0 too many connections from your address", closes=True)
+_TIMED_OUT = Reply("421 4.4.2 silent or slow for too long; goodbye", closes=True)
 _TOO_MUCH = Reply("421 4.3.1 too much mail at one time; try again later", closes=True)
 _STOPPING = Reply("421 4.3.2 going down; try again later", closes=True)
 _BROKEN = "451 4.3.0 something went wrong here; try again later"
@@ -31,6 +33,8 @@ _BROKEN = "451 4.3.0 something went wrong here; try again later"
 _SMALL = 64 * 1024
 #: Replies gathered before they are sent: a client that reads none is noticed after so many bytes.
 _MOST_GATHERED = 16 * 1024
+#: Bytes that gain a client another second: one that trickles can't hold a place for long.
+_LEAST_RATE = 500.0
 #: How long a client may take to read our last reply, in seconds.
 _LINGER_SECONDS = 5.0
 #: How long a client may take over the TLS handshake, in seconds.
@@ -47,6 +51,8 @@ class SmtpListener:
         self._server: asyncio.Server | None = None
         self.intake = intake
         self.connections: set[_Connection] = set()
+        #: Those by client address.
+        self.by_peer: Counter[str] = Counter()
         self.limits = SessionLimits(
             hostname=intake.hostname,
             max_message_size=settings.listen.max_message_size,
@@ -100,11 +106,27 @@ class SmtpListener:
         """Why a client at *peer* is not served, if so."""
         if len(self.connections) >= self._listen.max_connections:
             return _TOO_MANY
+        if self.by_peer[peer] >= self._listen.max_connections_per_client:
+            return _TOO_MANY_OF_ONE
         address = ip_address(peer)
         mapped = getattr(address, "ipv4_mapped", None)
         if not any((mapped or address) in network for network in self._networks):
             return _NOT_RELAYED
         return None
+
+    def admit(self, connection: "_Connection", peer: str) -> None:
+        """Count a connection that is served."""
+        self.connections.add(connection)
+        self.by_peer[peer] += 1
+
+    def forget(self, connection: "_Connection", peer: str) -> None:
+        """A connection has ended, whether it was served or not."""
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        self.by_peer[peer] -= 1
+        if not self.by_peer[peer]:
+            del self.by_peer[peer]
 
 
 class _Connection(asyncio.Protocol):
@@ -117,6 +139,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        #: When it last did something, by the loop's clock; bytes alone move it a little.
         self._last_heard = 0.0
         self._peer = ""
         self._held = 0
@@ -143,13 +166,13 @@ class _Connection(asyncio.Protocol):
             logger.info("smtp client refused", extra={"peer": self._peer, "reply": refusal.text})
             self._send(refusal)
             return
-        self._listener.connections.add(self)
+        self._listener.admit(self, self._peer)
         self._last_heard = self._loop.time()
         self._watch()
         self._send(self._session.greeting())
 
     def data_received(self, data: bytes) -> None:
-        self._last_heard = self._loop.time()
+        self._last_heard = min(self._loop.time(), self._last_heard + len(data) / _LEAST_RATE)
         if self._is_starting_tls and self._is_in_clear():
             self.abort()
             return
@@ -170,7 +193,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._count_bytes(0)
-        self._listener.connections.discard(self)
+        self._listener.forget(self, self._peer)
         if self._timer is not None:
             self._timer.cancel()
         if not self.closed.done():
@@ -205,6 +228,7 @@ class _Connection(asyncio.Protocol):
             action = self._session.next_action()
             if action is None:
                 break
+            self._last_heard = self._loop.time()
             if isinstance(action, Submission):
                 self._task = self._loop.create_task(self._store(action))
                 break
@@ -334,7 +358,10 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _watch(self) -> None:
-        """Close a client that is silent; a message on its way in is not the client's silence."""
+        """
+        Close a client that is silent, or trickles; a message on its way into the spool is not the
+        client's silence.
+        """
         silent = self._loop.time() - self._last_heard
         timeout = self._listener.client_timeout
         if silent >= timeout and self._task is None:

@@ -25,6 +25,8 @@ from agent.smtp.addresses import parse_recipient, parse_sender
 _LONGEST_LINE = 2048
 #: Commands refused for their form before the client is sent away.
 _MOST_MISTAKES = 20
+#: Commands that bring no message nearer, since the last message, before the client is sent away.
+_MOST_IDLE = 100
 _END_OF_DATA = b"\r\n.\r\n"
 _PATH = re.compile(r'\s*<((?:"(?:[^"\\]|\\.)*"|[^>"])*)>(?:[ ]+(.*))?')
 
@@ -89,6 +91,7 @@ class Session:
         self._is_starting_tls = False
         self._is_encrypted = False
         self._mistakes = 0
+        self._idle_commands = 0
         self._helo = ""
         self._is_extended = False
         self._forget_envelope()
@@ -121,6 +124,7 @@ class Session:
         """The reply to the message that was handed out; the session goes on."""
         self._is_waiting = False
         self._waiting_size = 0
+        self._idle_commands = 0
         self._forget_envelope()
         return Reply(text)
 
@@ -158,6 +162,10 @@ class Session:
             # Not SMTP at all, such as a browser that was led here: don't let it go on.
             is_stranger = not self._helo
             return Reply("500 5.5.1 unknown command", closes=is_stranger)
+        if verb.upper() in _IDLE:
+            self._idle_commands += 1
+            if self._idle_commands > _MOST_IDLE:
+                return Reply("421 4.7.0 too many commands and no mail; goodbye", closes=True)
         try:
             return command(self, argument.strip())
         except Refusal as refusal:
@@ -328,6 +336,7 @@ _PARAMETERS = {
     "BODY": re.compile(r"7BIT|8BITMIME"),
     "SMTPUTF8": re.compile(r""),
 }
+_IDLE = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
 _COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "EHLO": Session._ehlo,
     "HELO": Session._helo_,

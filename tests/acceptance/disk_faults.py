@@ -49,7 +49,7 @@ def install_faults(switch: Path) -> None:
         fsync(descriptor)
 
     sqlite3.connect = connect_failing  # type: ignore[assignment]
-    os.fsync = fsync_failing
+    os.fsync = fsync_failing  # type: ignore[assignment]
 
 
 @contextmanager

@@ -64,7 +64,7 @@ async def test_mail_is_put_off_while_the_disk_fails_and_taken_when_it_is_well_ag
                 pytest.skip(str(error))
         async with crash_world(tmp_path, 1) as world, world.agent(faults=switch) as run:
             await world.feed(run, 40)
-            ports = await run.ready()
+            ports = await _ports(run)
             with _TROUBLES[name](data, switch, run.pid):
                 await _is_put_off(world, ports)
                 at_once = len(world.acknowledged)
@@ -89,7 +89,7 @@ async def test_queued_mail_is_delivered_while_space_is_short_and_no_more_is_take
             crash_world(tmp_path, 1, min_free_space="50%") as world,
             world.agent() as run,
         ):
-            ports = await run.ready()
+            ports = await _ports(run)
             await world.feed(run, 60)
             with filled(data, leaving=16 * 2**20):
                 await until(lambda: not _is_ready(ports), seconds=10, what="not ready")
@@ -104,6 +104,12 @@ async def test_queued_mail_is_delivered_while_space_is_short_and_no_more_is_take
             await _end(world, run, ports)
             assert world.repeated() == 0
             assert problems(world) == []
+
+
+async def _ports(run: Run) -> dict[str, int]:
+    ports = await run.ready()
+    assert ports is not None, run.output()
+    return ports
 
 
 async def _end(world: CrashWorld, run: Run, ports: dict[str, int]) -> None:
@@ -124,9 +130,9 @@ async def _is_put_off(world: CrashWorld, ports: dict[str, int]) -> None:
     assert not _is_ready(ports)
     assert b"try again later" in _reasons(ports)
     # The rest of the agent goes on: it answers, and the log of what it does is not its end.
-    status = fetch(f"http://127.0.0.1:{ports['http']}/status")
-    assert status is not None
-    assert isinstance(json.loads(status)["queues"], dict)
+    page = fetch(f"http://127.0.0.1:{ports['http']}/status")
+    assert page is not None
+    assert isinstance(json.loads(page)["queues"], dict)
     assert not {901, 902} & world.acknowledged
 
 

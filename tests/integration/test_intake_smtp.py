@@ -111,7 +111,8 @@ async def test_a_message_is_on_disk_and_in_the_queues_when_it_is_acknowledged(st
         )
 
     assert refused == {}
-    assert reply == f"2.0.0 queued as {host.accepted[0].message_id}"
+    stored = await host.spool.load(host.accepted[0].id)
+    assert reply == f"2.0.0 queued as {stored.message_id}"
     names = ["news:acme@one.example", "news:acme@two.example"]
     assert [entry.queue_name for entry in host.accepted] == names
     assert await host.spool.entries() == host.accepted
@@ -211,6 +212,7 @@ async def test_recipients_beyond_the_limit_wait_for_another_message(start):
             {}, b"A: 1\r\n\r\nx\r\n.\nMAIL FROM:<e@v.il>\r\n", "554 5.6.0", id="smuggled, CRLF.LF"
         ),
         pytest.param({}, b"A: 1\r\n\r\n" + b"x" * 999 + b"\r\n", "554 5.6.0", id="long line"),
+        pytest.param({}, b"A: 1\r\n\r\nx\r\n\0.\r\n", "554 5.6.0", id="NUL"),
         pytest.param({"max_hops": 2}, b"Received: x\r\n" * 3, "554 5.4.6", id="loop"),
         pytest.param({}, b"X-Tenant: a@b\r\n\r\n", "554 5.6.0", id="tenant no queue can name"),
         pytest.param({"max_message_size": 20}, PLAIN, "552 5.3.4", id="too big"),
@@ -319,6 +321,70 @@ async def test_connections_beyond_the_limit_are_put_off_and_places_are_given_bac
         writer.close()
         await writer.wait_closed()
     assert (await dialogue(host))[0].startswith("220 ")
+
+
+async def test_one_client_can_not_take_all_connections(start):
+    host = await start(max_connections_per_client=2)
+    held = [await connect(host) for _ in range(2)]
+    for reader, _ in held:
+        assert (await reader.readline()).startswith(b"220 ")
+
+    assert (await dialogue(host))[0].startswith("421 4.7.0 too many connections from your address")
+    other = await asyncio.open_connection("127.0.0.1", host.port, local_addr=("127.0.0.9", 0))
+    assert (await other[0].readline()).startswith(b"220 ")
+
+    for _, writer in [*held, other]:
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while host.listener.by_peer:  # noqa: ASYNC110 # no event tells it
+            await asyncio.sleep(0.01)
+    assert (await dialogue(host))[0].startswith("220 ")
+
+
+@pytest.mark.parametrize(
+    ("said", "trickle"),
+    [
+        pytest.param(b"", b"N", id="a command that never ends"),
+        pytest.param(b"EHLO c\r\n" + ENVELOPE, b"x\r\n", id="a message that never ends"),
+    ],
+)
+async def test_a_client_that_trickles_is_sent_away(start, said, trickle):
+    host = await start(client_timeout=timedelta(milliseconds=300))
+    reader, writer = await connect(host)
+    writer.write(said)
+
+    async def drip() -> None:
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(trickle)
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(drip())
+    async with asyncio.timeout(10):
+        # The reply may be lost where the connection ends with data unread.
+        with suppress(ConnectionError):
+            lines = (await reader.read()).splitlines()
+            assert lines[-1].startswith(b"421 4.4.2 silent or slow for too long")
+
+    assert host.intake.refusals.transient == 1
+    assert not host.listener.connections
+    writer.close()
+    await task
+
+
+async def test_a_client_that_is_slow_but_steady_is_served(start):
+    host = await start(client_timeout=timedelta(milliseconds=300))
+    reader, writer = await connect(host)
+    writer.write(b"EHLO c\r\n" + ENVELOPE)
+    for _ in range(20):
+        writer.write(b"x" * 98 + b"\r\n")
+        await asyncio.sleep(0.04)
+
+    writer.write(b".\r\nQUIT\r\n")
+    assert b"250 2.0.0 queued" in await reader.read()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_client_whose_mail_does_not_fit_in_memory_is_put_off(start):

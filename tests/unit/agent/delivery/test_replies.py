@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.delivery.replies import MAX_LINE, NotAReply, Reply, ReplyParser
+from agent.delivery.classify import Result, parse_reply, result_of
+from agent.delivery.record import Record, RecordType, Response
+from agent.delivery.replies import MAX_LINE, MAX_REPLY, NotAReply, Reply, ReplyParser
+from agent.outcomes.lines import format_line
+from agent.spool.records import decode_record, encode_record
 
 
 def _parse(chunks: list[bytes]) -> tuple[list[Reply], bool]:
@@ -75,3 +79,80 @@ def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int]) -> N
     assert cut[1] == whole[1]
     if not whole[1]:
         assert cut[0] == whole[0]
+
+
+@given(
+    octets=st.lists(_lines | st.binary(max_size=300), max_size=30).map(b"".join),
+    cuts=st.lists(st.integers(1, 300), max_size=20),
+)
+def test_any_octets_give_replies_of_a_bounded_size_that_classify(
+    octets: bytes, cuts: list[int]
+) -> None:
+    """What is made of them can be logged, stored and quoted in a notice."""
+    chunks, place = [], 0
+    for cut in cuts:
+        chunks.append(octets[place : place + cut])
+        place += cut
+    replies, _ = _parse([*chunks, octets[place:]])
+
+    for code, text in replies:
+        assert 0 <= code <= 999
+        assert len(text) <= MAX_REPLY
+        response = parse_reply(code, text, "RCPT TO")
+        assert result_of(response) in Result
+        assert len(response.content) <= 1024
+        response.content.encode()
+        assert len(response.content.splitlines()) <= 1
+        assert not set(response.content) & {
+            chr(number) for number in (*range(32), *range(127, 160))
+        }
+        record = _record(response)
+        assert decode_record(encode_record(record)) == record
+        assert format_line(record, node_id="n").count("\n") == 1
+
+
+def _record(response: Response) -> Record:
+    return Record(
+        type=RecordType.BOUNCE,
+        event_id="e",
+        timestamp=1.0,
+        id="m",
+        sender="a@x.example",
+        recipients=("b@y.example",),
+        response=response,
+        created=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("octets", "code", "enhanced", "content"),
+    [
+        (b"550 5.1.1 no such user\r\n", 550, (5, 1, 1), "no such user"),
+        (b"550-5.7.26 a\r\n550-5.7.26 b\r\n550 5.7.26 c\r\n", 550, (5, 7, 26), "a b c"),
+        pytest.param(
+            b"550-first\r\n550 5.1.1 second\r\n", 550, (5, 1, 1), "first second", id="late"
+        ),
+        pytest.param(
+            b"550-5.1.1 a\r\n550 5.2.2 b\r\n", 550, (5, 1, 1), "a b", id="the first holds"
+        ),
+        pytest.param(b"450-4.2.0 a\r\n550 5.1.1 b\r\n", 550, (4, 2, 0), "a b", id="codes disagree"),
+        pytest.param(b"550 5.1.1\r\n", 550, (5, 1, 1), "", id="no text"),
+        pytest.param(b"550 5.1.1-x y\r\n", 550, None, "5.1.1-x y", id="no enhanced code"),
+        pytest.param(b"550 5.1.1234 x\r\n", 550, None, "5.1.1234 x", id="too many digits"),
+        pytest.param(b"550 3.1.1 x\r\n", 550, None, "3.1.1 x", id="no such class"),
+        pytest.param(b"550 a\0b\x1b[31mc\r\n", 550, None, "a b [31mc", id="controls"),
+        pytest.param("550 caf\u00e9\r\n".encode(), 550, None, "caf\u00e9", id="UTF-8"),
+        pytest.param(b"550 caf\xe9!\r\n", 550, None, "caf !", id="Latin-1"),
+        pytest.param("550 a\u2028b\x85c\r\n".encode(), 550, None, "a b c", id="odd line ends"),
+        pytest.param(b"550 " + b"x" * 5000 + b"\r\n", 550, None, "x" * 1024, id="long"),
+        pytest.param(b"550\r\n", 550, None, "", id="code alone"),
+    ],
+)
+def test_what_is_made_of_a_reply(
+    octets: bytes, code: int, enhanced: tuple[int, int, int] | None, content: str
+) -> None:
+    ((number, text),) = ReplyParser().feed(octets)
+
+    response = parse_reply(number, text)
+
+    assert (response.code, response.enhanced_code, response.content) == (code, enhanced, content)

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.errors import TryLater
-from agent.smtp.session import Reply, Session, SessionLimits, Submission
+from agent.smtp.session import Reply, Session, SessionLimits, Submission, most_received
 
 LIMITS = SessionLimits(hostname="mta.example", max_message_size=1000, max_recipients=3)
 WITH_TLS = replace(LIMITS, offers_tls=True)
@@ -332,6 +332,82 @@ def test_content_comes_through_unchanged(content):
     _, taken = talk(ENVELOPE, (b"\r\n" + content).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n")
 
     assert taken[0].content == content
+
+
+def test_a_client_that_sends_no_mail_is_sent_away_in_the_end():
+    replies, _ = talk(HELLO + b"NOOP\r\n" * 200)
+    with_mail, taken = talk(*((ENVELOPE + b".\r\n" + b"NOOP\r\n" * 98) for _ in range(5)))
+
+    assert replies[-1].startswith("421 4.7.0 too many commands")
+    assert len(replies) == 101
+    assert len(taken) == 5
+    assert with_mail[-1].startswith("250")
+
+
+@given(streams, st.integers(1, 400))
+def test_no_bytes_take_more_memory_than_a_message_may(pieces, size):
+    limits = replace(LIMITS, max_message_size=size)
+    session = Session(limits, room)
+    for piece in pieces:
+        session.feed(piece)
+        while (action := session.next_action()) is not None:
+            if isinstance(action, Submission):
+                assert len(action.content) <= size
+                session.answer("250 2.0.0 queued")
+        assert session.buffered <= most_received(size) + 2048 + len(piece)
+
+
+commands = st.sampled_from(
+    [
+        HELLO,
+        b"HELO client.example\r\n",
+        b"MAIL FROM:<a@x.example>\r\n",
+        b"MAIL FROM:<> BODY=8BITMIME SIZE=10\r\n",
+        b"MAIL FROM:<> SIZE=99999\r\n",
+        b"RCPT TO:<b@y.example>\r\n",
+        b"RCPT TO:<nobody>\r\n",
+        b"DATA\r\n",
+        b"DATA now\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"BOGUS\r\n",
+    ]
+)
+
+
+@given(st.lists(commands, max_size=40))
+def test_a_session_keeps_the_order_of_commands(lines):
+    """MAIL after a greeting and once, RCPT after MAIL, DATA after RCPT, a message after DATA."""
+    session = Session(LIMITS, room)
+    has_greeted, senders, recipients = False, 0, 0
+    for line in lines:
+        session.feed(line)
+        reply = session.next_action()
+        assert isinstance(reply, Reply)
+        assert session.next_action() is None, "one reply for each command"
+        if reply.closes:
+            break
+        is_good = reply.text[0] in "23"
+        match line[:4]:
+            case b"EHLO" | b"HELO":
+                assert is_good
+                has_greeted, senders, recipients = True, 0, 0
+            case b"MAIL":
+                assert not is_good or (has_greeted and not senders)
+                senders += is_good
+            case b"RCPT":
+                assert not is_good or senders
+                recipients += is_good
+            case b"RSET":
+                senders = recipients = 0
+            case b"DATA" if is_good:
+                assert recipients
+                session.feed(b"x\r\n.\r\n")
+                taken = session.next_action()
+                assert isinstance(taken, Submission)
+                assert len(taken.recipients) == recipients
+                session.answer("250 2.0.0 queued")
+                senders = recipients = 0
 
 
 def test_replies_are_encoded_with_their_line_end():
