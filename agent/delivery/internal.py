@@ -51,11 +51,6 @@ def lookup_failed(domain: str, reason: str) -> Response:
     return _made(451, (4, 4, 4), f"MX lookup for {domain} failed: {reason}")
 
 
-def no_source(pool: str) -> Response:
-    """The queue's pool has no source at all."""
-    return _made(451, (4, 4, 4), f"no sources available in pool={pool}")
-
-
 def policy_unavailable(path: str) -> Response:
     """Nothing is known about how the path may be used; the mail waits."""
     return _made(451, (4, 4, 4), f"policy for {path} is unavailable")
