@@ -38,7 +38,9 @@ def program(name: str, *, user: str = "") -> str:
     path = os.pathsep.join(root + place for root in roots for place in _SBIN)
     found = shutil.which(name, path=path)
     if found is None:
-        pytest.skip(f"{name} is not installed (Debian: postfix, exim4-daemon-light, dovecot-lmtpd)")
+        pytest.skip(
+            f"{name} is not installed (Debian: postfix, exim4-daemon-light, dovecot-lmtpd, swaks)"
+        )
     if user and os.geteuid() != 0:
         pytest.skip(f"{name} needs root to start")
     if user:
