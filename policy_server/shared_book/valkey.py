@@ -4,6 +4,7 @@ a book, is told in our own words.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from zlib import crc32
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -92,7 +93,7 @@ class Valkey:
                 pipeline.evalsha(
                     self._digest, 1, self.shard_key(shard), operation, epoch, *arguments
                 )
-            replies = await pipeline.execute(raise_on_error=False)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             if not errors:
                 return replies
