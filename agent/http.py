@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from agent.dispatch.lanes import HeldQueue
 from agent.dispatch.path import LeaseWait, PathState
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.policy.access import PolicyAccess
@@ -92,6 +93,12 @@ def describe_wait(wait: LeaseWait) -> dict[str, Any]:
         "kind": wait.limit.kind.value,
         "since": _time_text(wait.since),
     }
+
+
+def describe_held(held: HeldQueue) -> dict[str, Any]:
+    """Describe a held queue; the time as of RFC 3339, null where the action is pinned."""
+    until = held.until
+    return {**asdict(held), "until": None if until == float("inf") else _time_text(until)}
 
 
 def _time_text(at: float) -> str:

@@ -27,7 +27,7 @@ from agent.dispatch.recovery import Recovery
 from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
-from agent.http import HttpServer, describe_path, describe_status
+from agent.http import HttpServer, describe_held, describe_path, describe_status
 from agent.leases.access import LeaseAccess, open_leases
 from agent.leases.client import Parts
 from agent.limits.limit import LimitPath
@@ -56,6 +56,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: How long the newest outcomes may take to reach the policy server at the end, in seconds.
 _LAST_REPORT_SECONDS = 2.0
 _LAST_CALLS_SECONDS = 5.0
+#: Held queues that `/status` shows, those with the most mail.
+_MOST_HELD = 1000
 #: Above the largest message by what the rest of a request takes.
 _REQUEST_OVERHEAD = 1024 * 1024
 #: Calls beyond the bound that are still told to try later; those beyond these gRPC turns away.
@@ -272,6 +274,8 @@ async def _open_ports(
 def _status(dispatcher: Dispatcher) -> dict[str, Any]:
     return {
         "queues": dispatcher.queue_counts(),
+        "held": dispatcher.held_counts(),
+        "held_queues": [describe_held(held) for held in dispatcher.held_queues(_MOST_HELD)],
         "paths": [describe_path(state) for state in dispatcher.snapshot()],
     }
 
@@ -300,6 +304,12 @@ def _show(
         "Queued entries by where they are.",
         dispatcher.queue_counts,
         label="queue",
+    )
+    metrics.add_gauge(
+        "penstock_agent_held",
+        "Due entries that suspensions hold, by what is held: path, domain, tenant or campaign.",
+        lambda: {kind.value: float(count) for kind, count in dispatcher.held_counts().items()},
+        label="kind",
     )
     metrics.add_gauge(
         "penstock_agent_connections",

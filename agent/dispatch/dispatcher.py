@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 from agent.dispatch.connector import BrokenTls, Connector
-from agent.dispatch.lanes import parse
+from agent.dispatch.lanes import HeldQueue, HoldKind, parse
 from agent.dispatch.limits import Limits, without_leases
 from agent.dispatch.path import Path, PathState, Services
 from agent.dispatch.results import RecordSink, Results
@@ -179,6 +179,14 @@ class Dispatcher:
                 path.leases_changed()
                 self._scheduler.selection_changed(path.name)
 
+    def held_queues(self, most: int) -> list[HeldQueue]:
+        """The queues that suspensions hold, those with the most mail first, *most* at most."""
+        return self._scheduler.held_queues(most)
+
+    def held_counts(self) -> dict[HoldKind, int]:
+        """Due entries that suspensions hold, by how much of the mail those hold."""
+        return self._scheduler.held_counts()
+
     # What paths ask for: `agent.dispatch.path.Holding`
 
     def parse(self, queue_name: str) -> QueueName:
@@ -197,7 +205,7 @@ class Dispatcher:
 
     def has_room(self, path: Path) -> None:
         """Room was made in the ready queue."""
-        self._scheduler.path_has_room(path.name)
+        self._scheduler.path_has_room(path)
 
     def starves(self, path: Path) -> None:
         """Remember that *path* waits for a slot."""

@@ -8,10 +8,11 @@ the same moment; only age can end an entry here.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from heapq import heappop, heappush
 
-from agent.policy.answer import MxHost
+from agent.policy.answer import MxHost, Suspension
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName, parse_queue_name
 
@@ -37,6 +38,8 @@ class Lane:
     unknown: dict[str, float] | None = None
     #: Paths whose selection rate the lane waits for.
     paced_by: tuple[str, ...] = ()
+    #: What holds it, whichever sources it could go by; None: nothing does.
+    held_by: Suspension | None = None
     #: Ids up to this one have a Delayed record for the present wait.
     logged_up_to: int = 0
 
@@ -78,7 +81,7 @@ class Lane:
 
     def drain(self) -> list[Entry]:
         """Take all entries, oldest first."""
-        entries = sorted(self.heap)
+        entries = sorted(self.heap, key=lambda entry: (entry.created, entry.id))
         self.heap.clear()
         return entries
 
@@ -96,4 +99,43 @@ class Lookup:
 class Wait:
     """Nothing can be sent before this time, in seconds since the epoch, or before room is made."""
 
+    until: float
+
+
+class HoldKind(StrEnum):
+    """How much of the mail a suspension holds."""
+
+    PATH = "path"
+    DOMAIN = "domain"
+    TENANT = "tenant"
+    CAMPAIGN = "campaign"
+
+
+def hold_kind(suspension: Suspension) -> HoldKind:
+    """
+    Say what *suspension* holds, by the narrowest part of its scope.
+
+    >>> hold_kind(Suspension(action_id=1, tenant="acme", reason="", expire_time=0.0)).value
+    'tenant'
+    """
+    if suspension.campaign:
+        return HoldKind.CAMPAIGN
+    if suspension.tenant:
+        return HoldKind.TENANT
+    return HoldKind.PATH if suspension.egress_source or suspension.site_name else HoldKind.DOMAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldQueue:
+    """A scheduled queue whose due mail a suspension holds, at one moment."""
+
+    queue_name: str
+    #: Due messages, which would go if they might.
+    due: int
+    #: Messages that wait for their next attempt besides.
+    scheduled: int
+    action_id: int
+    kind: HoldKind
+    reason: str
+    #: Seconds since the epoch; infinity: pinned.
     until: float

@@ -9,21 +9,21 @@ share of their own, so that dead zones hold up nobody else. What can't go on wai
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nlargest
 
 from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
-from agent.dispatch.lanes import Lane, Lookup, Wait, parse
+from agent.dispatch.lanes import HeldQueue, HoldKind, Lane, Lookup, Wait, hold_kind, parse
 from agent.dispatch.limits import NO_WAIT
 from agent.dispatch.path import Path, Services
 from agent.dispatch.settling import Way
 from agent.dns import DnsUnavailable, DomainNotFound
 from agent.errors import PolicyUnavailable
 from agent.limits.limit import Kind
-from agent.policy.answer import Bounce, MxHost, PathPolicy
+from agent.policy.answer import Bounce, MxHost, PathPolicy, Suspension
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
 from agent.queue.pool import SourcePool
@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 _DUE_AT_ONCE = 500
 _LANES_AT_ONCE = 100
 _ENTRIES_AT_ONCE = 50
+#: Lanes that are woken after a change of policy, and entries that end for their age, before others
+#: get a turn.
+_WOKEN_AT_ONCE = 1000
+_ENDED_AT_ONCE = 1000
 #: Lanes to be looked at or looked up beyond which further mail waits in its scheduled queue, where
 #: it needs less memory. Lanes of doubtful domains do not count: they may stay for long.
 _MOST_ACTIVE = 10_000
@@ -89,8 +93,15 @@ class Scheduler:
         self._scheduled = ScheduledQueues()
         self._lanes: dict[str, Lane] = {}
         self._runnable: deque[Lane] = deque()
+        #: Lanes to be woken, as the policy has changed.
+        self._stale: OrderedDict[Lane, None] = OrderedDict()
+        #: Lanes that a suspension holds.
+        self._held: dict[Lane, None] = {}
+        #: Their entries.
+        self._held_counts: Counter[HoldKind] = Counter(dict.fromkeys(HoldKind, 0))
         self._waiting: list[tuple[float, Lane]] = []
-        self._hungry: dict[str, OrderedDict[Lane, None]] = {}
+        #: Lanes that wait for room on a path, the longest first.
+        self._hungry: dict[Path, OrderedDict[Lane, None]] = {}
         #: Lanes that wait for the selection rate of a path.
         self._pacing: dict[str, dict[Lane, None]] = {}
         self._lookups = _Share(_LOOKUPS_AT_ONCE)
@@ -158,24 +169,76 @@ class Scheduler:
         else:
             self._add_due(entry)
 
-    def path_has_room(self, path_name: str) -> None:
-        """Let the lanes that wait for this path's room go on, each in its turn."""
-        if lanes := self._hungry.pop(path_name, None):
-            for lane in lanes:
+    def path_has_room(self, path: Path) -> None:
+        """Let lanes that wait for this path's room go on, each in its turn."""
+        if lanes := self._hungry.get(path):
+            # Not all: they may be very many, and the room is for as many messages at most.
+            for _ in range(min(len(lanes), _WOKEN_AT_ONCE)):
+                lane, _ = lanes.popitem(last=False)
                 self._make_runnable(lane)
+            if not lanes:
+                del self._hungry[path]
+
+    def _fill_room(self) -> None:
+        """Go on where those that were let go on did not need all the room."""
+        for path in [path for path in self._hungry if not path.is_full]:
+            self.path_has_room(path)
 
     def selection_changed(self, path_name: str) -> None:
         """Let the lanes that wait for a path's selection rate look again."""
         for lane in list(self._pacing.get(path_name, ())):
             self._make_runnable(lane)
 
+    def held_counts(self) -> dict[HoldKind, int]:
+        """Due entries that suspensions hold, by how much of the mail those hold."""
+        return dict(self._held_counts)
+
+    def held_queues(self, most: int) -> list[HeldQueue]:
+        """The queues that suspensions hold, those with the most mail first, *most* at most."""
+        return [
+            HeldQueue(
+                queue_name=lane.queue_name,
+                due=len(lane),
+                scheduled=self._scheduled.count_of(lane.queue_name),
+                action_id=held.action_id,
+                kind=hold_kind(held),
+                reason=held.reason,
+                until=held.expire_time,
+            )
+            for lane in nlargest(most, self._held, key=len)
+            if (held := lane.held_by) is not None
+        ]
+
     def look_again(self) -> None:
         """The policy has changed: whatever waits may go on now."""
         for lane in self._lanes.values():
-            lane.unknown = None
-            self._make_runnable(lane)
+            self._stale[lane] = None
+        self._wake.set()
         if self._services.policies.bounces_begun != self._bounces_swept:
             self._bounce_wake.set()
+
+    def _wake_stale(self) -> None:
+        for _ in range(min(len(self._stale), _WOKEN_AT_ONCE - len(self._runnable))):
+            lane, _ = self._stale.popitem(last=False)
+            if self._lanes.get(lane.queue_name) is not lane:
+                continue
+            lane.unknown = None
+            if not self._is_held_still(lane):
+                self._make_runnable(lane)
+
+    def _is_held_still(self, lane: Lane) -> bool:
+        """
+        Whether nothing that changed can let the lane's mail go or end it. What holds a path alone
+        is looked at anew, for another source may have become usable.
+        """
+        held, policies = lane.held_by, self._services.policies
+        return (
+            held is not None
+            and not held.egress_source
+            and not held.site_name
+            and policies.is_in_force(held)
+            and policies.bounce_of(lane.queue) is None
+        )
 
     def sweep_bounces(self) -> None:
         """Look through all mail for some that is to be bounced."""
@@ -203,6 +266,7 @@ class Scheduler:
                 when, lane = heappop(self._waiting)
                 if lane.wake_at == when:
                     self._make_runnable(lane)
+            self._wake_stale()
             for _ in range(min(len(self._runnable), _LANES_AT_ONCE)):
                 lane = self._runnable.popleft()
                 lane.is_busy = False
@@ -211,12 +275,14 @@ class Scheduler:
 
     async def _sleep(self) -> None:
         """Until something is due or something happens."""
+        if not self._runnable and not self._stale:
+            self._fill_room()
         now = self._services.clock()
         times = [self._waiting[0][0]] if self._waiting else []
         if not self._is_crowded and (due := self._scheduled.next_due()) is not None:
             times.append(due)
         seconds = min(times, default=now + _LONGEST_WAIT) - now
-        if self._runnable or seconds <= 0:
+        if self._runnable or self._stale or seconds <= 0:
             await asyncio.sleep(0)
             return
         try:
@@ -239,6 +305,8 @@ class Scheduler:
             self._lanes[entry.queue_name] = lane
         else:
             lane.add(entry)
+            if lane.held_by is not None:
+                self._held_counts[hold_kind(lane.held_by)] += 1
         if not lane.wake_at:
             self._make_runnable(lane)
 
@@ -246,6 +314,7 @@ class Scheduler:
         if lane.is_busy:
             return
         lane.is_busy, lane.wake_at = True, 0.0
+        self._hold(lane, None)
         for path_name in lane.paced_by:
             self._pacing[path_name].pop(lane, None)
             if not self._pacing[path_name]:
@@ -256,15 +325,14 @@ class Scheduler:
 
     def _advance(self, lane: Lane) -> None:
         """Let the lane's mail go as far as it can, or find out what it waits for."""
-        self._end_old(lane)
-        if not lane.heap:
-            self._forget(lane)
+        if self._end_old(lane):
             return
         policies = self._services.policies
         if bounce := policies.bounce_of(lane.queue):
             self._end_all(lane, internal.bounced(bounce.reason))
             return
         if held := policies.suspension_of_queue(lane.queue):
+            self._hold(lane, held)
             self._wait(lane, held.expire_time)
             return
         mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
@@ -309,9 +377,10 @@ class Scheduler:
         now = self._services.clock()
         pool_name = self._services.settings.queue_for(lane.queue.domain).egress_pool
         waits: list[float] = []
+        holds: list[Suspension] = []
 
         def is_usable(source: str) -> bool:
-            wait = self._wait_for(lane, source, now)
+            wait = self._wait_for(lane, source, now, holds)
             if wait > now:
                 waits.append(wait)
             return wait <= now
@@ -320,8 +389,11 @@ class Scheduler:
         lane.chosen = ""
         if source is None:
             waits.clear()
+            holds.clear()
             source = self._pools[pool_name].choose(is_usable)
         if source is None:
+            if holds and len(holds) == len(waits):
+                self._hold(lane, min(holds, key=lambda held: held.expire_time))
             return Wait(min(waits, default=now + _LONGEST_WAIT))
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
@@ -332,8 +404,11 @@ class Scheduler:
         lane.path_name = path.name
         return path
 
-    def _wait_for(self, lane: Lane, source: str, now: float) -> float:
-        """Until when *source* can't take the lane's next entry; not after *now*: it can."""
+    def _wait_for(self, lane: Lane, source: str, now: float, holds: list[Suspension]) -> float:
+        """
+        Until when *source* can't take the lane's next entry; not after *now*: it can. What holds
+        it is added to *holds*.
+        """
         if (unknown_until := lane.unknown_until(source)) > now:
             return unknown_until
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
@@ -344,9 +419,10 @@ class Scheduler:
         lane.path_name = path.name
         tenant, campaign = lane.queue.tenant, lane.queue.campaign
         if held := self._services.policies.suspension_of(policy, tenant, campaign):
+            holds.append(held)
             return held.expire_time
         if path.is_full:
-            self._hungry.setdefault(path.name, OrderedDict())[lane] = None
+            self._hungry.setdefault(path, OrderedDict())[lane] = None
             return now + _LONGEST_WAIT
         return now + self._selection_wait(lane, path)
 
@@ -368,6 +444,15 @@ class Scheduler:
             limits.on_shortage()
         return min(wait.seconds, _LONGEST_WAIT)
 
+    def _hold(self, lane: Lane, held: Suspension | None) -> None:
+        if lane.held_by is not None:
+            self._held_counts[hold_kind(lane.held_by)] -= len(lane)
+            del self._held[lane]
+        lane.held_by = held
+        if held is not None:
+            self._held_counts[hold_kind(held)] += len(lane)
+            self._held[lane] = None
+
     def _wait(self, lane: Lane, until: float) -> None:
         now = self._services.clock()
         oldest = lane.oldest()
@@ -382,16 +467,29 @@ class Scheduler:
             self._waiting = list(latest.values())
             heapify(self._waiting)
 
-    def _end_old(self, lane: Lane) -> None:
-        now = self._services.clock()
-        max_age = self._services.settings.queue_for(lane.queue.domain).max_age
-        old = []
-        while (entry := lane.oldest()) is not None:
-            if not is_too_old(created=entry.created, next_attempt=now, max_age=max_age):
-                break
+    def _end_old(self, lane: Lane) -> bool:
+        """End what has grown too old, a part at a time; True: there is nothing else to do now."""
+        old: list[Entry] = []
+        while len(old) < _ENDED_AT_ONCE and self._is_too_old(lane):
             old.append(lane.pop())
         if old:
             self.end_entries(old, self._way(lane), None)
+        if not lane.heap:
+            self._forget(lane)
+            return True
+        if len(old) == _ENDED_AT_ONCE:
+            self._make_runnable(lane)
+            return True
+        return False
+
+    def _is_too_old(self, lane: Lane) -> bool:
+        entry = lane.oldest()
+        if entry is None:
+            return False
+        max_age = self._services.settings.queue_for(lane.queue.domain).max_age
+        return is_too_old(
+            created=entry.created, next_attempt=self._services.clock(), max_age=max_age
+        )
 
     def _end_all(self, lane: Lane, response: Response) -> None:
         self.end_entries(lane.drain(), self._way(lane), response)

@@ -136,6 +136,9 @@ class PolicySource(Protocol):
     def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
         """What holds the mail of this queue now whichever path it takes, the one that ends last."""
 
+    def is_in_force(self, suspension: Suspension) -> bool:
+        """Whether *suspension* holds what it held, until the same time."""
+
     def bounce_of(self, queue: QueueName) -> Bounce | None:
         """What bounces the mail of this queue now, the one that ends last."""
 

@@ -297,6 +297,11 @@ class PolicyBook:
         """Return what holds the mail of this queue now, whichever path it takes."""
         return self._suspensions.of(_scope_of(queue), self._follow_clock())
 
+    def is_in_force(self, suspension: Suspension) -> bool:
+        """Say whether *suspension* holds what it held, until the same time."""
+        held = self._suspensions.get(suspension.action_id)
+        return held == suspension and self._follow_clock() < suspension.expire_time
+
     def bounce_of(self, queue: QueueName) -> Bounce | None:
         """Return what bounces the mail of this queue now, the one that ends last."""
         return self._bounces.of(_scope_of(queue), self._follow_clock())

@@ -126,6 +126,10 @@ class PolicyClient:
         """Return what holds the mail of this queue now, whichever path it takes."""
         return self._book.suspension_of_queue(queue)
 
+    def is_in_force(self, suspension: Suspension) -> bool:
+        """Say whether *suspension* holds what it held, until the same time."""
+        return self._book.is_in_force(suspension)
+
     def bounce_of(self, queue: QueueName) -> Bounce | None:
         """Return what bounces the mail of this queue now, the one that ends last."""
         return self._book.bounce_of(queue)

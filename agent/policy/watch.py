@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -114,7 +115,7 @@ class PolicyWatch:
         self._deadman = deadman
         self._task: asyncio.Task[None] | None = None
         #: Subscription changes to send on the open stream: the key, or None to remove the name.
-        self._changes: dict[str, PathKey | None] = {}
+        self._changes: OrderedDict[str, PathKey | None] = OrderedDict()
         self._acks: list[pb.WatchAck] = []
         self._to_send = asyncio.Event()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -181,7 +182,7 @@ class PolicyWatch:
             failures += 1
 
     async def _one_stream(self) -> None:
-        self._changes, self._acks = {}, []
+        self._changes, self._acks = OrderedDict(), []
         self._snapshot = set() if not self._book.token else None
         self._has_begun = False
         self._applied = {}
@@ -257,8 +258,7 @@ class PolicyWatch:
         changes = pb.WatchSubscribe()
         size = 0
         while self._changes and size < _CHUNK_BYTES and len(changes.add) < _CHUNK:
-            name = next(iter(self._changes))
-            key = self._changes.pop(name)
+            name, key = self._changes.popitem(last=False)
             size += len(name)
             if key is None:
                 changes.remove.append(name)

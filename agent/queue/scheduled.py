@@ -144,6 +144,10 @@ class ScheduledQueues:
         """How many entries wait in each queue."""
         return dict(self._counts)
 
+    def count_of(self, queue_name: str) -> int:
+        """How many entries wait in one queue."""
+        return self._counts.get(queue_name, 0)
+
     def entries_of(self, queue_name: str) -> list[Entry]:
         """The entries that wait in one queue, in no special order; looks at every entry."""
         found = (entry for entry in self._references() if entry.queue_name == queue_name)

@@ -90,6 +90,9 @@ class Policies:
     def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
         return self._held(_scope_of(queue))
 
+    def is_in_force(self, suspension: Suspension) -> bool:
+        return suspension in self.suspensions and time.time() < suspension.expire_time
+
     def bounce_of(self, queue: QueueName) -> Bounce | None:
         mail, now = _scope_of(queue), time.time()
         return next((one for one in self.bounces if covers(one, mail, now)), None)
