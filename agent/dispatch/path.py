@@ -334,7 +334,7 @@ class Path:
     @property
     def lease_wait(self) -> LeaseWait | None:
         """The limit of the fleet that mail of this path waits for; None: it does not."""
-        return self._lease_wait
+        return self._lease_wait if self.ready_count else None
 
     def maintain(self) -> None:
         """Open the connections that the mail asks for and the limits allow."""
@@ -439,7 +439,7 @@ class Path:
             transient=self.counters.transient,
             bounced=self.counters.bounced,
             suspended_until=self.suspended_until(),
-            waits_for=self._lease_wait,
+            waits_for=self.lease_wait,
         )
 
     def _warn_of_tls(self) -> None:
@@ -528,9 +528,12 @@ class Path:
         wait = self._lease_wait
         if wait is None:
             return
-        if self.is_unused or wait.limit.key not in self._options.fleet_keys:
+        if not self.ready_count or wait.limit.key not in self._options.fleet_keys:
             self._end_wait()
-        elif not self._is_wait_logged and self.services.clock() - wait.since > _WORTH_LOGGING:
+            return
+        is_stuck = wait.limit.kind is not Kind.CONNECTIONS or not self._sessions
+        is_long = self.services.clock() - wait.since > _WORTH_LOGGING
+        if is_stuck and is_long and not self._is_wait_logged:
             self._is_wait_logged = True
             facts = {"path": self.name, "limit": wait.limit.key, "queued": self.ready_count}
             logger.info("path waits for a lease", extra=facts)

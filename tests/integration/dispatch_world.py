@@ -12,6 +12,8 @@ from agent.delivery.record import Record, RecordType
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dns import Resolver
 from agent.errors import PolicyUnavailable
+from agent.limits.fleet import FleetLimits
+from agent.limits.limit import FleetLimit
 from agent.mta_sts.policies import MtaStsPolicies
 from agent.policy.answer import Bounce, MxHost, PathPolicy, Scope, Suspension, covers
 from agent.queue.names import QueueName
@@ -50,6 +52,8 @@ class Policies:
     def __init__(self, config: pb.EgressPathConfig) -> None:
         self.config = config
         self.known: dict[tuple[str, str], PathPolicy] = {}
+        #: What the fleet keeps of the limits, whatever the path.
+        self.fleet_limits: tuple[FleetLimit, ...] = ()
         self.suspensions: list[Suspension] = []
         self.bounces: list[Bounce] = []
         #: Ids of bounces that were in force once.
@@ -75,6 +79,7 @@ class Policies:
             config=self.config,
             etag="1",
             revision=1,
+            fleet_limits=self.fleet_limits,
         )
         self.known[(routing_domain, egress_source)] = policy
         return policy
@@ -240,6 +245,7 @@ async def world(
     provider: dict[str, Any] | None = None,
     agent: dict[str, Any] | None = None,
     records: dict[str, Any] | None = None,
+    fleet: FleetLimits | None = None,
     **queue: Any,
 ) -> AsyncIterator[World]:
     entry = {
@@ -270,7 +276,7 @@ async def world(
     )
     async with sink, DnsServer(zone) as dns:
         made = World(settings, tmp_path, sink, dns)
-        await made.start()
+        await made.start(fleet=fleet)
         try:
             yield made
         finally:
