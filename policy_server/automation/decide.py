@@ -309,6 +309,8 @@ def _own_times(effect: _Effect, newest: Match, judged: _Judged) -> Sequence[date
         mail: effect in _effects_of(newest.rule, _replace_mail(newest.outcome, mail))
         for mail in set(judged.known_mail)
     }
+    if all(asking.values()):
+        return judged.known
     matches = zip(judged.known, judged.known_mail, strict=True)
     return [time for time, mail in matches if asking[mail]]
 

@@ -92,6 +92,8 @@ def evidence_text(reply: Reply) -> str:
     """Write a reply as it is kept: on one line, the local parts of addresses removed."""
     # Read on beyond what is kept: an address must not be cut before its "@" is seen.
     text = reply_text(reply, longest=MAX_REPLY_LENGTH + _LONGEST_LOCAL_PART)
+    if len(text) <= MAX_REPLY_LENGTH:
+        return remove_local_parts(text)
     kept, position = [], 0
     for found in _local_part().finditer(text):
         if found.start() >= MAX_REPLY_LENGTH:

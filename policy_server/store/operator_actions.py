@@ -21,7 +21,8 @@ from policy_server.automation.actions import (
 )
 from policy_server.automation.adjust import end_at
 from policy_server.errors import InvalidRequest, NotInForce
-from policy_server.store.actions import read_action, read_adjustment
+from policy_server.store.action_rows import read_adjustment
+from policy_server.store.actions import read_action
 from policy_server.store.database import Database
 from policy_server.store.locks import Lock, take_lock
 from policy_server.store.revisions import one_revision

@@ -183,6 +183,58 @@ def test_evidence_is_the_newest_replies(database):
     assert min(item.event_time for item in evidence) > START + timedelta(minutes=169)
 
 
+def _on_many_sites(rule, number, count=1100):
+    return [
+        Match(
+            rule=rule,
+            outcome=make_outcome(
+                f"e{number}-{site}", 180 + number, site_name=f"s{site}", path_name=f"ip-1->s{site}"
+            ),
+        )
+        for site in range(count)
+    ]
+
+
+@pytest.mark.parametrize("observe", [False, True])
+def test_a_report_acts_on_more_sites_than_one_statement_takes(database, observe):
+    rule = make_rule(observe=observe, trigger=Threshold(count=2, period=timedelta(hours=1)))
+    assert not _report(database, *_on_many_sites(rule, 0)).action_ids
+
+    first = _report(database, *_on_many_sites(rule, 1))
+    second = _report(database, *_on_many_sites(rule, 2), *_on_many_sites(rule, 3))
+
+    assert first.action_ids == second.action_ids
+    assert (len(first.begun_ids), len(second.begun_ids)) == (1100, 0)
+    states = [ActionState.OBSERVED if observe else ActionState.IN_FORCE]
+    actions = database.read_now(lambda c: read_actions(c, states=states, limit=2000))
+    assert {action.match_count for action in actions} == {4}
+    assert len({action.site_name for action in actions}) == 1100
+    kept = select(func.count()).select_from(automation_evidence)
+    assert database.read_now(lambda c: c.execute(kept).scalar()) == 3 * 1100
+
+
+def test_matches_of_several_paths_on_one_tenant_are_one_action_of_all(database):
+    rule = make_rule(actions=(SuspendTenant(),))
+    matches = [
+        Match(
+            rule=rule,
+            outcome=make_outcome(f"e{path}-{n}", 180 + n, tenant="t", path_name=f"ip-{path}->site"),
+        )
+        for path in range(3)
+        for n in range(15)
+    ]
+
+    counted = _report(database, *matches)
+
+    (action,) = _in_force(database)
+    assert counted.begun_ids == {action.id}
+    assert action.match_count == 45
+    assert action.expire_time == START + timedelta(minutes=194 + 60)
+    evidence = database.read_now(lambda c: read_evidence(c, action_id=action.id))
+    assert len(evidence) == EVIDENCE_KEPT
+    assert min(item.event_time for item in evidence) == START + timedelta(minutes=188)
+
+
 def test_matches_that_no_decision_needs_are_swept(database):
     old = [
         {
