@@ -97,6 +97,10 @@ class DeliveryLog:
         """Wait until what was taken so far is written, or for *timeout* seconds."""
         if self._thread is None or not self._thread.is_alive():
             return
+        if len(self._buffer) >= self._max_buffered:
+            # The disk takes nothing: markers must not pile up behind what waits already.
+            await asyncio.sleep(timeout)
+            return
         marker: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._buffer.append(marker)
         self._wake.set()

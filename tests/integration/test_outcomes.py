@@ -443,6 +443,21 @@ async def test_a_full_buffer_leaves_records_out_and_counts_them(tmp_path):
     assert (log.buffered, log.dropped) == (3, 2)
 
 
+async def test_waiting_for_a_disk_that_takes_nothing_needs_no_memory(tmp_path):
+    (tmp_path / "log").write_text("in the way")
+    log = DeliveryLog(tmp_path / "log", node_id="n", clock=time.time, max_buffered=3)
+    await log.open()
+    log.write([record("e1"), record("e2")])
+
+    for _ in range(10):
+        await log.flush(timeout=0.01)
+
+    assert log.buffered == 3
+    (tmp_path / "log").unlink()
+    await log.close()
+    assert log.written == 2
+
+
 async def test_a_disk_that_comes_back_gets_the_lines_that_waited(tmp_path):
     directory = tmp_path / "log"
     directory.write_text("in the way")
