@@ -1,5 +1,5 @@
 """
-Mail servers that are not ours, as receivers: Postfix, Exim, Dovecot's LMTP and Postfix's smtp-sink.
+Mail servers that are not ours, as receivers: Postfix and its smtp-sink, Exim, OpenSMTPD, Dovecot.
 
 Each runs on loopback with a configuration in a directory of its own and touches nothing else of the
 host. Debian's mail servers exclude each other as packages: unpack the others with `dpkg -x` and
@@ -57,9 +57,6 @@ class Receiver(Protocol):
     #: The user it changes to, which may read its directory.
     user: str
     use_lmtp: bool
-    #: What it can do beyond plain mail.
-    has_tls: bool
-    has_utf8: bool
 
     @abstractmethod
     def prepare(self, directory: Path, port: int) -> list[str]:
@@ -73,7 +70,7 @@ class Receiver(Protocol):
 class Postfix:
     """Postfix, delivering into a Maildir."""
 
-    user, use_lmtp, has_tls, has_utf8 = "postfix", False, True, True
+    user, use_lmtp = "postfix", False
 
     def prepare(self, directory: Path, port: int) -> list[str]:
         command = program("postfix", user=self.user)
@@ -86,7 +83,9 @@ class Postfix:
             (directory / name).mkdir()
         shutil.chown(directory / "data", self.user)
         shutil.chown(directory / "mail", "nobody")
-        return [command, "-c", str(directory), "start-fg"]
+        # It makes what is missing. Started by it, the server would be in a session of its own.
+        subprocess.run([command, "-c", str(directory), "check"], capture_output=True, check=True)
+        return [program("master"), "-c", str(directory), "-d"]
 
     def bodies(self, directory: Path) -> list[bytes]:
         return _maildir(directory / "mail" / "inbox")
@@ -95,13 +94,14 @@ class Postfix:
 class Exim:
     """Exim, which keeps what it took in its queue."""
 
-    user, use_lmtp, has_tls, has_utf8 = "Debian-exim", False, True, True
+    user, use_lmtp = "Debian-exim", False
 
     def prepare(self, directory: Path, port: int) -> list[str]:
         command = program("exim4", user=self.user)
         (directory / "spool").mkdir()
         shutil.chown(directory / "spool", self.user, self.user)
-        shutil.chown(directory, self.user, self.user)
+        for path in (directory, directory / "key.pem"):
+            shutil.chown(path, self.user, self.user)
         config = directory / "exim.conf"
         config.write_text(_EXIM.format(dir=directory, port=port, size=LARGEST))
         return [command, "-C", str(config), "-bdf"]
@@ -111,10 +111,32 @@ class Exim:
         return [path.read_bytes().partition(b"\n")[2] for path in found]
 
 
+class OpenSmtpd:
+    """OpenSMTPD, delivering into a Maildir; its fixed places are its own, in a mount namespace."""
+
+    user, use_lmtp = "opensmtpd", False
+
+    def prepare(self, directory: Path, port: int) -> list[str]:
+        # Postfix has a program of that name too, but not the other one.
+        command = Path(program("smtpctl", user=self.user)).with_name("smtpd")
+        helpers = command.parents[1] / "libexec" / "opensmtpd"
+        config = directory / "smtpd.conf"
+        config.write_text(_OPENSMTPD.format(dir=directory, port=port, size=LARGEST))
+        (directory / "mail").mkdir()
+        shutil.chown(directory / "mail", "nobody")
+        shutil.copytree(helpers, directory / "libexec" / "opensmtpd")
+        script = directory / "start.sh"
+        script.write_text(_OPENSMTPD_START.format(dir=directory, command=command))
+        return [program("unshare"), "--mount", "--propagation", "private", "sh", str(script)]
+
+    def bodies(self, directory: Path) -> list[bytes]:
+        return _maildir(directory / "mail" / "inbox")
+
+
 class Dovecot:
     """Dovecot's LMTP, delivering into Maildirs."""
 
-    user, use_lmtp, has_tls, has_utf8 = "dovecot", True, False, False
+    user, use_lmtp = "dovecot", True
 
     def prepare(self, directory: Path, port: int) -> list[str]:
         command = program("dovecot", user=self.user)
@@ -137,7 +159,7 @@ class Dovecot:
 class SmtpSink:
     """Postfix's smtp-sink, one file a message; over LMTP with *use_lmtp*."""
 
-    user, has_tls, has_utf8 = "", False, False
+    user = ""
 
     def __init__(self, *, use_lmtp: bool = False) -> None:
         self.use_lmtp = use_lmtp
@@ -180,6 +202,7 @@ async def running(receiver: Receiver, authority: trustme.CA) -> AsyncIterator[Ru
             b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
         )
         (directory / "key.pem").write_bytes(certificate.private_key_pem.bytes())
+        (directory / "key.pem").chmod(0o640)
         command = receiver.prepare(directory, port)
         with (directory / "output").open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -323,6 +346,30 @@ plain:
   server_prompts = :
   server_condition = ${{if and{{{{eq{{$auth2}}{{relay}}}}{{eq{{$auth3}}{{secret}}}}}}}}
   server_advertise_condition = ${{if def:tls_in_cipher}}
+"""
+_OPENSMTPD = """
+table gone {{ "gone1@big.example", "gone2@big.example", "gone3@big.example", "gone4@big.example" }}
+table everyone {{ "@" = "nobody" }}
+smtp max-message-size "{size}"
+listen on 127.0.0.1 port {port} hostname mx.big.example
+action "keep" maildir "{dir}/mail/inbox" virtual <everyone>
+match from any for rcpt-to <gone> reject
+match from any for domain {{ "big.example", "sender.example" }} action "keep"
+"""
+_OPENSMTPD_START = """
+set -e
+for place in /var/spool /var/lib /run; do mount -t tmpfs penstock-test $place; done
+mkdir -p -m 0711 /var/lib/opensmtpd /var/lib/opensmtpd/empty /var/spool/smtpd
+mkdir -p -m 0700 /var/spool/smtpd/queue /var/spool/smtpd/corrupt /var/spool/smtpd/incoming \\
+  /var/spool/smtpd/purge /var/spool/smtpd/temporary
+mkdir -m 0770 /var/spool/smtpd/offline
+for place in queue corrupt incoming purge temporary; do
+  chown opensmtpq:root /var/spool/smtpd/$place
+done
+chown root:opensmtpq /var/spool/smtpd/offline
+mkdir -p /usr/libexec
+mount --bind {dir}/libexec /usr/libexec
+exec {command} -d -f {dir}/smtpd.conf
 """
 _DOVECOT = """
 base_dir = {dir}/run

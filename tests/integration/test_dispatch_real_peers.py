@@ -17,6 +17,7 @@ from tests.integration.real_receivers import (
     LARGEST,
     Dovecot,
     Exim,
+    OpenSmtpd,
     Postfix,
     Receiver,
     Running,
@@ -27,7 +28,11 @@ from tests.integration.real_receivers import (
 _BODY = b"Subject: hello\r\n\r\n.dot\r\n..two\r\n.\r\n\r\n from\r\nend\r\n"
 _AS_READ = b".dot\n..two\n.\n\n from\nend\n"
 
-_SMTP = [pytest.param(Postfix, id="postfix"), pytest.param(Exim, id="exim")]
+_SMTP = [
+    pytest.param(Postfix, id="postfix"),
+    pytest.param(Exim, id="exim"),
+    pytest.param(OpenSmtpd, id="opensmtpd"),
+]
 _LMTP = [
     pytest.param(Dovecot, id="dovecot-lmtp"),
     pytest.param(lambda: SmtpSink(use_lmtp=True), id="smtp-sink-lmtp"),
@@ -68,7 +73,8 @@ async def test_mail_arrives_as_it_was(
         assert Counter(record.type for record in here.log.records) == {RecordType.DELIVERY: 20}
 
 
-@pytest.mark.parametrize("make", _SMTP)
+# OpenSMTPD 6.8 with OpenSSL 3 ends every handshake, that of `openssl s_client` too.
+@pytest.mark.parametrize("make", _SMTP[:2])
 async def test_required_tls(tmp_path: Path, make: Callable[[], Receiver]) -> None:
     async with _delivering(tmp_path, make(), enable_tls=pb.ENABLE_TLS_REQUIRED) as (here, peer):
         await here.send(5, body=_BODY)
@@ -112,7 +118,8 @@ async def test_recipients_that_are_refused_bounce_and_the_others_are_delivered(
         assert bounced == {"gone1": 5, "gone2": 5, "gone3": 5, "gone4": 5}
         responses = {record.response for record in here.log.of(RecordType.BOUNCE)}
         assert {one.code for one in responses} == {550}
-        assert {one.enhanced_code for one in responses} == {(5, 1, 1)}
+        # OpenSMTPD gives none.
+        assert {one.enhanced_code for one in responses} in ({(5, 1, 1)}, {None})
         assert {one.command for one in responses} == {"RCPT TO"}
 
 
@@ -124,7 +131,8 @@ def _recipients(here: World, type_: RecordType) -> Counter[str]:
     )
 
 
-@pytest.mark.parametrize("make", _SMTP)
+# OpenSMTPD has no SMTPUTF8.
+@pytest.mark.parametrize("make", _SMTP[:2])
 async def test_8bit_content_and_addresses_in_utf8(
     tmp_path: Path, make: Callable[[], Receiver]
 ) -> None:
@@ -164,10 +172,10 @@ async def test_a_message_that_is_too_large_there_bounces_and_the_sender_is_told(
         await here.until(lambda: len(peer.bodies()) == 1)
 
         (bounce,) = here.log.of(RecordType.BOUNCE)
-        assert bounce.response.code == 552
+        assert bounce.response.code in (552, 554)
         (notice,) = peer.bodies()
         assert b"Action: failed" in notice
-        assert b"552" in notice
+        assert b"Status: 5.3.4" in notice or b"Status: 5.0.0" in notice
         (told,) = here.log.of(RecordType.DELIVERY)
         assert (told.sender, told.recipients) == ("", ("from@sender.example",))
 
