@@ -158,6 +158,32 @@ class PolicyMachine(RuleBasedStateMachine):
         call.inbox.put_nowait(again)
         self.settle()
 
+    @rule(tenant=_TENANT, lasts=st.sampled_from([60.0, None]), is_changed=st.booleans())
+    def say_what_was_taken_back(self, tenant: str, lasts: float | None, is_changed: bool) -> None:
+        """Of an action's life the first word comes once more, after the last."""
+        action_id = self.server.database.next_id
+        self.begin(tenant, lasts, is_bounce=False)
+        self.agree()
+        words = [
+            one for one in self.server.said if any(int(r.name) == action_id for r in one.resources)
+        ]
+        if is_changed:
+            self.server.change(action_id, Action(tenant, self.loop.now + 90))
+            self.agree()
+        self.server.change(action_id, None)
+        self.agree()
+        call = self.server.call
+        if call is None or not words:
+            return
+        again = pb.WatchPolicyResponse(kind=pb.WatchPolicyResponse.KIND_DELTA)
+        again.resources.extend(words[-1].resources)
+        again.server_time.CopyFrom(words[-1].server_time)
+        call.number += 1
+        again.nonce = str(call.number)
+        call.inbox.put_nowait(again)
+        self.settle()
+        assert action_id not in {one.action_id for one in self.held()}
+
     # What time and the agent do.
 
     @rule(seconds=st.sampled_from([_MILLISECOND, 0.1, 0.5, 5.0, 20.0]))
