@@ -39,7 +39,7 @@ def outcome_of(record: Record) -> pb.DeliveryOutcome:
         raise ValueError("a reported record needs an event_id and a recipient domain")
     return pb.DeliveryOutcome(
         event_id=record.event_id,
-        event_time=_timestamp(record.timestamp),
+        event_time=timestamp(record.timestamp),
         type=_TYPES[record.type],
         recipient_domain=domain,
         routing_domain=record.routing_domain,
@@ -49,7 +49,7 @@ def outcome_of(record: Record) -> pb.DeliveryOutcome:
         egress_pool=record.egress_pool,
         tenant=_text(record.tenant),
         campaign=_text(record.campaign),
-        response=_response(record.response),
+        response=response_message(record.response),
         internal=record.response.internal,
         num_attempts=record.num_attempts,
         provider_name=record.provider_name,
@@ -95,7 +95,8 @@ def skipped_of(counts: Mapping[RecordType, int]) -> list[feedback_service_pb2.Sk
     ]
 
 
-def _response(response: Response) -> pb.SmtpResponse:
+def response_message(response: Response) -> pb.SmtpResponse:
+    """Write a reply; long ones are cut."""
     reply = pb.SmtpResponse(
         code=response.code,
         content=_text(response.content[:LONGEST_CONTENT]),
@@ -109,7 +110,8 @@ def _response(response: Response) -> pb.SmtpResponse:
     return reply
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
+    """Write a time, in seconds since the epoch."""
     whole = int(seconds // 1)
     return Timestamp(seconds=whole, nanos=min(int((seconds - whole) * _NANOS), _NANOS - 1))
 

@@ -8,6 +8,13 @@ The agent's errors, by what the caller can do about them.
     ├── SpoolConflict            a mistake of ours: the change does not fit what is stored
     ├── SpoolUnavailable         try later (OSError)
     ├── PolicyUnavailable        try later (ConnectionError)
+    ├── OrdersUnavailable        operators' orders can't be read or stored; mend the disk (OSError)
+    ├── QueueRefusal             an operator's request is not carried out
+    │   ├── BadRequest           correct the request
+    │   ├── NotHere              there is no such message or order
+    │   ├── TooManyOrders        end some first
+    │   ├── NotReady             try again soon: the agent has only just started
+    │   └── RebindUnderWay       try again when the other one is done
     ├── DispatchFailed           a mistake of ours: start the agent anew, the mail is on disk
     └── Refusal                  a message, or part of its envelope, is not taken
         ├── TryLater             the sender tries again: the agent protects itself
@@ -54,6 +61,39 @@ class SpoolUnavailable(AgentError, OSError):
 
 class PolicyUnavailable(AgentError, ConnectionError):
     """The policy server can't be asked now, and nothing is known from before."""
+
+
+class OrdersUnavailable(AgentError, OSError):
+    """The orders of operators can't be read or stored now."""
+
+
+class QueueRefusal(AgentError):
+    """The request is not carried out."""
+
+
+class BadRequest(QueueRefusal):
+    """The request has mistakes."""
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        #: Fields at fault, and what is wrong with each.
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{field}: {mistake}" for field, mistake in self.violations))
+
+
+class NotHere(QueueRefusal):
+    """There is no such message or order."""
+
+
+class TooManyOrders(QueueRefusal):
+    """No further order can be taken."""
+
+
+class NotReady(QueueRefusal):
+    """The agent has only just started; try again soon."""
+
+
+class RebindUnderWay(QueueRefusal):
+    """Other mail is being moved."""
 
 
 class DispatchFailed(AgentError):

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from agent.administration.queue_service import QueueService
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
@@ -35,6 +36,8 @@ from agent.metrics import AgentMetrics
 from agent.mta_sts.disk import PolicyDisk
 from agent.mta_sts.fetch import PolicyFetcher
 from agent.mta_sts.policies import MtaStsPolicies
+from agent.orders.book import FILE_NAME as ORDERS_FILE_NAME
+from agent.orders.book import OrderBook
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.lines import node_id_of
 from agent.outcomes.uploader import OutcomeUploader
@@ -49,6 +52,7 @@ from agent.smtp.intake import NOT_STORED, Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
 from penstock.v1.injection_service_pb2_grpc import add_InjectionServiceServicer_to_server
+from penstock.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,16 @@ class Ports:
     smtp: int
     grpc: int
     http: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Delivery:
+    """The parts that mail leaves by, open."""
+
+    dispatcher: Dispatcher
+    leases: LeaseAccess
+    orders: OrderBook
+    queues: QueueService
 
 
 async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
@@ -133,24 +147,36 @@ async def open_agent(
         log.subscribe(metrics.on_records)
         log.subscribe(uploader.on_records)
         uploader.start()
-        dispatcher, leases = await _open_dispatcher(
-            settings, spool, policy, log, metrics, random=random, stack=stack, on_failure=on_failure
+        orders = OrderBook(settings.agent.data_dir / ORDERS_FILE_NAME, clock=clock)
+        stack.push_async_callback(orders.close)
+        await orders.open()
+        delivery = await _open_delivery(
+            settings,
+            spool,
+            policy,
+            log,
+            metrics,
+            orders=orders,
+            random=random,
+            stack=stack,
+            on_failure=on_failure,
         )
-        _show(metrics, policy, log, uploader, dispatcher)
-        yield await _open_ports(settings, spool, log, policy, leases, dispatcher, metrics, stack)
+        _show(metrics, policy, log, uploader, delivery)
+        yield await _open_ports(settings, spool, log, policy, delivery, metrics, stack)
 
 
-async def _open_dispatcher(
+async def _open_delivery(
     settings: Settings,
     spool: SqliteSpool,
     policy: PolicyAccess,
     log: DeliveryLog,
     metrics: AgentMetrics,
     *,
+    orders: OrderBook,
     random: Random,
     stack: AsyncExitStack,
     on_failure: Callable[[BaseException], None] | None,
-) -> tuple[Dispatcher, LeaseAccess]:
+) -> _Delivery:
     resolver = Resolver(
         tuple(str(address) for address in settings.dns.nameservers),
         timeout=settings.dns.timeout.total_seconds(),
@@ -185,6 +211,7 @@ async def _open_dispatcher(
         random=random,
         throttles=throttles,
         fleet=leases.fleet,
+        orders=orders.in_force,
         on_failure=on_failure,
     )
     metrics.add_tls_demands(dispatcher.tls_demands)
@@ -205,7 +232,11 @@ async def _open_dispatcher(
         "Entries of the spool that are not yet in a queue after a start.",
         lambda: recovery.remaining,
     )
-    return dispatcher, leases
+    queues = QueueService(
+        settings, spool, dispatcher, orders, clock=time.time, unread=lambda: recovery.remaining
+    )
+    stack.push_async_callback(queues.close)
+    return _Delivery(dispatcher=dispatcher, leases=leases, orders=orders, queues=queues)
 
 
 def _join(leases: LeaseAccess, dispatcher: Dispatcher, policy: PolicyAccess) -> None:
@@ -228,17 +259,17 @@ async def _open_ports(
     spool: SqliteSpool,
     log: DeliveryLog,
     policy: PolicyAccess,
-    leases: LeaseAccess,
-    dispatcher: Dispatcher,
+    delivery: _Delivery,
     metrics: AgentMetrics,
     stack: AsyncExitStack,
 ) -> Ports:
+    dispatcher = delivery.dispatcher
     intake = Intake(settings, spool, accept=dispatcher.accept, log=log.write)
     stack.push_async_callback(intake.drain)
     http = HttpServer(
         metrics,
         status=lambda: describe_status(
-            settings.agent.name, _status(dispatcher), policy, leases.snapshot()
+            settings.agent.name, _status(dispatcher), policy, delivery.leases.snapshot()
         ),
         not_ready=lambda: _not_ready(intake, spool),
     )
@@ -257,6 +288,7 @@ async def _open_ports(
     add_InjectionServiceServicer_to_server(
         InjectionService(intake, most_calls=listen.max_connections), server
     )
+    add_QueueServiceServicer_to_server(delivery.queues, server)
     with listening_on("listen.grpc", listen.grpc):
         grpc_port = server.add_insecure_port(str(listen.grpc))
     await server.start()
@@ -295,8 +327,9 @@ def _show(
     policy: PolicyAccess,
     log: DeliveryLog,
     uploader: OutcomeUploader,
-    dispatcher: Dispatcher,
+    delivery: _Delivery,
 ) -> None:
+    dispatcher = delivery.dispatcher
     metrics.add_policy(policy)
     metrics.add_outcomes(log, uploader)
     metrics.add_gauge(
@@ -306,8 +339,13 @@ def _show(
         label="queue",
     )
     metrics.add_gauge(
+        "penstock_agent_queue_orders",
+        "Operators' orders in force, to hold or to bounce mail.",
+        lambda: len(delivery.orders.in_force),
+    )
+    metrics.add_gauge(
         "penstock_agent_held",
-        "Due entries that suspensions hold, by what is held: path, domain, tenant or campaign.",
+        "Due entries that are held, by what is held: path, domain, tenant, campaign or all.",
         lambda: {kind.value: float(count) for kind, count in dispatcher.held_counts().items()},
         label="kind",
     )

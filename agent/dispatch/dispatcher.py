@@ -11,9 +11,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 from agent.dispatch.connector import BrokenTls, Connector
-from agent.dispatch.lanes import HeldQueue, HoldKind, parse
+from agent.dispatch.holds import HoldKind, Holds
+from agent.dispatch.inspection import Inspection
+from agent.dispatch.lanes import Ending, HeldQueue, parse
 from agent.dispatch.limits import Limits, without_leases
 from agent.dispatch.path import Path, PathState, Services
+from agent.dispatch.rebinding import Moved, Rebinder, Rebinding
 from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
 from agent.dispatch.session import Session
@@ -24,6 +27,8 @@ from agent.dispatch.tls_demands import TlsDemands
 from agent.dns import Resolver
 from agent.limits.fleet import FleetLimits, Wish
 from agent.mta_sts.policies import MtaStsPolicies
+from agent.orders.order import QueueScope
+from agent.orders.order_set import OrderSet
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
@@ -59,13 +64,14 @@ class Dispatcher:
         clock: Callable[[], float] = time.time,
         throttles: Throttles | None = None,
         fleet: FleetLimits | None = None,
+        orders: OrderSet | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         """
         *mta_sts*: None: MTA-STS is not asked about; *trusted* makes the TLS context that
         certificates are checked with; *throttles* are those of the last run; *fleet* what is lent
-        of limits that agents share, None: each keeps them for itself; *on_failure* is told of an
-        error that ends dispatch.
+        of limits that agents share, None: each keeps them for itself; *orders* are an operator's;
+        *on_failure* is told of an error that ends dispatch.
         """
         random = random or Random()
         self._host_name = socket.gethostname() or "localhost"
@@ -84,6 +90,7 @@ class Dispatcher:
         self._services = Services(
             settings=settings,
             policies=policy,
+            holds=Holds(policy, orders if orders is not None else OrderSet(), clock=clock),
             resolver=resolver,
             results=self._results,
             connector=connector,
@@ -97,6 +104,10 @@ class Dispatcher:
         self._starving: dict[Path, None] = {}
         self._applied = float("-inf")
         self._scheduler = Scheduler(self._services, self._find_path, on_failure)
+        self.inspection = Inspection(self._services, self._scheduler, self._paths)
+        self._rebinder = Rebinder(
+            self._services, spool, log, self._scheduler, paths=lambda: list(self._paths.values())
+        )
         self._sweeper: asyncio.Task[None] | None = None
         self._is_applying = False
         self._is_stopping = False
@@ -114,7 +125,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._services.policies.subscribe(self._on_policy_change)
+        self._services.holds.subscribe(self._on_policy_change)
         self._scheduler.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="path sweeper")
 
@@ -136,11 +147,26 @@ class Dispatcher:
         waiting = self._scheduler.waiting_by_path()
         return [path.state(waiting.get(name, 0)) for name, path in sorted(self._paths.items())]
 
+    def paths(self) -> dict[str, tuple[Path, int]]:
+        """Every path, by name, and how many due entries wait for it."""
+        waiting = self._scheduler.waiting_by_path()
+        return {name: (path, waiting.get(name, 0)) for name, path in sorted(self._paths.items())}
+
+    async def rebind(self, scope: QueueScope, rebinding: Rebinding) -> Moved:
+        """
+        Move the mail that *scope* covers to other queues. Errors: `RebindUnderWay`;
+        `SpoolUnavailable`, after none or some of it has moved.
+        """
+        try:
+            return await self._rebinder.rebind(scope, rebinding)
+        finally:
+            self.inspection.forget_counts()
+
     def queue_counts(self) -> dict[str, int]:
         """Entries by where they are: `scheduled`, `due` (on no path yet) and `ready`."""
         return {
             "scheduled": self._scheduler.scheduled_count,
-            "due": self._scheduler.lane_count,
+            "due": self._scheduler.lane_count + self._rebinder.moving,
             "ready": sum(path.ready_count for path in self._paths.values()),
         }
 
@@ -201,7 +227,7 @@ class Dispatcher:
         """End an entry that has grown too old."""
         pool = self._services.settings.queue_for(parse(entry.queue_name).domain).egress_pool
         way = Way(pool=pool, source=path.policy.egress_source, policy=path.policy)
-        self._scheduler.end_entries([entry], way, None)
+        self._scheduler.end_entries(Ending(entries=[entry], way=way, response=None))
 
     def has_room(self, path: Path) -> None:
         """Room was made in the ready queue."""

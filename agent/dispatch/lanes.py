@@ -8,11 +8,13 @@ the same moment; only age can end an entry here.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from heapq import heappop, heappush
 
-from agent.policy.answer import MxHost, Suspension
+from agent.delivery.record import Response
+from agent.dispatch.holds import HoldKind, MailHold
+from agent.dispatch.settling import Way
+from agent.policy.answer import MxHost
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName, parse_queue_name
 
@@ -39,7 +41,7 @@ class Lane:
     #: Paths whose selection rate the lane waits for.
     paced_by: tuple[str, ...] = ()
     #: What holds it, whichever sources it could go by; None: nothing does.
-    held_by: Suspension | None = None
+    held_by: MailHold | None = None
     #: Ids up to this one have a Delayed record for the present wait.
     logged_up_to: int = 0
 
@@ -80,10 +82,22 @@ class Lane:
         return heappop(self.heap)
 
     def drain(self) -> list[Entry]:
-        """Take all entries, oldest first."""
-        entries = sorted(self.heap, key=lambda entry: (entry.created, entry.id))
+        """Take all entries, in no special order: sorting many would hold up everything else."""
+        entries = self.heap.copy()
         self.heap.clear()
         return entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Entries that end, or are put off, without a peer."""
+
+    entries: list[Entry]
+    way: Way
+    #: None: they have grown too old.
+    response: Response | None
+    #: Whether it is recorded.
+    is_recorded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +116,6 @@ class Wait:
     until: float
 
 
-class HoldKind(StrEnum):
-    """How much of the mail a suspension holds."""
-
-    PATH = "path"
-    DOMAIN = "domain"
-    TENANT = "tenant"
-    CAMPAIGN = "campaign"
-
-
-def hold_kind(suspension: Suspension) -> HoldKind:
-    """
-    Say what *suspension* holds, by the narrowest part of its scope.
-
-    >>> hold_kind(Suspension(action_id=1, tenant="acme", reason="", expire_time=0.0)).value
-    'tenant'
-    """
-    if suspension.campaign:
-        return HoldKind.CAMPAIGN
-    if suspension.tenant:
-        return HoldKind.TENANT
-    return HoldKind.PATH if suspension.egress_source or suspension.site_name else HoldKind.DOMAIN
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldQueue:
     """A scheduled queue whose due mail a suspension holds, at one moment."""
@@ -134,7 +125,10 @@ class HeldQueue:
     due: int
     #: Messages that wait for their next attempt besides.
     scheduled: int
+    #: Of the policy server; 0: an operator's order holds it.
     action_id: int
+    #: Of an operator; 0: an action holds it.
+    order_id: int
     kind: HoldKind
     reason: str
     #: Seconds since the epoch; infinity: pinned.

@@ -14,6 +14,7 @@ Path: the ready queue of one egress path, its limits and its connections.
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,11 +24,14 @@ from typing import Protocol
 
 from agent.delivery.connections import surplus_connections, wanted_connections
 from agent.delivery.tls import TlsMode
+from agent.dispatch import waits
 from agent.dispatch.connector import Connector
+from agent.dispatch.holds import Holds
 from agent.dispatch.limits import Hold, Limits, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.results import Results
 from agent.dispatch.tls_contexts import without_effect
+from agent.dispatch.waits import QueueWait
 from agent.dns import Resolver
 from agent.limits.fleet import Wish
 from agent.limits.limit import FleetLimit, Kind
@@ -37,6 +41,7 @@ from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.queue.ready import ReadyQueue
 from agent.settings import Settings, Source
+from agent.spool.messages import LastReply
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +86,7 @@ class Services:
 
     settings: Settings
     policies: PolicySource
+    holds: Holds
     resolver: Resolver
     results: Results
     connector: Connector
@@ -107,6 +113,10 @@ class Connection(Protocol):
 
     def wake(self) -> None:
         """Look again: something has changed."""
+
+    @property
+    def in_hand(self) -> tuple[Entry, ...]:
+        """The entries that it sends, or whose outcome it stores."""
 
 
 @dataclass(slots=True)
@@ -163,6 +173,8 @@ class Path:
         self.failures = 0
         self.last_used = services.clock()
         self.waiting_sessions = 0
+        #: What was said last of mail on this path.
+        self.last_reply: LastReply | None = None
         self.in_hand = 0
         self._policy = policy
         self._options = options_of(policy)
@@ -275,8 +287,8 @@ class Path:
         Until when all mail of the path is suspended, seconds since the epoch; 0: it is not.
         A suspension of one domain or tenant does not hold a path that serves others too.
         """
-        suspension = self.services.policies.suspension_of_path(self._policy)
-        return suspension.expire_time if suspension is not None else 0.0
+        hold = self.services.holds.of_path(self._policy)
+        return hold.until if hold is not None else 0.0
 
     @property
     def is_suspended(self) -> bool:
@@ -422,6 +434,41 @@ class Path:
                 task.cancel()
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=_LAST_SECONDS)
+
+    @property
+    def queued(self) -> ReadyQueue:
+        """The ready queue, to be looked at."""
+        return self._ready
+
+    def entries_in_hand(self) -> list[Entry]:
+        """The entries that sessions send, or whose outcome they store."""
+        return [entry for session in self._sessions for entry in session.in_hand]
+
+    def waits(self) -> list[QueueWait]:
+        """What the mail of the ready queue waits for now; nothing: it goes, or there is none."""
+        services, options = self.services, self._options
+        found: list[QueueWait] = []
+        if not services.results.is_healthy:
+            found.append(waits.SPOOL)
+        if hold := services.holds.of_path(self._policy):
+            found.append(waits.held(hold, what="what goes over this path"))
+        if not len(self._ready):
+            return found
+        if self._lease_wait is not None:
+            short = self._lease_wait.limit
+            found.append(waits.lease(short.key, short.limit))
+        now = services.clock()
+        sending = services.limits.wait(options, Kind.MESSAGE_RATE)
+        opening = services.limits.wait(options, Kind.CONNECTION_RATE)
+        if 0 < sending.seconds < math.inf:
+            found.append(waits.message_rate(options.message_rates, now + sending.seconds))
+        if (full := services.limits.slots.first_full(options.connection_limits)) is not None:
+            found.append(waits.connection_limit(full, options.connection_limits[full]))
+        elif 0 < opening.seconds < math.inf:
+            found.append(waits.connection_rate(options.connection_rates, now + opening.seconds))
+        if self._opening():
+            found.append(waits.connecting(self._policy.site_name, self.failures))
+        return found
 
     def state(self, waiting: int) -> PathState:
         """The path as it is now; *waiting* entries wait for room in its ready queue."""
@@ -597,11 +644,8 @@ class Path:
 
     def _may_go(self, policy: PathPolicy, name: QueueName) -> bool:
         """Whether neither a suspension holds the queue's mail here, nor a bounce ends it."""
-        policies = self.services.policies
-        return (
-            policies.suspension_of(policy, name.tenant, name.campaign) is None
-            and policies.bounce_of(name) is None
-        )
+        holds = self.services.holds
+        return holds.of_way(policy, name) is None and holds.bounce_of(name) is None
 
     def _send_away_misplaced(self) -> None:
         """Mail whose path is now another, or is suspended, goes back to where it waits."""

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 from uuid import uuid4
@@ -111,9 +112,16 @@ class Results:
                 await asyncio.sleep(delay)
         return await self._spool.load(entry_id)
 
-    async def finish(self, entries: Sequence[Entry], way: Way, response: Response) -> list[Entry]:
+    async def finish(
+        self, entries: Sequence[Entry], way: Way, response: Response, *, is_recorded: bool = True
+    ) -> list[Entry]:
         """Give every recipient of *entries* one response; return the entries that wait again."""
-        return await self._in_bulk(entries, way, lambda attempt: self._answered(attempt, response))
+
+        def decide(attempt: Attempt) -> Settlement:
+            settlement = self._answered(attempt, response)
+            return settlement if is_recorded else replace(settlement, records=())
+
+        return await self._in_bulk(entries, way, decide)
 
     async def expire(self, entries: Sequence[Entry], way: Way) -> list[Entry]:
         """End entries that have grown too old; return those that could not be read."""

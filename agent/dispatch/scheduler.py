@@ -10,22 +10,26 @@ share of their own, so that dead zones hold up nobody else. What can't go on wai
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush, nlargest
 
 from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
-from agent.dispatch.lanes import HeldQueue, HoldKind, Lane, Lookup, Wait, hold_kind, parse
+from agent.dispatch import waits
+from agent.dispatch.holds import BounceOrder, HoldKind, MailHold
+from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait, parse
 from agent.dispatch.limits import NO_WAIT
 from agent.dispatch.path import Path, Services
 from agent.dispatch.settling import Way
+from agent.dispatch.waits import UNDER_WAY, QueueWait
 from agent.dns import DnsUnavailable, DomainNotFound
 from agent.errors import PolicyUnavailable
 from agent.limits.limit import Kind
-from agent.policy.answer import Bounce, MxHost, PathPolicy, Suspension
+from agent.policy.answer import MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
+from agent.queue.names import QueueName
 from agent.queue.pool import SourcePool
 from agent.queue.scheduled import ScheduledQueues
 
@@ -108,7 +112,7 @@ class Scheduler:
         self._doubtful_lookups = _Share(_DOUBTFUL_AT_ONCE)
         #: Domains whose last lookup failed.
         self._doubtful: OrderedDict[str, None] = OrderedDict()
-        self._endings: deque[tuple[list[Entry], Way, Response | None]] = deque()
+        self._endings: deque[Ending] = deque()
         self._pools = {
             name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
         }
@@ -161,6 +165,78 @@ class Scheduler:
                 counts[lane.path_name] = counts.get(lane.path_name, 0) + len(lane)
         return counts
 
+    def waits_of(self, queue: QueueName) -> list[QueueWait]:
+        """What due mail of a queue waits for now; nothing: it may go on."""
+        services, domain = self._services, queue.next_domain
+        if services.holds.bounce_of(queue):
+            return [UNDER_WAY]
+        if hold := services.holds.of_queue(queue):
+            return [waits.held(hold)]
+        if services.resolver.known_mx(domain) is None:
+            return [waits.mx_lookup(domain)]
+        lane = self._lanes.get(str(queue))
+        found: list[QueueWait] = []
+        for source in self._pools[services.settings.queue_for(queue.domain).egress_pool].sources:
+            wait = self._wait_of_source(queue, source, lane)
+            if wait is None:
+                return []
+            found.append(wait)
+        return found
+
+    def _wait_of_source(self, queue: QueueName, source: str, lane: Lane | None) -> QueueWait | None:
+        """What keeps a queue's mail from going by a source; None: nothing."""
+        services, now = self._services, self._services.clock()
+        until = lane.unknown_until(source) if lane is not None else 0.0
+        if until > now:
+            return waits.policy_unknown(queue.next_domain, source, until)
+        policy = services.policies.lookup(queue.next_domain, source)
+        if policy is None:
+            return waits.policy_unknown(queue.next_domain, source, None)
+        if hold := services.holds.of_way(policy, queue):
+            return waits.held(hold, source=source, what=f"what leaves from {source}")
+        path = self._find_path(policy)
+        if path.is_full:
+            return waits.ready_queue_full(path.name, path.options.max_ready, source)
+        wait = services.limits.wait(path.options, Kind.SELECTION_RATE)
+        if wait.short_of is not None:
+            return waits.lease(wait.short_of.key, wait.short_of.limit)
+        rates = path.options.selection_rates
+        return waits.selection_rate(source, rates, now + wait.seconds) if wait.seconds else None
+
+    def scheduled_counts(self) -> dict[str, int]:
+        """How many entries of each queue wait for their time."""
+        return self._scheduled.counts()
+
+    def scheduled_snapshot(self) -> list[Entry]:
+        """All entries that wait for their time, to be looked at a few at a time."""
+        return self._scheduled.snapshot()
+
+    def take_scheduled(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Take out those of *entries* that still wait; they are the caller's to keep."""
+        return self._scheduled.take(entries)
+
+    def due_queues(self) -> dict[str, tuple[int, float]]:
+        """How many entries of each queue are due, and when the oldest of them was created."""
+        found = {}
+        for lane in self._lanes.values():
+            if (oldest := lane.oldest()) is not None:
+                found[lane.queue_name] = (len(lane), oldest.created)
+        return found
+
+    def take_due(self, queue_name: str, limit: int) -> list[Entry]:
+        """Take out at most *limit* due entries of a queue; they are the caller's to keep."""
+        lane = self._lanes.get(queue_name)
+        if lane is None:
+            return []
+        held = lane.held_by
+        self._hold(lane, None)
+        entries = [lane.pop() for _ in range(min(limit, len(lane)))]
+        if lane.heap:
+            self._hold(lane, held)
+        else:
+            self._forget(lane)
+        return entries
+
     def add(self, entry: Entry) -> None:
         """Take an entry; it is promoted when it is due."""
         if entry.due > self._services.clock() or self._is_crowded:
@@ -201,9 +277,10 @@ class Scheduler:
                 due=len(lane),
                 scheduled=self._scheduled.count_of(lane.queue_name),
                 action_id=held.action_id,
-                kind=hold_kind(held),
+                order_id=held.order_id,
+                kind=held.kind,
                 reason=held.reason,
-                until=held.expire_time,
+                until=held.until,
             )
             for lane in nlargest(most, self._held, key=len)
             if (held := lane.held_by) is not None
@@ -214,7 +291,7 @@ class Scheduler:
         for lane in self._lanes.values():
             self._stale[lane] = None
         self._wake.set()
-        if self._services.policies.bounces_begun != self._bounces_swept:
+        if self._services.holds.bounces_begun != self._bounces_swept:
             self._bounce_wake.set()
 
     def _wake_stale(self) -> None:
@@ -231,24 +308,23 @@ class Scheduler:
         Whether nothing that changed can let the lane's mail go or end it. What holds a path alone
         is looked at anew, for another source may have become usable.
         """
-        held, policies = lane.held_by, self._services.policies
+        held, holds = lane.held_by, self._services.holds
         return (
             held is not None
-            and not held.egress_source
-            and not held.site_name
-            and policies.is_in_force(held)
-            and policies.bounce_of(lane.queue) is None
+            and not held.is_of_way
+            and holds.is_in_force(held)
+            and holds.bounce_of(lane.queue) is None
         )
 
     def sweep_bounces(self) -> None:
         """Look through all mail for some that is to be bounced."""
-        if self._services.policies.bounces_begun:
+        if self._services.holds.bounces_begun:
             self._bounce_wake.set()
 
-    def end_entries(self, entries: list[Entry], way: Way, response: Response | None) -> None:
-        """Settle *entries* without a peer; None: they have grown too old."""
-        self._ending_count += len(entries)
-        self._endings.append((entries, way, response))
+    def end_entries(self, ending: Ending) -> None:
+        """Settle entries without a peer."""
+        self._ending_count += len(ending.entries)
+        self._endings.append(ending)
         self._ending_wake.release()
 
     @property
@@ -306,7 +382,7 @@ class Scheduler:
         else:
             lane.add(entry)
             if lane.held_by is not None:
-                self._held_counts[hold_kind(lane.held_by)] += 1
+                self._held_counts[lane.held_by.kind] += 1
         if not lane.wake_at:
             self._make_runnable(lane)
 
@@ -327,13 +403,14 @@ class Scheduler:
         """Let the lane's mail go as far as it can, or find out what it waits for."""
         if self._end_old(lane):
             return
-        policies = self._services.policies
-        if bounce := policies.bounce_of(lane.queue):
-            self._end_all(lane, internal.bounced(bounce.reason))
+        if bounce := self._services.holds.bounce_of(lane.queue):
+            entries = lane.drain()
+            self._bounce(lane.queue, entries, bounce)
+            self._forget(lane)
             return
-        if held := policies.suspension_of_queue(lane.queue):
+        if held := self._services.holds.of_queue(lane.queue):
             self._hold(lane, held)
-            self._wait(lane, held.expire_time)
+            self._wait(lane, held.until)
             return
         mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
         if mx_hosts is None:
@@ -377,7 +454,7 @@ class Scheduler:
         now = self._services.clock()
         pool_name = self._services.settings.queue_for(lane.queue.domain).egress_pool
         waits: list[float] = []
-        holds: list[Suspension] = []
+        holds: list[MailHold] = []
 
         def is_usable(source: str) -> bool:
             wait = self._wait_for(lane, source, now, holds)
@@ -393,7 +470,7 @@ class Scheduler:
             source = self._pools[pool_name].choose(is_usable)
         if source is None:
             if holds and len(holds) == len(waits):
-                self._hold(lane, min(holds, key=lambda held: held.expire_time))
+                self._hold(lane, min(holds, key=lambda held: held.until))
             return Wait(min(waits, default=now + _LONGEST_WAIT))
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
@@ -404,7 +481,7 @@ class Scheduler:
         lane.path_name = path.name
         return path
 
-    def _wait_for(self, lane: Lane, source: str, now: float, holds: list[Suspension]) -> float:
+    def _wait_for(self, lane: Lane, source: str, now: float, holds: list[MailHold]) -> float:
         """
         Until when *source* can't take the lane's next entry; not after *now*: it can. What holds
         it is added to *holds*.
@@ -417,10 +494,9 @@ class Scheduler:
         # The path is made even if it is suspended, so that people see the mail that waits for it.
         path = self._find_path(policy)
         lane.path_name = path.name
-        tenant, campaign = lane.queue.tenant, lane.queue.campaign
-        if held := self._services.policies.suspension_of(policy, tenant, campaign):
+        if held := self._services.holds.of_way(policy, lane.queue):
             holds.append(held)
-            return held.expire_time
+            return held.until
         if path.is_full:
             self._hungry.setdefault(path, OrderedDict())[lane] = None
             return now + _LONGEST_WAIT
@@ -444,13 +520,13 @@ class Scheduler:
             limits.on_shortage()
         return min(wait.seconds, _LONGEST_WAIT)
 
-    def _hold(self, lane: Lane, held: Suspension | None) -> None:
+    def _hold(self, lane: Lane, held: MailHold | None) -> None:
         if lane.held_by is not None:
-            self._held_counts[hold_kind(lane.held_by)] -= len(lane)
+            self._held_counts[lane.held_by.kind] -= len(lane)
             del self._held[lane]
         lane.held_by = held
         if held is not None:
-            self._held_counts[hold_kind(held)] += len(lane)
+            self._held_counts[held.kind] += len(lane)
             self._held[lane] = None
 
     def _wait(self, lane: Lane, until: float) -> None:
@@ -473,7 +549,7 @@ class Scheduler:
         while len(old) < _ENDED_AT_ONCE and self._is_too_old(lane):
             old.append(lane.pop())
         if old:
-            self.end_entries(old, self._way(lane), None)
+            self.end_entries(Ending(entries=old, way=self._way(lane), response=None))
         if not lane.heap:
             self._forget(lane)
             return True
@@ -492,8 +568,20 @@ class Scheduler:
         )
 
     def _end_all(self, lane: Lane, response: Response) -> None:
-        self.end_entries(lane.drain(), self._way(lane), response)
+        self.end_entries(Ending(entries=lane.drain(), way=self._way(lane), response=response))
         self._forget(lane)
+
+    def _bounce(self, queue: QueueName, entries: list[Entry], bounce: BounceOrder) -> None:
+        way = Way(pool=self._services.settings.queue_for(queue.domain).egress_pool)
+        self.end_entries(
+            Ending(
+                entries=entries,
+                way=way,
+                response=internal.bounced(bounce.reason),
+                is_recorded=not bounce.is_silent,
+            )
+        )
+        self._services.holds.count_bounced(bounce, len(entries))
 
     def _way(self, lane: Lane) -> Way:
         return Way(pool=self._services.settings.queue_for(lane.queue.domain).egress_pool)
@@ -534,6 +622,8 @@ class Scheduler:
         lane.is_busy = False
         if lane.heap:
             self._make_runnable(lane)
+        else:
+            self._forget(lane)
 
     def _remember_doubtful(self, domain: str) -> None:
         self._doubtful[domain] = None
@@ -583,7 +673,7 @@ class Scheduler:
         while True:
             await self._bounce_wake.wait()
             self._bounce_wake.clear()
-            self._bounces_swept = self._services.policies.bounces_begun
+            self._bounces_swept = self._services.holds.bounces_begun
             try:
                 await self._sweep_scheduled()
             except Exception:
@@ -591,11 +681,11 @@ class Scheduler:
                 logger.exception("scheduled mail can't be looked through for bounces")
 
     async def _sweep_scheduled(self) -> None:
-        bounces: dict[str, Bounce | None] = {}
+        bounces: dict[str, BounceOrder | None] = {}
 
         def is_bounced(queue_name: str) -> bool:
             if queue_name not in bounces:
-                bounces[queue_name] = self._services.policies.bounce_of(parse(queue_name))
+                bounces[queue_name] = self._services.holds.bounce_of(parse(queue_name))
             return bounces[queue_name] is not None
 
         waiting = self._scheduled.snapshot()
@@ -615,24 +705,29 @@ class Scheduler:
             for queue_name, entries in by_queue.items():
                 bounce = bounces[queue_name]
                 assert bounce is not None
-                pool = self._services.settings.queue_for(parse(queue_name).domain).egress_pool
-                self.end_entries(entries, Way(pool=pool), internal.bounced(bounce.reason))
+                self._bounce(parse(queue_name), entries, bounce)
+
+    async def _settle(self, ending: Ending) -> list[Entry]:
+        """Settle entries; return those that wait again."""
+        results = self._services.results
+        if ending.response is None:
+            return await results.expire(ending.entries, ending.way)
+        return await results.finish(
+            ending.entries, ending.way, ending.response, is_recorded=ending.is_recorded
+        )
 
     async def _end(self) -> None:
         while True:
             await self._ending_wake.acquire()
-            entries, way, response = self._endings.popleft()
+            ending = self._endings.popleft()
             waiting: list[Entry] = []
             try:
-                if response is None:
-                    waiting = await self._services.results.expire(entries, way)
-                else:
-                    waiting = await self._services.results.finish(entries, way, response)
+                waiting = await self._settle(ending)
             except Exception:
                 # Supervisor: what can't be settled stays in the spool for the next start.
-                logger.exception("mail can't be settled", extra={"entries": len(entries)})
+                logger.exception("mail can't be settled", extra={"entries": len(ending.entries)})
             finally:
-                self._ending_count -= len(entries)
+                self._ending_count -= len(ending.entries)
                 self._ended.set()
             for entry in waiting:
                 self.add(entry)

@@ -36,7 +36,7 @@ from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
-from agent.spool.messages import Settlement, SpooledMessage
+from agent.spool.messages import LastReply, Settlement, SpooledMessage
 from penstock.v1.egress_path_pb2 import ReconnectStrategy
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class Session:
         self._posture: object = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
+        #: The entry that was sent and whose outcome is being stored.
+        self._unsettled: Entry | None = None
         #: Transactions on this connection.
         self._transactions = 0
         self._needs_reset = False
@@ -96,6 +98,12 @@ class Session:
         self._hosts: frozenset[str] = frozenset()
         #: What the domain that the plan was made for asks of TLS.
         self._tls = DomainTls()
+
+    @property
+    def in_hand(self) -> tuple[Entry, ...]:
+        """The entries that it sends, or whose outcome it stores."""
+        found = (self._entry, self._unsettled)
+        return tuple(entry for entry in found if entry is not None)
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
@@ -399,6 +407,7 @@ class Session:
                 self._services.holding.take_back(entry)
             raise
         self._count(result_of(response), len(entries))
+        self._note_reply(response, way.peer)
         self._let_go()
         for entry in waiting:
             self._services.holding.take_back(entry)
@@ -440,6 +449,7 @@ class Session:
             return
         # A task of its own: a session that is cut off must not forget what the peer has taken.
         before, self._entry = self._settling, None
+        self._unsettled = work.entry
         self._settling = asyncio.create_task(self._settle_in_turn(work, before))
         if work.batches.waiting or _put_off(work):
             await self._settle_before()
@@ -459,6 +469,9 @@ class Session:
             logger.exception("outcome can't be stored", extra={"entry": work.entry.id})
             self._path.let_go()
             return
+        finally:
+            if self._unsettled is work.entry:
+                self._unsettled = None
         self._path.let_go()
         if settlement.remaining:
             self._services.holding.take_back(work.entry)
@@ -471,6 +484,9 @@ class Session:
     async def _settle(self, work: _Work, *, goes_on: bool = False) -> Settlement:
         for each in work.results:
             self._count(each.result, 1)
+        if work.results:
+            refused = (each for each in work.results if each.result is not Result.DELIVERED)
+            self._note_reply(next(refused, work.results[-1]).response, work.way.peer)
         return await self._services.results.settle(
             Attempt(
                 entry=work.entry,
@@ -607,6 +623,10 @@ class Session:
         finally:
             if self._settling is not None:
                 self._settling.cancel()
+
+    def _note_reply(self, response: Response, peer: PeerName | None) -> None:
+        host = peer.name if peer is not None and not response.internal else ""
+        self._path.last_reply = LastReply(response=response, time=self._services.clock(), peer=host)
 
     def _count(self, result: Result, recipients: int) -> None:
         counters = self._path.counters

@@ -1,5 +1,5 @@
 """
-ActionSet: suspensions, or bounces, found by the mail that they hold for.
+ActionSet: suspensions, bounces or orders, found by the mail that they hold for.
 
 An action holds for mail that agrees with every part of its scope that is not empty. Actions are
 kept by *which* parts those are, and then by the parts themselves. So a look costs one look into a
@@ -10,11 +10,26 @@ there are. No input or output and no clock: time is an argument.
 import math
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from agent.policy.answer import Bounce, Scope, Suspension
 
-A = TypeVar("A", Suspension, Bounce)
+class InForce(Protocol):
+    """Something that holds for some mail until a time."""
+
+    @property
+    def action_id(self) -> int:
+        """Its key."""
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """The mail that it holds for, by parts; an empty one limits nothing."""
+
+    @property
+    def expire_time(self) -> float:
+        """When it ends, seconds since the epoch; infinity: never."""
+
+
+A = TypeVar("A", bound=InForce)
 
 #: Places of the parts of a scope that are not empty.
 _Places = tuple[int, ...]
@@ -73,7 +88,7 @@ class ActionSet(Generic[A]):
             del self._by_scope[places]
         return True
 
-    def of(self, mail: Scope, now: float) -> A | None:
+    def of(self, mail: tuple[str, ...], now: float) -> A | None:
         """Return what is in force for *mail* at *now*, the one that ends last."""
         last: A | None = None
         for places, by_parts in self._by_scope.items():
@@ -114,11 +129,11 @@ class ActionSet(Generic[A]):
             heapify(self._ends)
 
 
-def _file_under(scope: Scope) -> tuple[_Places, _Parts]:
+def _file_under(scope: tuple[str, ...]) -> tuple[_Places, _Parts]:
     """
     Tell the parts of *scope* that are not empty, and where in it they are.
 
-    >>> _file_under(Scope(routing_domain="foo.com", tenant="acme"))
+    >>> _file_under(("", "", "foo.com", "acme"))
     ((2, 3), ('foo.com', 'acme'))
     """
     places = tuple(place for place, part in enumerate(scope) if part)

@@ -80,6 +80,10 @@ class ReadyQueue:
         self._size = 0
         return sorted(entries, key=lambda entry: entry.id)
 
+    def holds(self, entry_id: int, tenant: str = "") -> bool:
+        """Whether an entry of *tenant* is here; looks at all of the tenant's."""
+        return any(id_ == entry_id for id_, _ in self._by_tenant.get(tenant, ()))
+
     def oldest(self) -> Entry | None:
         """The oldest entry of all tenants, left in place."""
         heads = [waiting[0] for waiting in self._by_tenant.values()]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.delivery.record import RecordType
-from agent.dispatch.lanes import HoldKind
+from agent.dispatch.holds import HoldKind
 from agent.http import describe_held
 from agent.policy.answer import Bounce, Suspension
 from agent.queue.entry import Entry

@@ -1,0 +1,1 @@
+"""Administration: the queues shown to operators, and their orders taken, over gRPC."""

@@ -1,0 +1,1 @@
+"""Orders: what an operator has ordered for the queues of this agent, in memory and on disk."""
