@@ -11,6 +11,7 @@ import click
 from agent.cli.check import check
 from agent.cli.config import config_option, use_config
 from agent.cli.inject import inject
+from agent.cli.queue import queue
 from agent.cli.run import run
 from agent.cli.sink import sink
 from agent.errors import AgentError
@@ -31,7 +32,7 @@ def commands(context: click.Context, config_path: str | None) -> None:
     use_config(context, config_path)
 
 
-for command in (run, check, inject, sink):
+for command in (run, check, inject, queue, sink):
     commands.add_command(command)
 
 

@@ -140,6 +140,7 @@ async def test_held_queues_are_shown_with_their_reason_action_and_end(tmp_path: 
                 "due": 3,
                 "scheduled": 0,
                 "action_id": 1,
+                "order_id": 0,
                 "kind": "tenant",
                 "reason": "they asked",
             },
@@ -148,6 +149,7 @@ async def test_held_queues_are_shown_with_their_reason_action_and_end(tmp_path: 
                 "due": 2,
                 "scheduled": 0,
                 "action_id": 3,
+                "order_id": 0,
                 "kind": "campaign",
                 "reason": "asked",
                 "until": None,
@@ -159,6 +161,7 @@ async def test_held_queues_are_shown_with_their_reason_action_and_end(tmp_path: 
             "domain": 0,
             "tenant": 3,
             "campaign": 2,
+            "all": 0,
         }
 
         # Held by the path that it would take, and by nothing any more.
