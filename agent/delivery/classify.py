@@ -12,13 +12,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.delivery import internal
-from agent.delivery.record import Response
+from agent.delivery.record import Response, on_one_line
 
 # RFC 3463 section 2: class 2, 4 or 5, then subject and detail of up to three digits.
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:[ \t]+|$)")
-_LONGEST_CONTENT = 1024
-# Controls, what some programs take for a line end, and what came as no UTF-8.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 class Result(StrEnum):
@@ -81,7 +78,7 @@ def parse_reply(code: int, text: str, command: str = "") -> Response:
             enhanced = enhanced or (int(match[1]), int(match[2]), int(match[3]))
             line = line[match.end() :]
         lines.append(line)
-    content = _UNSAFE.sub(" ", " ".join(lines)).strip()[:_LONGEST_CONTENT]
+    content = on_one_line(" ".join(lines))
     return Response(code=code, enhanced_code=enhanced, content=content, command=command)
 
 
@@ -179,7 +176,9 @@ def _refused(recipient: str, response: Response) -> RecipientResult:
 def _unexpected(response: Response) -> Response:
     return replace(
         internal.UNEXPECTED_REPLY,
-        content=f"{internal.UNEXPECTED_REPLY.content}: {response.code} {response.content}",
+        content=on_one_line(
+            f"{internal.UNEXPECTED_REPLY.content}: {response.code} {response.content}"
+        ),
         command=response.command,
     )
 

@@ -4,11 +4,11 @@ Internal: the responses that the agent makes itself, where no peer replied.
 Each is marked `internal`, so that automation leaves it alone unless a rule asks for such replies.
 """
 
-from agent.delivery.record import Response
+from agent.delivery.record import Response, on_one_line
 
 
 def _made(code: int, enhanced: tuple[int, int, int] | None, content: str) -> Response:
-    return Response(code=code, enhanced_code=enhanced, content=content, internal=True)
+    return Response(code=code, enhanced_code=enhanced, content=on_one_line(content), internal=True)
 
 
 #: RFC 7505: the domain takes no mail.
@@ -82,9 +82,8 @@ def timed_out(command: str) -> Response:
 
 def broken(command: str, reason: str) -> Response:
     """The connection broke, or what came over it was no SMTP."""
-    return Response(
-        code=400, content=f"failed to send message: {reason}", command=command, internal=True
-    )
+    content = on_one_line(f"failed to send message: {reason}")
+    return Response(code=400, content=content, command=command, internal=True)
 
 
 _BOUNCED = "Administrator bounced with reason: "

@@ -3,8 +3,24 @@ Record: what happened to a message at one moment; one line of the delivery log a
 that automation learns from, one outcome for the policy server. Field names are the log's.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+#: Longest text of a response that is kept.
+LONGEST_CONTENT = 1024
+# Controls, what some programs take for a line end, and what came as no UTF-8.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def on_one_line(text: str) -> str:
+    """
+    *text* as the content of a response: on one line, without controls, of a bounded length.
+
+    >>> on_one_line("what\\r\\n is\\x1b[2J this ")
+    'what  is [2J this'
+    """
+    return _UNSAFE.sub(" ", text).strip()[:LONGEST_CONTENT]
 
 
 class RecordType(StrEnum):
