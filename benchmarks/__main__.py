@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from benchmarks import answering, answers, changes, imports, leases, matching, outcomes, queue_scale
+from benchmarks import (
+    answering,
+    answers,
+    changes,
+    fan_out,
+    imports,
+    leases,
+    matching,
+    outcomes,
+    queue_scale,
+)
 from benchmarks.report import Report
 
 _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
@@ -14,6 +24,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "answering": answering.measure,
     "imports": imports.measure,
     "changes": changes.measure,
+    "fan_out": fan_out.measure,
     "leases": leases.measure,
     "matching": matching.measure,
     "outcomes": outcomes.measure,
@@ -33,6 +44,8 @@ def main(names: tuple[str, ...], json_path: Path | None, small: bool) -> None:
     for name in names or tuple(_BENCHMARKS):
         if name == "answers" and small:
             report = answers.measure(answers.SIZES[:-1])
+        elif name == "fan_out" and small:
+            report = fan_out.measure(fan_out.SMALL)
         elif name == "queue_scale" and small:
             report = queue_scale.measure(queue_scale.MESSAGES // 10)
         else:
