@@ -3,13 +3,15 @@ Answers: a resolution as it goes over the wire, with its etag.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from google.protobuf.message import Message
 
-from penstock.v1 import egress_path_pb2, policy_service_pb2
+from penstock.v1 import egress_path_pb2, limit_pb2, policy_service_pb2
+from policy_server.limit_refs import find_limits, to_spec
+from policy_server.limits.spec import LimitSpec
 from policy_server.rules.config import to_config
 from policy_server.rules.resolve import Override, Question, Resolution, resolve_scopes
 from policy_server.rules.scopes import Scopes
@@ -32,6 +34,8 @@ class Answer:
     payload: bytes
     #: What a client gets that holds this etag already.
     not_modified: bytes
+    #: Its limits that the fleet shares, by key.
+    limits: Mapping[str, LimitSpec]
 
     @property
     def response(self) -> policy_service_pb2.GetEgressPathConfigResponse:
@@ -46,6 +50,8 @@ def build_answer(
     resolution = resolve_scopes(scopes, question, overrides)
     config = to_config(resolution)
     body = write_field(_CONFIG, _serialise(config))
+    refs = tuple(find_limits(config, resolution.path_name))
+    body += _serialise(_Response(limit_refs=refs))
     if overrides:
         ruled = to_config(resolve_scopes(scopes, question))
         body += write_field(_RULED_CONFIG, _serialise(ruled))
@@ -58,6 +64,11 @@ def build_answer(
         revision=revision,
         payload=body + head,
         not_modified=head + _serialise(_Response(not_modified=True)),
+        limits={
+            ref.key: to_spec(ref)
+            for ref in refs
+            if ref.sharing == limit_pb2.LIMIT_SHARING_FLEET
+        },
     )
 
 

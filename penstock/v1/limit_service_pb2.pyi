@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from penstock.v1 import limit_pb2 as _limit_pb2
+from penstock.v1 import policy_service_pb2 as _policy_service_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -11,14 +12,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LimitPath(_message.Message):
-    __slots__ = ("routing_domain", "egress_source", "site_name")
+    __slots__ = ("routing_domain", "egress_source", "site_name", "mx_hosts")
     ROUTING_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     EGRESS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     SITE_NAME_FIELD_NUMBER: _ClassVar[int]
+    MX_HOSTS_FIELD_NUMBER: _ClassVar[int]
     routing_domain: str
     egress_source: str
     site_name: str
-    def __init__(self, routing_domain: _Optional[str] = ..., egress_source: _Optional[str] = ..., site_name: _Optional[str] = ...) -> None: ...
+    mx_hosts: _containers.RepeatedCompositeFieldContainer[_policy_service_pb2.MxHost]
+    def __init__(self, routing_domain: _Optional[str] = ..., egress_source: _Optional[str] = ..., site_name: _Optional[str] = ..., mx_hosts: _Optional[_Iterable[_Union[_policy_service_pb2.MxHost, _Mapping]]] = ...) -> None: ...
 
 class LimitClaim(_message.Message):
     __slots__ = ("units", "floor", "proof")
