@@ -154,3 +154,45 @@ class ServerMetrics:
             " limits for itself.",
             registry=self.registry,
         )
+        self.limit_reports = Counter(
+            "penstock_server_limit_reports",
+            "Reports of workers about the limits that they share.",
+            registry=self.registry,
+        )
+        self.limit_demands = Counter(
+            "penstock_server_limit_demands",
+            "Demands in those reports, each for one limit.",
+            registry=self.registry,
+        )
+        self.limit_grants = Counter(
+            "penstock_server_limit_grants",
+            "Grants sent to workers.",
+            registry=self.registry,
+        )
+        self.limit_commit_seconds = Histogram(
+            "penstock_server_limit_commit_seconds",
+            "Time to make what grants rest on durable, before they are sent.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+            registry=self.registry,
+        )
+        self.limits_lent = Gauge(
+            "penstock_server_limits_lent",
+            "Limits that are lent now; 0 where another server keeps the book.",
+            registry=self.registry,
+        )
+        self.limit_workers = Gauge(
+            "penstock_server_limit_workers",
+            "Workers whose leases are not over.",
+            registry=self.registry,
+        )
+        self.limits_scarce = Gauge(
+            "penstock_server_limits_scarce",
+            "Limits of which some worker has none and wants some.",
+            registry=self.registry,
+        )
+        self.limit_book = Gauge(
+            "penstock_server_limit_book",
+            "What this server is to the book of limits: 1 in the state that holds, 0 in others.",
+            ("state",),
+            registry=self.registry,
+        )

@@ -22,6 +22,8 @@ from penstock.v1 import (
     feedback_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
+    limit_service_pb2,
+    limit_service_pb2_grpc,
     rule_service_pb2,
     rule_service_pb2_grpc,
 )
@@ -29,6 +31,9 @@ from policy_server.dns import MxResolver
 from policy_server.errors import CannotListen, PolicyServerError
 from policy_server.history_keeper import keep_history
 from policy_server.http import HttpServer
+from policy_server.lending.embedded import EmbeddedLimitStore
+from policy_server.lending.keeper import BookKeeper, name_owner
+from policy_server.lending.port import LimitStore
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.services import policy_service
@@ -38,6 +43,8 @@ from policy_server.services.canary import CanaryShare
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.fleet_service import FleetService
 from policy_server.services.interceptors import CallInterceptor
+from policy_server.services.limit_names import LimitNames
+from policy_server.services.limit_service import LimitService
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_service import RuleService
 from policy_server.services.rule_trials import RuleTrials
@@ -62,6 +69,7 @@ _SERVICES = (
     automation_service_pb2.DESCRIPTOR.services_by_name["AutomationService"].full_name,
     rule_service_pb2.DESCRIPTOR.services_by_name["RuleService"].full_name,
     fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
+    limit_service_pb2.DESCRIPTOR.services_by_name["LimitService"].full_name,
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -81,7 +89,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_connection_age_ms", 1_800_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
-#: Every agent has two streams.
+#: Every agent has three streams.
 _MAX_CALLS = 10_000
 _RETRY_SECONDS = 1.0
 
@@ -111,6 +119,13 @@ class Server:
         self._is_stopping = False
         self._readiness = asyncio.Event()
         self._directory: AgentDirectory | None = None
+        self._limits: LimitService | None = None
+        self._limit_store: LimitStore | None = None
+        self._limit_names: LimitNames | None = None
+        #: On PostgreSQL the lease book has connections of its own: no import holds it up.
+        self._lease_database = (
+            self.database if self.database.is_sqlite else Database(settings.database.url)
+        )
         self._keepers: list[asyncio.Task[None]] = []
         #: Why there is nothing to answer from; empty once there is.
         self._reason = "the rules are not loaded"
@@ -133,7 +148,7 @@ class Server:
             await self._try_to_become_ready()
         self._keepers = [
             asyncio.create_task(keep_running(work), name=work.__name__)
-            for work in (self._keep_database, self._keep_agents)
+            for work in (self._keep_database, self._keep_agents, self._keep_limits)
         ]
 
     async def stop(self, grace: timedelta = _GRACE) -> None:
@@ -144,17 +159,23 @@ class Server:
             self._hub.drain()
         if self._feedback is not None:
             self._feedback.drain()
+        if self._limits is not None:
+            self._limits.drain()
         if self._grpc is not None:
             await self._grpc.stop(grace.total_seconds())
         await self._http.stop()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._limit_store is not None:
+            await self._limit_store.close()
         if self._directory is not None and self._readiness.is_set():
             # That nobody watches here any more; a database that is away is told by time.
             with contextlib.suppress(PolicyServerError):
                 await self._directory.write()
         await self.policy.close()
+        if self._lease_database is not self.database:
+            await self._lease_database.aclose()
         await self.database.aclose()
         logger.info("server stopped")
 
@@ -162,6 +183,11 @@ class Server:
         assert self._directory is not None
         await self._readiness.wait()
         await self._directory.run()
+
+    async def _keep_limits(self) -> None:
+        assert self._limit_names is not None
+        await self._readiness.wait()
+        await self._limit_names.run()
 
     async def _keep_database(self) -> None:
         while True:
@@ -185,6 +211,8 @@ class Server:
         await self.database.read(check_schema)
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
+        if self._limit_store is not None:
+            await self._limit_store.start()
         self._reason = ""
         self._readiness.set()
         await self._set_health(_SERVING)
@@ -229,10 +257,28 @@ class Server:
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
         rules = RuleService(self.policy, self.database)
         rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)
+        self._limits = self._build_limits()
+        limit_service_pb2_grpc.add_LimitServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         return server
+
+    def _build_limits(self) -> LimitService:
+        host, _ = split_address(self._settings.server.grpc_listen)
+        keeper = BookKeeper(
+            self._lease_database,
+            owner=name_owner(socket.gethostname(), self.grpc_port),
+            address=f"{host}:{self.grpc_port}",
+        )
+        self._limit_store = EmbeddedLimitStore(
+            self._lease_database,
+            keeper,
+            server=f"{socket.gethostname()}:{self.grpc_port}",
+            metrics=self.metrics,
+        )
+        self._limit_names = LimitNames(self.policy, self._limit_store)
+        return LimitService(self._limit_store, self._limit_names, metrics=self.metrics)
 
     def _revision(self) -> int:
         return self.policy.revision if self.policy.is_loaded else 0

@@ -13,6 +13,7 @@ from policy_server.cli.actions import actions
 from policy_server.cli.agents import agents
 from policy_server.cli.check import check
 from policy_server.cli.explain import explain
+from policy_server.cli.limits import limits
 from policy_server.cli.migrate import migrate
 from policy_server.cli.rules import rules
 from policy_server.cli.serve import serve
@@ -31,7 +32,7 @@ def cli(context: click.Context) -> None:
     context.ensure_object(Session)
 
 
-for _command in (serve, migrate, check, explain, rules, actions, agents):
+for _command in (serve, migrate, check, explain, rules, actions, agents, limits):
     cli.add_command(_command)
 
 

@@ -23,6 +23,7 @@ from policy_server.limits.book import LeaseBook
 from policy_server.limits.messages import Decision, Grant, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.views import view_limit
+from policy_server.metrics import ServerMetrics
 from policy_server.store.database import Database
 from policy_server.store.leases import BookRow, read_promises
 from policy_server.supervisor import keep_running
@@ -34,6 +35,7 @@ _SECOND = 1_000_000_000
 _GATHER_SECONDS = 0.05
 _RETRY_SECONDS = 0.5
 _MOST_HOLDERS = 1000
+_SLICE = 1000
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class EmbeddedLimitStore:
         keeper: BookKeeper,
         *,
         server: str,
+        metrics: ServerMetrics | None = None,
         timing: LeaseTiming | None = None,
         clock: Callable[[], int] = boottime_ns,
         gather: float = _GATHER_SECONDS,
@@ -63,6 +66,7 @@ class EmbeddedLimitStore:
         self._database = database
         self._keeper = keeper
         self._server = server
+        self._metrics = metrics or ServerMetrics()
         self._timing = timing or LeaseTiming()
         self._clock = clock
         self._gather = gather
@@ -194,19 +198,36 @@ class EmbeddedLimitStore:
 
     async def _open(self, row: BookRow) -> None:
         promised = await self._database.read(read_promises)
-        book, now = LeaseBook(self._timing, epoch=row.epoch, sign=make_signer(row.secret)), 0
-        now = self._clock()
-        for key, durable in promised.items():
+        book = LeaseBook(self._timing, epoch=row.epoch, sign=make_signer(row.secret))
+        for number, (key, durable) in enumerate(promised.items()):
+            if number % _SLICE == _SLICE - 1:
+                # There may be very many, and others are served meanwhile.
+                await asyncio.sleep(0)
+            now = self._clock()
             book.configure(key, durable.spec, now)
             book.restore(key, ceiling=durable.ceiling, floors=durable.floors, now=now)
         self._book, self._epoch = book, row.epoch
         for listener in self._listeners.values():
             listener.grants.clear()
+        self._show_state()
         facts = {"epoch": row.epoch, "limits": len(promised)}
         logger.info("the book of limits is open here", extra=facts)
 
+    def _show_state(self) -> None:
+        book = self._book
+        state = "elsewhere"
+        if book is not None:
+            state = "recovering" if book.is_recovering else "open"
+        for one in ("open", "recovering", "elsewhere"):
+            self._metrics.limit_book.labels(one).set(one == state)
+        limits, workers, scarce = book.counts if book is not None else (0, 0, 0)
+        self._metrics.limits_lent.set(limits)
+        self._metrics.limit_workers.set(workers)
+        self._metrics.limits_scarce.set(scarce)
+
     def _drop(self) -> None:
         self._book = None
+        self._show_state()
         for done in self._waiting:
             if not done.done():
                 done.set_exception(BookElsewhere(self._keeper.whose))
@@ -225,6 +246,7 @@ class EmbeddedLimitStore:
             finally:
                 _finish(waiting)
             self._deliver(book, decision)
+            self._show_state()
             if was_recovering and not book.is_recovering:
                 was_recovering = False
                 logger.info("all that was lent before is accounted for")
@@ -243,7 +265,8 @@ class EmbeddedLimitStore:
         failure = ""
         while decision.promises:
             try:
-                await self._keeper.keep(decision.promises)
+                with self._metrics.limit_commit_seconds.time():
+                    await self._keeper.keep(decision.promises)
                 return
             except Unavailable as error:
                 if str(error) != failure:

@@ -13,6 +13,9 @@ class Alarms:
         #: May hold what was removed or set anew; `_times` counts.
         self._heap: list[tuple[int, str]] = []
 
+    def __len__(self) -> int:
+        return len(self._times)
+
     def set(self, key: str, when: int) -> None:
         """Set the time of *key*, in the place of the one it had."""
         if self._times.get(key) == when:

@@ -197,6 +197,11 @@ class LeaseBook:
         return self._limits.get(key)
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many limits are lent, to how many agents, and how many of them are scarce."""
+        return len(self._limits), len(self._sessions), len(self._scarce)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The limits that are configured."""
         return tuple(self._limits)
