@@ -65,9 +65,7 @@ def build_answer(
         payload=body + head,
         not_modified=head + _serialise(_Response(not_modified=True)),
         limits={
-            ref.key: to_spec(ref)
-            for ref in refs
-            if ref.sharing == limit_pb2.LIMIT_SHARING_FLEET
+            ref.key: to_spec(ref) for ref in refs if ref.sharing == limit_pb2.LIMIT_SHARING_FLEET
         },
     )
 
