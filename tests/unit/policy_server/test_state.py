@@ -220,7 +220,7 @@ def test_who_holds_an_answer_already_is_told_all_but_the_configuration():
     answer = _build(state)
     short = type(answer.response).FromString(answer.not_modified)
     expected = answer.response
-    for name in ("config", "ruled_config"):
+    for name in ("config", "ruled_config", "limit_refs"):
         expected.ClearField(name)
     expected.not_modified = True
 
