@@ -8,7 +8,7 @@ are met count as "other". What other parts count themselves is read from them at
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -26,6 +26,7 @@ from agent.spool.sqlite import SqliteSpool
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MOST_PROVIDERS = 100
 _OTHER = "other"
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 Reading = Mapping[str, float] | float
 
@@ -70,6 +71,12 @@ class AgentMetrics:
             ["type", "provider"],
             registry=self.registry,
         )
+        self._lag = Histogram(
+            "penstock_agent_loop_lag_seconds",
+            "How late the event loop wakes, by measurements four times a second.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
         self._providers: set[str] = set()
         self._reader = _Reader()
         self.registry.register(self._reader)
@@ -78,6 +85,10 @@ class AgentMetrics:
         """Count *records*; the delivery log's listener."""
         for record in records:
             self._records.labels(record.type.value, self._provider(record.provider_name)).inc()
+
+    def on_lag(self, seconds: float) -> None:
+        """Note how late the event loop was."""
+        self._lag.observe(seconds)
 
     def add_gauge(
         self, name: str, meaning: str, read: Callable[[], Reading], *, label: str = ""

@@ -32,6 +32,7 @@ from agent.http import HttpServer, describe_held, describe_path, describe_status
 from agent.leases.access import LeaseAccess, open_leases
 from agent.leases.client import Parts
 from agent.limits.limit import LimitPath
+from agent.loop_lag import LoopLag
 from agent.metrics import AgentMetrics
 from agent.mta_sts.disk import PolicyDisk
 from agent.mta_sts.fetch import PolicyFetcher
@@ -144,6 +145,9 @@ async def open_agent(
         )
         stack.push_async_callback(uploader.close, _LAST_REPORT_SECONDS)
         metrics = AgentMetrics()
+        lag = LoopLag(metrics.on_lag)
+        lag.start()
+        stack.push_async_callback(lag.stop)
         log.subscribe(metrics.on_records)
         log.subscribe(uploader.on_records)
         uploader.start()
@@ -337,6 +341,11 @@ def _show(
         "Queued entries by where they are.",
         dispatcher.queue_counts,
         label="queue",
+    )
+    metrics.add_counter(
+        "penstock_agent_watchdog_aborts",
+        "Sessions that were ended because nothing happened in them.",
+        lambda: dispatcher.counts.watchdog_aborts,
     )
     metrics.add_gauge(
         "penstock_agent_queue_orders",

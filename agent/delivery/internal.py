@@ -80,6 +80,16 @@ def timed_out(command: str) -> Response:
     )
 
 
+def stalled(phase: str, seconds: float) -> Response:
+    """The session made no progress for too long, and was ended."""
+    return _made(
+        451,
+        (4, 4, 1),
+        f"dispatcher watchdog ended a session that made no progress; phase={phase or 'none'} "
+        f"time_in_phase={seconds:.0f}s",
+    )
+
+
 def broken(command: str, reason: str) -> Response:
     """The connection broke, or what came over it was no SMTP."""
     content = on_one_line(f"failed to send message: {reason}")

@@ -82,10 +82,12 @@ class Connector:
         ehlo_domain: str,
         options: PathOptions,
         pace: Callable[[], Awaitable[None]],
+        on_progress: Callable[[str], None],
     ) -> Peer:
         """
         Open a session with *candidate* for mail of *domain*; *pace* is awaited before each
-        connection, so that each is counted. Errors: `CandidateFailed`.
+        connection, so that each is counted; *on_progress* is told how far it is. Errors:
+        `CandidateFailed`.
         """
         demand = await self.demands.of_host(candidate.host, domain, options)
         if isinstance(demand, HostRefused):
@@ -94,9 +96,14 @@ class Connector:
         while True:
             await pace()
             peer = await connect(
-                candidate, source_address=source_address, ehlo_domain=ehlo_domain, options=options
+                candidate,
+                source_address=source_address,
+                ehlo_domain=ehlo_domain,
+                options=options,
+                on_progress=on_progress,
             )
             is_ready = False
+            peer.on_progress = on_progress
             try:
                 step, reason = await self._secure(
                     peer, demand, path_name, ehlo_domain, options, in_clear=in_clear
@@ -133,6 +140,7 @@ class Connector:
     ) -> tuple[TlsStep, str]:
         """What to do about TLS, and what stood in its way; empty: nothing."""
         host, mode = peer.candidate.host, demand.mode
+        peer.on_progress("EHLO")
         await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
         memory = Memory(
             is_broken=in_clear or self._broken.holds(path_name, host),
@@ -148,6 +156,7 @@ class Connector:
         step = next_tls_step(mode, offered=offered, handshake=handshake, memory=memory)
         if handshake is Handshake.GOOD:
             # RFC 3207 section 4.2: what was said in the clear counts no more.
+            peer.on_progress("EHLO")
             await peer.greet(ehlo_domain, use_lmtp=options.use_lmtp)
         elif handshake is Handshake.FAILED and mode in OPPORTUNISTIC:
             # Where TLS is required there is nothing to remember, and what a policy asked of this
@@ -158,6 +167,7 @@ class Connector:
     async def _start_tls(
         self, peer: Peer, demand: TlsDemand, options: PathOptions
     ) -> tuple[Handshake, str]:
+        peer.on_progress("STARTTLS")
         if not demand.records:
             is_verified = demand.mode in VERIFIED
             context = await self._contexts.context(options, is_verified=is_verified)
@@ -188,5 +198,6 @@ async def _authenticate(peer: Peer, options: PathOptions) -> None:
     )
     if not allowed:
         raise CandidateFailed(f"{peer.candidate.host}: AUTH is not allowed over this session")
+    peer.on_progress("AUTH")
     password = await to_thread(read_secret, options.config.smtp_auth_plain_password)
     await peer.authenticate(options.auth_username, password)

@@ -15,7 +15,7 @@ from agent.dispatch.holds import HoldKind, Holds
 from agent.dispatch.inspection import Inspection
 from agent.dispatch.lanes import Ending, HeldQueue, parse
 from agent.dispatch.limits import Limits, without_leases
-from agent.dispatch.path import Path, PathState, Services
+from agent.dispatch.path import DispatchCounts, Path, PathState, Services
 from agent.dispatch.rebinding import Moved, Rebinder, Rebinding
 from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
@@ -146,6 +146,11 @@ class Dispatcher:
         """Every path as it is now, by name."""
         waiting = self._scheduler.waiting_by_path()
         return [path.state(waiting.get(name, 0)) for name, path in sorted(self._paths.items())]
+
+    @property
+    def counts(self) -> DispatchCounts:
+        """What happened since the start, over all paths."""
+        return self._services.counts
 
     def paths(self) -> dict[str, tuple[Path, int]]:
         """Every path, by name, and how many due entries wait for it."""

@@ -24,6 +24,9 @@ _TLS_MODES = {
     pb.ENABLE_TLS_DISABLED: TlsMode.DISABLED,
 }
 
+#: The watchdog is no shorter than that unless it is set, in seconds.
+_SHORTEST_WATCH = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Names:
@@ -82,6 +85,8 @@ class Timeouts:
     starttls: float
     idle: float
     shutdown: float
+    #: Without any progress.
+    watchdog: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +269,11 @@ def _timeouts(config: pb.EgressPathConfig) -> Timeouts:
         starttls=span("starttls_timeout", 5),
         idle=span("idle_timeout", 60),
         shutdown=span("system_shutdown_timeout", mail_from + rcpt_to + data + data_dot),
+        # Longer than any single wait: a peer may use up all of a timeout and then do its part.
+        watchdog=span(
+            "dispatcher_progress_watchdog_timeout",
+            max(_SHORTEST_WATCH, 2 * max(mail_from, rcpt_to, data, data_dot)),
+        ),
     )
 
 

@@ -18,7 +18,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -80,6 +80,14 @@ class Holding(Protocol):
         """Connection slots were given back."""
 
 
+@dataclass(slots=True)
+class DispatchCounts:
+    """What happened since the start, over all paths."""
+
+    #: Sessions that the watchdog ended.
+    watchdog_aborts: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What every path works with."""
@@ -93,6 +101,7 @@ class Services:
     limits: Limits
     holding: Holding
     random: Random
+    counts: DispatchCounts = field(default_factory=DispatchCounts)
     clock: Callable[[], float] = time.time
 
 

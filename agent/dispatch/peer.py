@@ -71,6 +71,8 @@ class Peer:
         self.failure: Broken | None = None
         self._has_sent_content = False
         self._source_address = ""
+        #: Told what is waited for next, after every reply and every part of a message that went.
+        self.on_progress: Callable[[str], None] = _ignore
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +182,7 @@ class Peer:
                 return transaction.replies()
             await before_content()
             self._has_sent_content = True
+            self.on_progress("content")
             await self._send_content(content, transaction)
         except Broken as error:
             self.failure = error
@@ -294,6 +297,7 @@ class Peer:
             raise self._broken(data[:4].decode("ascii", "replace").strip(), error) from None
 
     async def _hear(self, name: str, timeout: float) -> Response:
+        self.on_progress(name)
         try:
             code, text = await self._take_over().read(timeout)
         except (OSError, ValueError) as error:
@@ -307,6 +311,7 @@ class Peer:
                 raise self._broken("", None)
             # Not every loop's transports derive from asyncio's, but they do the same.
             self._wire = Wire(cast(asyncio.Transport, transport))
+            self._wire.on_taken = lambda: self.on_progress("content")
         return self._wire
 
     async def _raw(self, *parts: bytes, timeout: float, name: str = "") -> aiosmtplib.SMTPResponse:
@@ -387,18 +392,29 @@ def _rcpt_line(recipient: str) -> bytes:
     return b"RCPT TO:" + path_of(recipient)
 
 
+def _ignore(phase: str) -> None:
+    """Nobody wants to know."""
+
+
 class CandidateFailed(AgentError):
     """A candidate of the plan gave no usable session."""
 
 
 async def connect(
-    candidate: Candidate, *, source_address: str, ehlo_domain: str, options: PathOptions
+    candidate: Candidate,
+    *,
+    source_address: str,
+    ehlo_domain: str,
+    options: PathOptions,
+    on_progress: Callable[[str], None] = _ignore,
 ) -> Peer:
     """Open a connection and read the banner. Errors: `CandidateFailed`."""
+    on_progress("connect")
     label = f"{candidate.host}/{candidate.address}:{options.port}"
     sock = await _open_socket(candidate.address, options, source_address, label)
     smtp = aiosmtplib.SMTP(local_hostname=ehlo_domain, start_tls=False)
     is_greeted = False
+    on_progress("banner")
     try:
         await smtp.connect(sock=sock, timeout=options.timeouts.banner)
         is_greeted = True

@@ -9,7 +9,7 @@ each transaction it asks the path anew, so that a change of policy holds from th
 import asyncio
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -32,6 +32,7 @@ from agent.delivery.tls_policy import DomainTls
 from agent.dispatch.path import Path
 from agent.dispatch.peer import Broken, CandidateFailed, Peer
 from agent.dispatch.settling import Attempt, Way
+from agent.dispatch.watchdog import Watchdog
 from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 _SHORT_WAIT = 0.05
 #: When mail that met a failure of our own is tried again, in seconds.
 _LATER = 60.0
+#: Within which time mail is tried again whose session the watchdog has ended, in seconds.
+_STALLED_SECONDS = 60.0
 
 
 class _Paused(AgentError):
@@ -95,6 +98,9 @@ class Session:
         self._opening: asyncio.Timeout | None = None
         self._changed = asyncio.Event()
         self._settling: asyncio.Task[None] | None = None
+        self._watchdog = Watchdog()
+        #: Why the watchdog ended the attempt in hand; None: it did not.
+        self._stalled: Response | None = None
         self._hosts: frozenset[str] = frozenset()
         #: What the domain that the plan was made for asks of TLS.
         self._tls = DomainTls()
@@ -135,15 +141,13 @@ class Session:
             await self._close()
 
     async def _handle(self, entry: Entry) -> None:
-        self._entry = entry
+        self._entry, self._stalled = entry, None
         try:
             if self._path.policy_for(entry) is None:
                 self._give_back(entry)
                 return
-            await self._leave_other_hosts(entry)
-            if self._peer is None and not await self._connect(entry):
-                return
-            await self._deliver(entry)
+            if await self._find_peer(entry):
+                await self._deliver(entry)
         except asyncio.CancelledError:
             # Stopped in the middle: what is on disk decides at the next start.
             if self._entry is not None:
@@ -154,6 +158,55 @@ class Session:
             if self._entry is not None:
                 self._try_later(entry)
             raise
+
+    async def _find_peer(self, entry: Entry) -> bool:
+        """
+        Have a connection that may take *entry*; if none is to be had, settle it or put it back.
+        """
+
+        async def find() -> bool:
+            await self._leave_other_hosts(entry)
+            return self._peer is not None or await self._connect(entry)
+
+        if (is_found := await self._watched(find())) is not None:
+            return is_found
+        self._candidates, self._is_leaving = None, True
+        if self._entry is not None:
+            await self._put_off_stalled(entry)
+        return False
+
+    async def _watched(self, work: Awaitable[bool]) -> bool | None:
+        """What *work* led to; None: the watchdog ended it."""
+        loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
+        try:
+            async with scope:
+                with self._watchdog.watch(
+                    self._path.options.timeouts.watchdog, lambda: scope.reschedule(loop.time())
+                ):
+                    return await work
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        self._note_stall()
+        return None
+
+    def _note_stall(self) -> Response:
+        """The watchdog went off: what is to be said of it."""
+        watchdog = self._watchdog
+        self._stalled = stalled = internal.stalled(watchdog.phase, watchdog.still_seconds)
+        self._services.counts.watchdog_aborts += 1
+        facts = {"path": self._path.name, "session": self._id, "phase": watchdog.phase}
+        logger.warning("session without progress ended", extra=facts)
+        return stalled
+
+    async def _put_off_stalled(self, entry: Entry) -> None:
+        """Nothing was said of the message: it waits a moment, and no attempt is used up."""
+        assert self._stalled is not None
+        way = self._way(self._services.holding.parse(entry.queue_name))
+        self._let_go()
+        entry.due = self._services.clock() + self._services.random.uniform(0, _STALLED_SECONDS)
+        self._services.holding.take_back(entry)
+        await self._services.results.delay([entry], way, self._stalled)
 
     def _let_go(self) -> None:
         self._entry = None
@@ -310,6 +363,7 @@ class Session:
                     ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
                     options=options,
                     pace=self._pace,
+                    on_progress=self._watchdog.progress,
                 )
         except TimeoutError:
             if not opening.expired():
@@ -330,11 +384,13 @@ class Session:
                 return
             if wait >= self._path.options.timeouts.idle:
                 break
-            await self._wait(wait)
+            with self._watchdog.pause():
+                await self._wait(wait)
         raise _Paused
 
     async def _make_plan(self, entry: Entry) -> bool:
         options, resolver = self._path.options, self._services.resolver
+        self._watchdog.progress("lookup")
         domain = self._services.holding.parse(entry.queue_name).next_domain
         try:
             hosts = []
@@ -399,7 +455,8 @@ class Session:
         """Settle *entries*, the first of them in hand, with one response of our own."""
         way = self._way(self._services.holding.parse(entries[0].queue_name))
         try:
-            waiting = await self._services.results.finish(entries, way, response)
+            with self._watchdog.pause():
+                waiting = await self._services.results.finish(entries, way, response)
         except Exception:
             # A mistake of ours: those that were not in hand have nobody else to keep them.
             for entry in entries[1:]:
@@ -436,6 +493,7 @@ class Session:
             if not self._goes_on(failure, work.tried):
                 break
             await self._settle(work, goes_on=True)
+            self._stalled = None
             work.batches = RecipientBatches(_put_off(work))
             work.results = []
             if not await self._connect_again(work):
@@ -445,7 +503,10 @@ class Session:
 
     async def _end_work(self, work: _Work) -> None:
         if not work.results:
-            self._give_back(work.entry)
+            if self._stalled is not None:
+                await self._put_off_stalled(work.entry)
+            else:
+                self._give_back(work.entry)
             return
         # A task of its own: a session that is cut off must not forget what the peer has taken.
         before, self._entry = self._settling, None
@@ -474,12 +535,20 @@ class Session:
                 self._unsettled = None
         self._path.let_go()
         if settlement.remaining:
+            if self._stalled is not None:
+                later = self._services.random.uniform(0, _STALLED_SECONDS)
+                work.entry.due = max(work.entry.due, self._services.clock() + later)
             self._services.holding.take_back(work.entry)
 
     async def _settle_before(self) -> None:
         """Wait until the message before this one is settled."""
         if self._settling is not None:
             await asyncio.wait([self._settling])
+
+    async def _settle_unwatched(self) -> None:
+        """Wait for the message before, for as long as the disk takes."""
+        with self._watchdog.pause():
+            await self._settle_before()
 
     async def _settle(self, work: _Work, *, goes_on: bool = False) -> Settlement:
         for each in work.results:
@@ -551,7 +620,15 @@ class Session:
             if self._path.must_leave(self):
                 return None
         work.tried.add(peer.candidate)
-        replies = await peer.send(command, recipients, work.content, self._settle_before)
+        with self._watchdog.watch(options.timeouts.watchdog, peer.abort):
+            replies = await peer.send(command, recipients, work.content, self._settle_unwatched)
+        if self._watchdog.has_tripped and peer.failure:
+            stalled = peer.failure.response = self._note_stall()
+            replies = replace(replies, failure=stalled)
+            if not peer.failure.is_after_content:
+                # The peer can't have the message: it goes back as a whole.
+                self._drop_peer()
+                return peer.failure
         failure = peer.failure or _closing(replies)
         if failure and failure.is_silent and not is_first and not failure.is_after_content:
             # The peer had closed an idle connection; that says nothing about the message.
@@ -567,9 +644,13 @@ class Session:
     async def _reset(self) -> Broken | None:
         if not self._needs_reset or self._peer is None:
             return None
+        peer = self._peer
         try:
-            response = await self._peer.reset()
+            with self._watchdog.watch(self._path.options.timeouts.watchdog, peer.abort):
+                response = await peer.reset()
         except Broken as error:
+            if self._watchdog.has_tripped:
+                self._note_stall()
             return error
         return None if is_accepted(response) else Broken(response)
 
@@ -583,6 +664,19 @@ class Session:
 
     async def _connect_again(self, work: _Work) -> bool:
         failures: list[str] = []
+        is_open = await self._watched(self._open_next(failures))
+        if is_open or self._is_leaving:
+            return bool(is_open)
+        if is_open is None:
+            self._is_leaving = True
+            return False
+        left = work.batches.waiting
+        work.batches = RecipientBatches(())
+        work.results = _alike(left, internal.unreachable(tuple(failures)))
+        return False
+
+    async def _open_next(self, failures: list[str]) -> bool:
+        """Open a connection to what is left of the plan; False: there is none to be had."""
         while self._candidates:
             candidate = self._candidates.pop(0)
             try:
@@ -594,9 +688,6 @@ class Session:
                 self._is_leaving = True
                 return False
             return True
-        left = work.batches.waiting
-        work.batches = RecipientBatches(())
-        work.results = _alike(left, internal.unreachable(tuple(failures)))
         return False
 
     def _drop_peer(self) -> None:

@@ -9,11 +9,14 @@ for the answer to a later command.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from agent.delivery.replies import NotAReply, Reply, ReplyParser
 
 #: What is written between two looks at whether the peer takes it, in octets.
 _SLICE = 256 * 1024
+#: How often it is looked at whether a slow peer has taken anything, in seconds.
+_LOOK_SECONDS = 5.0
 
 
 class WireClosed(ConnectionError):
@@ -22,6 +25,10 @@ class WireClosed(ConnectionError):
 
 class WireTimeout(TimeoutError):
     """The peer did not reply, or did not take what was written, in time."""
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
 
 
 class Wire(asyncio.Protocol):
@@ -36,6 +43,8 @@ class Wire(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
         self._failure: Exception | None = None
+        #: Called whenever the peer took some of a message.
+        self.on_taken: Callable[[], None] = _ignore
         self._spoken, self._closed = asyncio.Event(), asyncio.Event()
         transport.set_protocol(self)
         # The transport may have paused its former protocol; it does not tell a new one.
@@ -146,16 +155,21 @@ class Wire(asyncio.Protocol):
 
     async def _drain(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
+        left, since = self._transport.get_write_buffer_size(), loop.time()
         while self._is_paused:
             self._check()
-            left = self._transport.get_write_buffer_size()
             self._drained = loop.create_future()
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(min(timeout, _LOOK_SECONDS)):
                     await self._drained
             except TimeoutError:
-                if self._transport.get_write_buffer_size() >= left:
+                size = self._transport.get_write_buffer_size()
+                if size < left:
+                    left, since = size, loop.time()
+                    self.on_taken()
+                elif loop.time() - since >= timeout:
                     raise WireTimeout("the peer does not take the message") from None
             finally:
                 self._drained = None
+        self.on_taken()
         self._check()

@@ -55,18 +55,24 @@ class Scripted:
         self.says, self.keywords = says, keywords
         self.reads: list[list[bytes]] = []
         self.contents: list[bytes] = []
+        #: Says nothing more after so many messages on one connection; None: it always answers.
+        self.silent_after: int | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Talk to one client."""
         writer.write(b"220 mx.big.example\r\n")
         content: bytes | None = None
+        taken = 0
         try:
             while data := await reader.read(65536):
                 self.reads.append([])
                 lines = data.split(b"\r\n")[:-1]
                 for line in lines:
+                    if self.silent_after is not None and taken >= self.silent_after:
+                        continue
                     if content is not None:
                         if line == b".":
+                            taken += 1
                             self.contents.append(content)
                             content = None
                             writer.write(self._reply(b"."))

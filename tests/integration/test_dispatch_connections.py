@@ -32,7 +32,7 @@ def use_two_hosts(here: World) -> None:
     )
 
 
-class _InOrder(Random):
+class InOrder(Random):
     """Chance that always begins with the lowest address, so that the first host is met for sure."""
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
@@ -75,7 +75,7 @@ async def test_the_next_host_takes_at_once_what_the_first_dropped(tmp_path: Path
         smtp_peer(handler, host="127.0.0.2", port=here.port),
     ):
         await here.stop()
-        await here.start(random=_InOrder())
+        await here.start(random=InOrder())
         use_two_hosts(here)
         here.policies.change(make_config(here.port, try_next_host_on_transport_error=True))
         await here.send(20)

@@ -279,6 +279,12 @@ INTERNAL: dict[str, tuple[Response, Result, str]] = {
         T,
         "421 4.4.2 failed to send message: timed out waiting for the reply to .",
     ),
+    "stalled": (
+        internal.stalled("DATA", 30.4),
+        T,
+        "451 4.4.1 dispatcher watchdog ended a session that made no progress; phase=DATA "
+        "time_in_phase=30s",
+    ),
     "broken": (LOST, T, "400 failed to send message: connection lost"),
     "bounced": (internal.bounced("why"), P, "551 5.7.1 Administrator bounced with reason: why"),
     "expired": (
