@@ -342,7 +342,6 @@ class Session:
                     self._is_leaving = True
                     self._give_back(entry)
                     return False
-                self._path.failures = 0
                 return True
         finally:
             self.is_opening = False
@@ -372,6 +371,7 @@ class Session:
             raise _Paused from None
         finally:
             self._opening = None
+        path.failures = 0
         self._posture, self._has_connected = options.posture, True
         self._transactions, self._needs_reset = 0, False
 

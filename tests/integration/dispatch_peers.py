@@ -139,9 +139,9 @@ def check_login(
 
 class Impatient:
     """
-    A peer that takes leave *after* seconds without a command between two messages: with a 421 that
-    it does not follow by closing, or by closing without a word. In the midst of a greeting or a
-    message it is patient, however busy the host is that the test runs on.
+    A peer that takes leave *after* seconds without a command behind a message: with a 421 that it
+    does not follow by closing, or by closing without a word. Before the first message and in the
+    midst of one it is patient, however busy the host is that the test runs on.
     """
 
     def __init__(self, *, after: float, says: bytes) -> None:
@@ -173,7 +173,7 @@ class Impatient:
                 return
             if not line or line == b"QUIT\r\n":
                 return
-            is_idle = not in_data and line.startswith((b"EHLO", b"RSET"))
+            is_idle = not in_data and line.startswith(b"RSET")
             if in_data:
                 in_data = line != b".\r\n"
                 self.messages += not in_data

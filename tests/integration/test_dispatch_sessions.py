@@ -1,0 +1,103 @@
+"""How a session uses its connection: how many messages, what between them, when it ends."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.delivery.record import RecordType
+from tests.integration.dispatch_peers import Scripted, scripted_peer
+from tests.integration.dispatch_world import DOMAIN, make_config, world
+
+
+@pytest.mark.parametrize(
+    ("enable_rset", "refused", "commands"),
+    [
+        pytest.param(True, "", ["MAIL", "RSET", "MAIL", "RSET", "MAIL"], id="before all but one"),
+        pytest.param(False, "", ["MAIL", "MAIL", "MAIL"], id="never, while all goes well"),
+        pytest.param(False, "first", ["MAIL", "RSET", "MAIL", "MAIL"], id="always after a failure"),
+    ],
+)
+async def test_rset_is_sent_between_messages_as_the_path_has_it(
+    tmp_path: Path, enable_rset: bool, refused: str, commands: list[str]
+) -> None:
+    peer = Scripted({b"RCPT TO:<first": b"550 5.1.1 who"})
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port, connection_limit=1, enable_rset=enable_rset))
+        for name in (refused or "a", "b", "c"):
+            await here.send(1, recipients=(name,))
+        await here.until(lambda: len(here.log.records) == 3)
+
+        said = [line[:4].decode() for read in peer.reads for line in read]
+        assert [word for word in said if word in ("MAIL", "RSET")] == commands
+        assert said.count("EHLO") == 1
+        await here.stop()
+        await here.start()
+
+
+@pytest.mark.parametrize(
+    ("idle_timeout", "connections"), [(8, 1), (1, 2)], ids=["shorter", "longer"]
+)
+async def test_a_rate_is_waited_for_in_the_session_or_without_one(
+    tmp_path: Path, idle_timeout: float, connections: int
+) -> None:
+    """As the wait is shorter or longer than idle_timeout; no attempt is used either way."""
+    async with world(tmp_path) as here:
+        here.policies.change(
+            make_config(
+                here.port,
+                connection_limit=1,
+                max_message_rate=(1, 3, 1),
+                idle_timeout=idle_timeout,
+            )
+        )
+        begun = time.monotonic()
+        await here.send(2)
+        await here.until_records(RecordType.DELIVERY, 2)
+
+        assert time.monotonic() - begun > 2.5
+        assert here.seen.total_connections == connections
+        assert {(one.type, one.num_attempts) for one in here.log.records} == {
+            (RecordType.DELIVERY, 0)
+        }
+
+
+async def test_a_dead_first_choice_is_passed_over(tmp_path: Path) -> None:
+    hosts = {
+        "mx": {DOMAIN: [[5, "dead.big.example"], [10, "mx.big.example"]]},
+        "a": {"dead.big.example": ["127.0.0.99"]},
+    }
+    async with world(tmp_path, records=hosts) as here:
+        await here.send(3)
+        await here.until_records(RecordType.DELIVERY, 3)
+
+        assert {record.type for record in here.log.records} == {RecordType.DELIVERY}
+        assert {one.peer_address.name for one in here.log.records} == {"mx.big.example"}
+
+
+async def test_a_source_address_that_the_host_lacks_is_told(tmp_path: Path) -> None:
+    agent = {"source": [{"name": "elsewhere", "source_address": "192.0.2.77"}]}
+    async with world(tmp_path, agent=agent) as here:
+        await here.send(1)
+        await here.until_records(RecordType.TRANSIENT_FAILURE, 1)
+
+        (record,) = here.log.records
+        assert record.response.code == 400
+        assert "Cannot assign requested address" in record.response.content
+        assert here.seen.total_connections == 0
+
+
+async def test_a_peer_that_finds_every_recipient_too_many_is_not_asked_for_ever(
+    tmp_path: Path,
+) -> None:
+    provider = {"misbehave": [{"at": "rcpt", "action": "reply", "reply": "452 no room"}]}
+    async with world(tmp_path, provider=provider) as here:
+        await here.send(1, recipients=("a", "b", "c"))
+        await here.until(lambda: here.dispatcher.queue_counts()["scheduled"] == 1)
+
+        assert here.seen.messages_offered <= 3
+        assert {record.type for record in here.log.records} == {RecordType.TRANSIENT_FAILURE}
+        assert sorted(one for each in here.log.records for one in each.recipients) == [
+            f"{name}@{DOMAIN}" for name in "abc"
+        ]
+        assert [entry.attempts for entry in await here.spool.entries()] == [1]
