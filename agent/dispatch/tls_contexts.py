@@ -89,6 +89,8 @@ class TlsContexts:
                 context.verify_mode = ssl.CERT_NONE
             if key.cipher_list:
                 context.set_ciphers(key.cipher_list)
+            if key.cipher_suites and (set_suites := _suite_setter(context)) is not None:
+                set_suites(key.cipher_suites)
             if key.options:
                 context.options |= _openssl_options(key.options)[0]
             if options.config.HasField("tls_certificate"):
@@ -114,11 +116,19 @@ def _key(options: PathOptions, is_verified: bool) -> _Key:
 def without_effect(config: EgressPathConfig) -> list[str]:
     """Say which TLS options of *config* can't be put into effect; the rest is."""
     found = []
-    if config.openssl_cipher_suites:
-        found.append("openssl_cipher_suites: not supported by this Python's ssl module")
+    if config.openssl_cipher_suites and _suite_setter(ssl.SSLContext) is None:
+        found.append(
+            "openssl_cipher_suites: needs Python 3.15; its ssl module is the first to know"
+        )
     if unknown := _openssl_options(config.openssl_options)[1]:
         found.append(f"openssl_options: unknown to this Python's ssl module: {', '.join(unknown)}")
     return found
+
+
+def _suite_setter(context: object) -> Callable[[str], None] | None:
+    """What sets the suites of TLS 1.3, where this Python has it (3.15 and later)."""
+    setter: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)
+    return setter
 
 
 def _openssl_options(text: str) -> tuple[int, list[str]]:

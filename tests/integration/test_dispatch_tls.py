@@ -187,8 +187,8 @@ async def test_a_peer_may_demand_a_certificate(tmp_path: Path, has_certificate: 
 
 async def test_tls_options_without_effect_are_told_once_a_path(tmp_path: Path, caplog: Any) -> None:
     async with world(tmp_path) as here:
-        for cipher in ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"):
-            options = {"enable_tls": pb.ENABLE_TLS_OPPORTUNISTIC, "openssl_cipher_suites": cipher}
+        for name in ("NO_SUCH_THING", "NO_SUCH_OTHER_THING"):
+            options = {"enable_tls": pb.ENABLE_TLS_OPPORTUNISTIC, "openssl_options": name}
             here.policies.change(make_config(here.port, **options))
             await here.send(2)
             await here.until(lambda: not any(here.dispatcher.queue_counts().values()))
