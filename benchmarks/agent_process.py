@@ -63,8 +63,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def delivering(data_dir: Path, settings: Mapping[str, str]) -> Iterator[AgentProcess]:
-    """Run `penstock-agent run`; *settings* are overrides by the environment, short of PENSTOCK_."""
+def delivering(
+    data_dir: Path, settings: Mapping[str, str], *, config: Path | None = None
+) -> Iterator[AgentProcess]:
+    """
+    Run `penstock-agent run`, with a configuration file or without.
+
+    *settings* are overrides by the environment, short of PENSTOCK_.
+    """
     environment = os.environ | {
         "PENSTOCK_AGENT_DATA_DIR": str(data_dir),
         "PENSTOCK_LISTEN_SMTP": "127.0.0.1:0",
@@ -77,7 +83,17 @@ def delivering(data_dir: Path, settings: Mapping[str, str]) -> Iterator[AgentPro
         **{f"PENSTOCK_{name}": value for name, value in settings.items()},
     }
     program = "from agent.cli.main import main; main()"
-    command = (sys.executable, "-c", program, "run", "--json", "--log-level", "error")
+    command: tuple[str, ...] = (
+        sys.executable,
+        "-c",
+        program,
+        "run",
+        "--json",
+        "--log-level",
+        "error",
+    )
+    if config is not None:
+        command += ("--config", str(config))
     begin = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
