@@ -16,6 +16,7 @@ from benchmarks import (
     matching,
     outcomes,
     queue_scale,
+    relaying,
 )
 from benchmarks.report import Report
 
@@ -29,6 +30,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "matching": matching.measure,
     "outcomes": outcomes.measure,
     "queue_scale": queue_scale.measure,
+    "relaying": relaying.measure,
 }
 
 

@@ -50,6 +50,14 @@ class Broken(AgentError):
         self.is_after_content = False
 
 
+class ResetFailed(AgentError):
+    """The peer did not take RSET, which says nothing about any message."""
+
+    def __init__(self, failure: Broken) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 class Peer:
     """An open connection."""
 
@@ -152,28 +160,29 @@ class Peer:
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise self._broken("AUTH", error) from None
 
-    async def reset(self) -> Response:
-        """Send RSET. Errors: `Broken`."""
-        return await self._ask("RSET", b"RSET", self._timeouts.rset)
-
     async def send(
         self,
         command: MailCommand,
         recipients: tuple[str, ...],
         content: bytes,
         before_content: Callable[[], Awaitable[None]],
+        *,
+        needs_reset: bool = False,
     ) -> Replies:
         """
         Carry out one transaction; *content* is in wire form. *before_content* is awaited when the
-        peer is ready for the message. A failure on the way is in the replies; whether the
-        connection survived it, `is_open` tells.
+        peer is ready for the message. *needs_reset*: RSET goes before it, along with MAIL where
+        commands are pipelined. A failure on the way is in the replies; whether the connection
+        survived it, `is_open` tells. Errors: `ResetFailed`, and then nothing else was heard.
         """
         transaction = _Transaction(recipients, is_lmtp=self._use_lmtp)
         self.failure, self._has_sent_content = None, False
         try:
             if self._may_pipeline and "pipelining" in self.offered:
-                await self._announce_at_once(command, transaction)
+                await self._announce_at_once(command, transaction, needs_reset=needs_reset)
             else:
+                if needs_reset:
+                    await self._reset()
                 await self._announce(command, transaction)
             if transaction.data is None or transaction.data.code != 354:
                 return transaction.replies()
@@ -222,6 +231,22 @@ class Peer:
             transport.abort()  # type: ignore[attr-defined]  # it is one that writes
         self._smtp.close()
 
+    async def _reset(self) -> None:
+        """Send RSET and hear the reply. Errors: `ResetFailed`."""
+        try:
+            self._write(b"RSET\r\n", replies=1)
+        except Broken as error:
+            raise ResetFailed(error) from None
+        await self._hear_reset()
+
+    async def _hear_reset(self) -> None:
+        try:
+            response = await self._hear("RSET", self._timeouts.rset)
+        except Broken as error:
+            raise ResetFailed(error) from None
+        if not is_accepted(response):
+            raise ResetFailed(Broken(response))
+
     async def _announce(self, command: MailCommand, transaction: "_Transaction") -> None:
         """MAIL, each RCPT and DATA, each after the reply to the one before."""
         mail = transaction.mail = await self._ask(
@@ -234,15 +259,22 @@ class Peer:
         if transaction.accepted:
             transaction.data = await self._ask("DATA", b"DATA", self._timeouts.data)
 
-    async def _announce_at_once(self, command: MailCommand, transaction: "_Transaction") -> None:
+    async def _announce_at_once(
+        self, command: MailCommand, transaction: "_Transaction", *, needs_reset: bool
+    ) -> None:
         """
-        MAIL, RCPT and DATA without waiting (RFC 2920 section 3.1). With many recipients the first
-        go alone, so that what waits for the peer to read it stays small.
+        RSET, MAIL, RCPT and DATA without waiting (RFC 2920 section 3.1). With many recipients the
+        first go alone, so that what waits for the peer to read it stays small.
         """
+        reset = b"RSET\r\n" if needs_reset else b""
         lines = [_mail_line(command), *map(_rcpt_line, transaction.recipients), b"DATA"]
         for begin in range(0, len(lines), _NAMED_AT_ONCE):
             part = lines[begin : begin + _NAMED_AT_ONCE]
-            self._write(b"".join(line + b"\r\n" for line in part), replies=len(part))
+            written = b"".join(line + b"\r\n" for line in part)
+            self._write(reset + written, replies=len(part) + bool(reset))
+            if reset:
+                await self._hear_reset()
+                reset = b""
             for place in range(begin, begin + len(part)):
                 await self._hear_announced(place, len(lines) - 1, transaction)
 

@@ -30,7 +30,7 @@ from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
 from agent.delivery.tls_policy import DomainTls
 from agent.dispatch.path import Path
-from agent.dispatch.peer import Broken, CandidateFailed, Peer
+from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed
 from agent.dispatch.settling import Attempt, Way
 from agent.dispatch.watchdog import Watchdog
 from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
@@ -612,16 +612,22 @@ class Session:
             return None
         is_first = self._transactions == 0
         self._transactions += 1
-        if self._needs_reset:
-            if (failure := await self._reset()) is not None:
-                # What a peer says to RSET says nothing about the message.
-                self._drop_peer()
-                return failure
-            if self._path.must_leave(self):
-                return None
+        try:
+            with self._watchdog.watch(options.timeouts.watchdog, peer.abort):
+                replies = await peer.send(
+                    command,
+                    recipients,
+                    work.content,
+                    self._settle_unwatched,
+                    needs_reset=self._needs_reset,
+                )
+        except ResetFailed as error:
+            # Not a word of it was about the message.
+            if self._watchdog.has_tripped:
+                self._note_stall()
+            self._drop_peer()
+            return error.failure
         work.tried.add(peer.candidate)
-        with self._watchdog.watch(options.timeouts.watchdog, peer.abort):
-            replies = await peer.send(command, recipients, work.content, self._settle_unwatched)
         if self._watchdog.has_tripped and peer.failure:
             stalled = peer.failure.response = self._note_stall()
             replies = replace(replies, failure=stalled)
@@ -640,19 +646,6 @@ class Session:
             failure = failure or Broken(internal.broken("", "connection lost"), is_silent=True)
             self._drop_peer()
         return failure
-
-    async def _reset(self) -> Broken | None:
-        if not self._needs_reset or self._peer is None:
-            return None
-        peer = self._peer
-        try:
-            with self._watchdog.watch(self._path.options.timeouts.watchdog, peer.abort):
-                response = await peer.reset()
-        except Broken as error:
-            if self._watchdog.has_tripped:
-                self._note_stall()
-            return error
-        return None if is_accepted(response) else Broken(response)
 
     def _goes_on(self, failure: Broken, tried: Collection[Candidate]) -> bool:
         """Whether the message is tried on the next host at once."""

@@ -24,6 +24,7 @@ from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.spool import rows
 from agent.spool.bodies import BodyFiles, sync_directory
+from agent.spool.fresh import FreshMessages
 from agent.spool.lock import take_lock
 from agent.spool.messages import (
     LAST_ENTRY,
@@ -82,6 +83,7 @@ class SqliteSpool:
         # Used by the loop alone.
         self._entry_count = rows.count_entries(connection)
         self._record_count = rows.count_records(connection)
+        self._fresh = FreshMessages()
         self._tasks: set[asyncio.Task[list[Entry]]] = set()
         self._reader = open_connection(directory / "spool.db")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
@@ -163,6 +165,9 @@ class SqliteSpool:
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read what a delivery needs; None if the entry is finished."""
+        fresh = self._fresh.take(entry_id)
+        if fresh is not None:
+            return fresh
 
         def read(connection: sqlite3.Connection) -> SpooledMessage | None:
             row = rows.read_message(connection, entry_id)
@@ -183,6 +188,10 @@ class SqliteSpool:
         Strike delivered recipients, set due times, write records and store new messages, all in
         one transaction; return the entries of the new messages. Repeated, it stores none twice.
         """
+
+        for settlement in settlements:
+            # Whatever becomes of the entry, it is not what it was when it came.
+            self._fresh.take(settlement.entry_id)
 
         def write(connection: sqlite3.Connection) -> _Settled:
             return self._write_settlements(connection, settlements)
@@ -242,7 +251,9 @@ class SqliteSpool:
         def write(connection: sqlite3.Connection) -> list[Entry]:
             return self._write_messages(connection, messages)
 
-        return await self._writer.run(write, then=self._note_added)
+        entries = await self._writer.run(write, then=self._note_added)
+        self._fresh.add(messages, entries)
+        return entries
 
     async def _add_large(
         self, messages: Sequence[NewMessage], large: Sequence[NewMessage]

@@ -17,7 +17,7 @@ from agent.delivery.envelope import mail_command, wire_form
 from agent.delivery.plan import Candidate
 from agent.delivery.record import RecordType
 from agent.dispatch.options import PathOptions, options_of
-from agent.dispatch.peer import Broken, CandidateFailed, Peer, connect
+from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, connect
 from agent.policy.answer import PathPolicy
 from penstock.v1 import egress_path_pb2 as pb
 from tests.integration.dispatch_peers import StarttlsPeer, starttls_peer
@@ -145,7 +145,7 @@ async def test_whatever_a_peer_says_every_recipient_has_one_result(seed: int, us
         for _ in range(_SESSIONS):
             try:
                 await _session(options, dice, found, use_lmtp=use_lmtp)
-            except (CandidateFailed, Broken) as error:
+            except (CandidateFailed, Broken, ResetFailed) as error:
                 found.add(type(error))
 
     assert found & set(Result), "some sessions got as far as a transaction"
@@ -159,21 +159,21 @@ async def _session(options: PathOptions, dice: Random, found: set[Any], *, use_l
         if dice.random() < 0.2:
             await peer.start_tls(ssl.create_default_context())
             await peer.greet("me.example", use_lmtp=use_lmtp)
-        for _ in range(3):
+        for number in range(3):
             if not peer.is_open:
                 break
-            found |= await _transact(peer)
-            await peer.reset()
+            found |= await _transact(peer, needs_reset=number > 0)
     finally:
         await peer.quit()
 
 
-async def _transact(peer: Peer) -> set[Result]:
+async def _transact(peer: Peer, *, needs_reset: bool) -> set[Result]:
     async def no_wait() -> None:
         """There is nothing to be made safe before."""
 
     command = mail_command("s@x.example", _RECIPIENTS, is_8bit=False, offered=(), force=False)
-    replies = await peer.send(command, _RECIPIENTS, wire_form(b"A: 1\r\n\r\nx\r\n"), no_wait)
+    content = wire_form(b"A: 1\r\n\r\nx\r\n")
+    replies = await peer.send(command, _RECIPIENTS, content, no_wait, needs_reset=needs_reset)
     results = classify(replies)
     assert tuple(one.recipient for one in results) == _RECIPIENTS
     for one in results:
