@@ -92,15 +92,28 @@ def evidence_text(reply: Reply) -> str:
     """Write a reply as it is kept: on one line, the local parts of addresses removed."""
     # Read on beyond what is kept: an address must not be cut before its "@" is seen.
     text = reply_text(reply, longest=MAX_REPLY_LENGTH + _LONGEST_LOCAL_PART)
-    if len(text) <= MAX_REPLY_LENGTH:
+    return cut_bare(text, longest=MAX_REPLY_LENGTH)
+
+
+def cut_bare(text: str, *, longest: int) -> str:
+    """
+    Cut *text* after *longest* characters, and remove the local parts of the addresses before.
+
+    >>> cut_bare("<joe@a.example> and <jim@b.example>", longest=22)
+    '<@a.example> and <'
+    """
+    if len(text) <= longest:
         return remove_local_parts(text)
+    # Cut first: a reply of megabytes must cost no more than a long one. What is kept ends where
+    # it did before parts of it were removed: behind that an address may be cut before its "@".
+    text = text[: longest + _LONGEST_LOCAL_PART]
     kept, position = [], 0
     for found in _local_part().finditer(text):
-        if found.start() >= MAX_REPLY_LENGTH:
+        if found.start() >= longest:
             break
         kept.append(text[position : found.start()])
         position = found.end() - 1
-    kept.append(text[position:MAX_REPLY_LENGTH])
+    kept.append(text[position:longest])
     return "".join(kept)
 
 

@@ -25,15 +25,13 @@ from policy_server.automation.outcomes import (
     Outcome,
     OutcomeType,
     Reply,
-    remove_local_parts,
+    cut_bare,
 )
 from policy_server.store.rows import storable
 from policy_server.store.tables import outcomes as outcomes_table
 
 #: Longest command kept, in characters; RFC 5321 4.5.3.1.4 allows 512.
 _MAX_COMMAND = 1024
-#: So much more is read of a text that is cut, so that no address is cut in two.
-_MARGIN = 512
 #: The largest number that a column takes.
 _MAX_INTEGER = 2**31 - 1
 
@@ -125,8 +123,7 @@ def _delete(
 
 
 def _bare(text: str, longest: int) -> str:
-    # Cut twice: what a peer wrote may be megabytes long.
-    return storable(remove_local_parts(text[: longest + _MARGIN])[:longest])
+    return storable(cut_bare(text, longest=longest))
 
 
 def _to_row(outcome: Outcome) -> tuple[Any, ...]:

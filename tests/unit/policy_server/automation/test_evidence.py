@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from policy_server.automation.outcomes import (
     MAX_REPLY_LENGTH,
     Reply,
+    cut_bare,
     evidence_text,
     remove_local_parts,
 )
@@ -80,3 +81,14 @@ def test_many_addresses_do_not_bring_the_end_into_sight(locals_):
     content = " ".join(f"<{local}@x.example>" for local in locals_ * 60)
 
     assert _MARK not in evidence_text(Reply(code=550, content=content))
+
+
+@given(st.integers(1, 60), st.integers(0, 64), st.integers(1, 80))
+def test_no_address_is_cut_before_its_at_sign_however_much_was_removed_before(count, size, longest):
+    text = f"<{_MARK}{'y' * size}@d.test> " * count
+
+    shown = cut_bare(text, longest=longest * 10)
+
+    assert _MARK not in shown
+    assert "y" not in shown
+    assert len(shown) <= longest * 10
