@@ -34,6 +34,7 @@ from policy_server.http import HttpServer
 from policy_server.lending.embedded import EmbeddedLimitStore
 from policy_server.lending.keeper import BookKeeper, name_owner
 from policy_server.lending.port import LimitStore
+from policy_server.limits.spec import LeaseTiming
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.services import policy_service
@@ -49,7 +50,7 @@ from policy_server.services.policy_service import PolicyService, add_policy_serv
 from policy_server.services.rule_service import RuleService
 from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
-from policy_server.settings import Settings, split_address
+from policy_server.settings import LimitSettings, Settings, split_address
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
 from policy_server.store.database import Database
@@ -275,6 +276,7 @@ class Server:
             self._lease_database,
             keeper,
             server=f"{socket.gethostname()}:{self.grpc_port}",
+            timing=_lease_timing(self._settings.limits),
             metrics=self.metrics,
         )
         self._limit_names = LimitNames(self.policy, self._limit_store)
@@ -291,6 +293,19 @@ class Server:
         if self._is_stopping:
             return "the server is stopping"
         return self._reason
+
+
+def _lease_timing(limits: LimitSettings) -> LeaseTiming:
+    return LeaseTiming(
+        session=_nanoseconds(limits.session_ttl),
+        grace=_nanoseconds(limits.grace),
+        drain=_nanoseconds(limits.drain_time),
+        floor=_nanoseconds(limits.floor_ttl),
+    )
+
+
+def _nanoseconds(span: timedelta) -> int:
+    return span // timedelta(microseconds=1) * 1000
 
 
 def _listen(server: grpc.aio.Server, address: str) -> int:

@@ -14,7 +14,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from policy_server.errors import InvalidSettings
 from policy_server.rules.values import InvalidValueError, parse_duration
@@ -23,6 +32,8 @@ from policy_server.store.database import database_problem
 _PREFIX = "PENSTOCK_"
 _LONGEST = timedelta(days=1)
 _LONGEST_KEPT = timedelta(days=366)
+#: Of leases: agents must have time to report twice.
+_SHORTEST_SESSION = timedelta(seconds=5)
 
 
 def split_address(text: str, *, default_port: int | None = None) -> tuple[str, int]:
@@ -143,6 +154,39 @@ class WatchSettings(BaseModel):
     canary_wait: _Duration = timedelta(seconds=30)
 
 
+class LimitSettings(BaseModel):
+    """
+    For how long what is lent of a limit holds without word between agent and server. Before any of
+    them is made shorter, the server has to be away for as long as leases lasted until then.
+    """
+
+    model_config = _CONFIG
+
+    #: What an agent may use without word from the server.
+    session_ttl: _Duration = timedelta(seconds=15)
+    #: How much longer the server waits before it lends a silent agent's rates to others.
+    grace: _Duration = timedelta(seconds=5)
+    #: And its connections, for the messages that are under way in them.
+    drain_time: _Duration = timedelta(seconds=55)
+    #: What an agent keeps of each lease while the server is away.
+    floor_ttl: _Duration = timedelta(minutes=20)
+
+    @field_validator("session_ttl")
+    @classmethod
+    def _outlasts_reports(cls, value: timedelta) -> timedelta:
+        if value < _SHORTEST_SESSION:
+            raise ValueError("must be at least 5s: agents report every 2s or more")
+        return value
+
+    @field_validator("floor_ttl")
+    @classmethod
+    def _outlasts_session(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        session = info.data.get("session_ttl")
+        if session is not None and value < session:
+            raise ValueError("must not be shorter than limits.session_ttl")
+        return value
+
+
 class Settings(BaseModel):
     """Everything the policy server can be told."""
 
@@ -153,6 +197,7 @@ class Settings(BaseModel):
     dns: DnsSettings = Field(default_factory=DnsSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -161,6 +206,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "dns": DnsSettings,
     "feedback": FeedbackSettings,
     "watch": WatchSettings,
+    "limits": LimitSettings,
 }
 
 

@@ -53,6 +53,8 @@ _LONGEST_TIMER = 60.0
 _IDLE_COUNTS = 5.0
 #: A wait for a lease is logged once it has lasted so long, in seconds.
 _WORTH_LOGGING = 2.0
+#: How long a session that is being opened may take to take leave, at the end.
+_OPENING_SECONDS = 2.0
 #: How long a session that was cut off may take to close.
 _LAST_SECONDS = 3.0
 _NS = 1_000_000_000
@@ -181,9 +183,10 @@ class Path:
         #: Connection plans that failed in a row.
         self.failures = 0
         self.last_used = services.clock()
-        self.waiting_sessions = 0
         #: What was said last of mail on this path.
         self.last_reply: LastReply | None = None
+        #: Sessions that wait for the message rates, in their order.
+        self._line: dict[Connection, None] = {}
         self.in_hand = 0
         self._policy = policy
         self._options = options_of(policy)
@@ -315,12 +318,22 @@ class Path:
         self.adopt(policy)
         return policy
 
-    def message_wait(self) -> float:
+    def message_wait(self, session: Connection) -> float:
         """
-        Charge the message rates: 0.0. Else nothing, and the seconds until they would let;
-        infinity: not with what is lent.
+        Charge the message rates: 0.0. Else nothing, and the seconds until it is the turn of
+        *session*, which has a place in line from then on; infinity: not with what is lent.
         """
-        return self._try_take(Kind.MESSAGE_RATE, self.waiting_sessions)
+        ahead = next((n for n, one in enumerate(self._line) if one is session), len(self._line))
+        wait = self._try_take(Kind.MESSAGE_RATE, ahead)
+        if wait:
+            self._line[session] = None
+        else:
+            self._line.pop(session, None)
+        return wait
+
+    def leave_line(self, session: Connection) -> None:
+        """*session* waits for no message rate any more."""
+        self._line.pop(session, None)
 
     def connection_wait(self) -> float:
         """Charge the connection rates, as `message_wait` does."""
@@ -426,17 +439,23 @@ class Path:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for session, task in self._sessions.items():
+        for session in self._sessions:
             session.leave()
-            if session.is_opening:
-                # Nothing has been sent: there is nothing to wait for.
-                task.cancel()
         tasks = list(self._sessions.values())
         if not tasks:
             return
         longest = self._options.timeouts.shutdown
         patience = longest if most_seconds is None else min(longest, most_seconds)
-        _, pending = await asyncio.wait(tasks, timeout=patience)
+        ends = asyncio.get_running_loop().time() + patience
+        # Nothing has been sent over those that are opening, so there is little to wait for. But a
+        # peer counts until it has seen the end, and others of the fleet may come right after.
+        _, pending = await asyncio.wait(tasks, timeout=min(patience, _OPENING_SECONDS))
+        for session, task in list(self._sessions.items()):
+            if session.is_opening:
+                task.cancel()
+        if pending:
+            left = ends - asyncio.get_running_loop().time()
+            _, pending = await asyncio.wait(pending, timeout=max(0.0, left))
         for _ in range(2):
             # The first cancel ends the transaction, the second the wait for a spool that is stuck.
             for task in pending:
@@ -605,6 +624,7 @@ class Path:
     def _closed(self, session: Connection, task: asyncio.Task[None]) -> None:
         del self._sessions[session]
         self._idle.pop(session, None)
+        self._line.pop(session, None)
         self.services.limits.close(self._holds.pop(session))
         self.last_used = self.services.clock()
         if not task.cancelled() and (error := task.exception()) is not None:

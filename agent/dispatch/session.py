@@ -570,30 +570,31 @@ class Session:
 
     async def _may_send(self, entry: Entry) -> bool:
         """Wait until a transaction may begin, and charge it; False: not on this connection."""
-        path = self._path
-        while True:
-            self._changed.clear()
-            if self._must_end() or self._peer is None:
-                return False
-            if path.policy_for(entry) is None:
-                self._is_leaving = path.is_suspended
-                return False
-            wait = path.message_wait()
-            if wait == 0:
-                return True
-            idle = path.options.timeouts.idle
-            if idle <= wait < math.inf:
-                self._is_leaving = True
-                return False
-            path.waiting_sessions += 1
-            try:
-                # A lease may come at any moment, and then go again soon: be ready for it.
-                is_changed = await self._wait(min(wait, idle))
-            finally:
-                path.waiting_sessions -= 1
-            if wait == math.inf and not is_changed:
-                self._is_leaving = True
-                return False
+        try:
+            while True:
+                self._changed.clear()
+                if self._must_end() or self._peer is None:
+                    return False
+                if self._path.policy_for(entry) is None:
+                    self._is_leaving = self._path.is_suspended
+                    return False
+                wait = self._path.message_wait(self)
+                if wait == 0:
+                    return True
+                if not await self._wait_for_rate(wait):
+                    self._is_leaving = True
+                    return False
+        finally:
+            self._path.leave_line(self)
+
+    async def _wait_for_rate(self, seconds: float) -> bool:
+        """Wait so long; False if that is longer than a connection is kept for."""
+        idle = self._path.options.timeouts.idle
+        if seconds < idle:
+            await self._wait(seconds)
+            return True
+        # A lease may come at any moment, and go again soon: be ready for it.
+        return seconds == math.inf and await self._wait(idle)
 
     async def _transact(self, work: _Work) -> Broken | None:
         """One transaction; returns what broke the connection, if anything did."""

@@ -37,7 +37,7 @@ _NEXT_SYNC_SECONDS = 2.0
 _JITTER = 0.1
 #: Beyond when it had to answer, a stream may be silent for so long.
 _SILENT_SECONDS = 3.0
-_FIRST_ANSWER_SECONDS = 5.0
+_FIRST_ANSWER_SECONDS, _FIRST_ANSWER_LEAST = 5.0, 2.0
 _LONGEST_RETRY_SECONDS = 4.0
 #: How often a server that had no limit service is asked again.
 _UNSUPPORTED_SECONDS = 60.0
@@ -168,7 +168,11 @@ class LeaseClient:
             was_connected, self.connected = self.connected, False
             if was_connected or failures == 1:
                 logger.info("limit service lost", extra={"reason": reason})
-            await asyncio.sleep(self._pause(failures))
+            pause = self._pause(failures)
+            if self._leave_at is not None:
+                # The server is about to stop: it knows when another will be there.
+                pause = max(pause, self._leave_at - asyncio.get_running_loop().time())
+            await asyncio.sleep(pause)
 
     def _pause(self, failures: int) -> float:
         """Seconds until the next try: full jitter, for a fleet must not come back as one."""
@@ -308,14 +312,15 @@ class LeaseClient:
         if message.HasField("terms"):
             self._holder.times = times_of(message.terms)
             # Soon enough for a lease that is about to lapse to be kept over another connection.
-            self._first_answer = min(_FIRST_ANSWER_SECONDS, self._holder.times.session / _NS / 3)
+            third = self._holder.times.session / _NS / 3
+            self._first_answer = min(_FIRST_ANSWER_SECONDS, max(_FIRST_ANSWER_LEAST, third))
         if message.HasField("next_sync"):
             self._set_next_sync(message.next_sync.ToNanoseconds() / _NS)
         if not self.connected:
             self._begin(message.epoch)
         if message.HasField("reconnect_after"):
             after = message.reconnect_after.ToNanoseconds() / _NS
-            self._leave_at = asyncio.get_running_loop().time() + after * self._random.random()
+            self._leave_at = asyncio.get_running_loop().time() + after
         self.is_recovering = message.recovering
         was_lapsed = self._holder.is_lapsed(now)
         if not self._holder.hear(answer, now):

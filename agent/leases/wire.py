@@ -10,6 +10,7 @@ from agent.limits.limit import LimitPath
 from agent.limits.messages import Answer, Demand, Grant, Report
 from agent.limits.times import HolderTimes
 from penstock.v1 import limit_service_pb2 as pb
+from penstock.v1.policy_service_pb2 import MxHost
 
 _NANO = 1_000_000_000
 
@@ -102,7 +103,7 @@ def _demand(
         message.paths.add(
             routing_domain=path.routing_domain,
             egress_source=path.egress_source,
-            site_name=path.site_name,
+            mx_hosts=[MxHost(host=host, preference=number) for host, number in path.mx_hosts],
         )
     if demand.returned and (parts := shapes(demand.key)):
         message.returned_nano_events = demand.returned * _NANO // parts

@@ -23,11 +23,12 @@ class OnUnreachable(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitPath:
-    """A path whose answer names the limit."""
+    """A path whose answer names the limit, as the question for it was."""
 
     routing_domain: str
     egress_source: str
-    site_name: str
+    #: Names and preferences.
+    mx_hosts: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ def _limit_path(answer: StoredAnswer) -> LimitPath:
     return LimitPath(
         routing_domain=answer.key.routing_domain,
         egress_source=answer.key.egress_source,
-        site_name=answer.response.site_name,
+        mx_hosts=tuple((host.host, host.preference) for host in answer.mx_hosts),
     )
 
 

@@ -91,8 +91,11 @@ class Fleet:
             program, cwd=self.directory, text=True, capture_output=True, timeout=60, check=False
         )
 
-    async def start_server(self) -> Program:
-        """Start the policy server, on the ports it had before if it ran before."""
+    async def start_server(self, more: str = "") -> Program:
+        """
+        Start the policy server, on the ports it had before if it ran before; *more* is added to
+        its configuration.
+        """
         ports = self._ports_of("server", "grpc", "http")
         config = self.directory / "penstock-server.toml"
         config.write_text(
@@ -105,6 +108,7 @@ url = "sqlite:///{self.directory}/penstock.db"
 [dns]
 nameservers = ["127.0.0.1:{self.dns_port}"]
 timeout = "2s"
+{more}
 """
         )
         self.server = await self._start("server", "penstock-server", "serve", config, ports)
@@ -126,12 +130,26 @@ timeout = "2s"
         )
         assert done.returncode == 0, done.stderr
 
+    @property
+    def server_port(self) -> int:
+        """Where the policy server listens, or will."""
+        return self._ports_of("server", "grpc", "http")["grpc"]
+
     async def start_agent(
-        self, name: str, *, source: str, address: str, queue: str = 'retry_interval = "2s"'
+        self,
+        name: str,
+        *,
+        source: str,
+        address: str,
+        queue: str = 'retry_interval = "2s"',
+        server_port: int = 0,
     ) -> Program:
-        """Start an agent with one source, on the ports and the spool it had before, if any."""
+        """
+        Start an agent with one source, on the ports and the spool it had before, if any;
+        *server_port*: of what stands before the server.
+        """
         ports = self._ports_of(name, "smtp", "grpc", "http")
-        server_port = self._ports_of("server", "grpc", "http")["grpc"]
+        server_port = server_port or self.server_port
         config = self.directory / f"{name}.toml"
         config.write_text(
             f"""

@@ -253,7 +253,7 @@ async def test_events_of_a_rate_come_and_go_with_its_units():
         assert 3_000_000_000 <= back < 3_001_000_000, "four were left, one of them stays"
 
 
-async def test_a_server_that_stops_is_left_before(caplog):
+async def test_a_server_that_is_about_to_stop_is_left_before():
     peer, limit = LimitPeer(), connections("c")
     peer.lend("c", 1)
     async with client_of(peer) as here:

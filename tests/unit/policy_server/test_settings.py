@@ -75,6 +75,16 @@ def test_the_environment_overrides_the_file(tmp_path):
         pytest.param('[database]\nurl = "sqlite://"\n', ["a file is needed"], id="memory"),
         pytest.param('[dns]\nnameservers = ["::1"]\n', ["host:port"], id="bare address"),
         pytest.param("server = 1\n", ["must be a table"], id="no table"),
+        pytest.param(
+            '[limits]\nsession_ttl = "2s"\n',
+            [":2:", "limits.session_ttl", "at least 5s"],
+            id="sessions that end between two reports",
+        ),
+        pytest.param(
+            '[limits]\nsession_ttl = "30s"\nfloor_ttl = "20s"\n',
+            [":3:", "limits.floor_ttl", "limits.session_ttl"],
+            id="floors that end first",
+        ),
     ],
 )
 def test_a_mistake_names_place_and_remedy(tmp_path, text, parts):
@@ -120,6 +130,10 @@ def test_every_key_has_an_environment_name():
         "PENSTOCK_FEEDBACK_MAX_OUTCOMES",
         "PENSTOCK_WATCH_CANARY_SHARE",
         "PENSTOCK_WATCH_CANARY_WAIT",
+        "PENSTOCK_LIMITS_SESSION_TTL",
+        "PENSTOCK_LIMITS_GRACE",
+        "PENSTOCK_LIMITS_DRAIN_TIME",
+        "PENSTOCK_LIMITS_FLOOR_TTL",
     )
 
 

@@ -9,7 +9,7 @@ from agent.limits.times import HolderTimes
 
 SECOND = 1_000_000_000
 TIMES = HolderTimes(session=15 * SECOND, floor=600 * SECOND, drain=55 * SECOND, drift=1_000_000)
-_PATH = LimitPath(routing_domain="foo.example", egress_source="ip-1", site_name="mx")
+_PATH = LimitPath(routing_domain="foo.example", egress_source="ip-1", mx_hosts=(("mx", 10),))
 
 
 def connections(key: str = "c", limit: int = 10, **fields: Any) -> FleetLimit:

@@ -144,7 +144,9 @@ def test_whoever_holds_all_of_a_limit_has_nothing_to_tell_but_its_end():
 def test_each_path_that_names_a_limit_is_told_once():
     fleet, _ = _make_fleet()
     paths = [
-        LimitPath(routing_domain=f"d{n % 150}.example", egress_source="ip-1", site_name="mx")
+        LimitPath(
+            routing_domain=f"d{n % 150}.example", egress_source="ip-1", mx_hosts=(("mx", 10),)
+        )
         for n in range(300)
     ]
     for path in paths:
