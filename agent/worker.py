@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-import grpc
-
 from agent.administration.queue_service import QueueService
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
@@ -46,14 +44,13 @@ from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.channel import open_channel
 from agent.policy.effective import PathKey
 from agent.ports import listening_on
+from agent.rpc import RpcServer
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.smtp.injection_service import InjectionService
 from agent.smtp.intake import NOT_STORED, Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
-from penstock.v1.injection_service_pb2_grpc import add_InjectionServiceServicer_to_server
-from penstock.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +60,6 @@ _LAST_REPORT_SECONDS = 2.0
 _LAST_CALLS_SECONDS = 5.0
 #: Held queues that `/status` shows, those with the most mail.
 _MOST_HELD = 1000
-#: Above the largest message by what the rest of a request takes.
-_REQUEST_OVERHEAD = 1024 * 1024
-#: Calls beyond the bound that are still told to try later; those beyond these gRPC turns away.
-_SPARE_CALLS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,21 +274,12 @@ async def _open_ports(
     listen = settings.listen
     with listening_on("listen.http", listen.http):
         await http.start(listen.http.host, listen.http.port)
-    server = grpc.aio.server(
-        options=[
-            # Else two agents could share the port, and the system would deal calls to either.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", listen.max_message_size + _REQUEST_OVERHEAD),
-        ],
-        maximum_concurrent_rpcs=listen.max_connections + _SPARE_CALLS,
+    server = RpcServer(
+        listen,
+        injection=InjectionService(intake, most_calls=listen.max_connections),
+        queues=delivery.queues,
     )
-    add_InjectionServiceServicer_to_server(
-        InjectionService(intake, most_calls=listen.max_connections), server
-    )
-    add_QueueServiceServicer_to_server(delivery.queues, server)
-    with listening_on("listen.grpc", listen.grpc):
-        grpc_port = server.add_insecure_port(str(listen.grpc))
-    await server.start()
+    grpc_port = await server.start()
     stack.push_async_callback(server.stop, _LAST_CALLS_SECONDS)
     listener = SmtpListener(settings, intake)
     with listening_on("listen.smtp", listen.smtp):

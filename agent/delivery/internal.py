@@ -96,12 +96,12 @@ def broken(command: str, reason: str) -> Response:
     return Response(code=400, content=content, command=command, internal=True)
 
 
-_BOUNCED = "Administrator bounced with reason: "
+_BOUNCED = "Administrator bounced with reason:"
 
 
 def bounced(reason: str) -> Response:
     """Somebody, or automation, has ordered that such mail bounces."""
-    return _made(551, (5, 7, 1), f"{_BOUNCED}{reason}")
+    return _made(551, (5, 7, 1), f"{_BOUNCED} {reason or 'none given'}")
 
 
 def is_ordered(response: Response) -> bool:

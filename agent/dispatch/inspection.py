@@ -104,10 +104,10 @@ class Inspection:
                 found = path.waits() or [waits.turn(path.name, len(path.queued))]
                 return Whereabouts(state=EntryState.READY, waits=tuple(found), path_name=path.name)
         is_due = stored.due <= self._services.clock()
-        if is_due and stored.queue_name in self._scheduler.due_queues():
+        if is_due and self._scheduler.is_due(stored.queue_name):
             found = self._scheduler.waits_of(queue) or [waits.due_turn()]
             return Whereabouts(state=EntryState.DUE, waits=tuple(found))
-        if stored.queue_name in self._scheduler.scheduled_counts():
+        if self._scheduler.count_scheduled(stored.queue_name):
             return self._scheduled(queue, stored)
         return Whereabouts(state=EntryState.UNDER_WAY, waits=(UNDER_WAY,))
 

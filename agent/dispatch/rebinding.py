@@ -28,7 +28,7 @@ from agent.queue.names import QueueName
 from agent.spool.messages import Move, Spool, StoredMessage
 
 #: Entries that move in one transaction.
-_AT_ONCE = 500
+_AT_ONCE = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,6 +207,10 @@ class Scheduler:
         """How many entries of each queue wait for their time."""
         return self._scheduled.counts()
 
+    def count_scheduled(self, queue_name: str) -> int:
+        """How many entries of one queue wait for their time."""
+        return self._scheduled.count_of(queue_name)
+
     def scheduled_snapshot(self) -> list[Entry]:
         """All entries that wait for their time, to be looked at a few at a time."""
         return self._scheduled.snapshot()
@@ -222,6 +226,10 @@ class Scheduler:
             if (oldest := lane.oldest()) is not None:
                 found[lane.queue_name] = (len(lane), oldest.created)
         return found
+
+    def is_due(self, queue_name: str) -> bool:
+        """Whether entries of a queue are due, and on no path yet."""
+        return queue_name in self._lanes
 
     def take_due(self, queue_name: str, limit: int) -> list[Entry]:
         """Take out at most *limit* due entries of a queue; they are the caller's to keep."""

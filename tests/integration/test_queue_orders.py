@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from agent.delivery.record import RecordType
 from agent.orders.book import OrderBook
 from penstock.v1 import queue_service_pb2 as pb
-from tests.integration.dispatch_world import DOMAIN, World
+from tests.integration.dispatch_world import DOMAIN, World, make_config
 from tests.integration.queue_world import queue_world, served
 
 ACME = f"acme@{DOMAIN}"
@@ -267,6 +267,44 @@ async def test_a_large_queue_is_moved_in_steps_that_let_others_work(tmp_path: Pa
             f"beta@{DOMAIN}",
             OTHER,
         }
+
+
+async def test_mail_stays_where_it_is_while_the_disk_takes_nothing(tmp_path: Path) -> None:
+    async with queue_world(tmp_path) as (here, stub):
+        held = await stub.SuspendQueue(_request(tenant="acme"))
+        await here.send(3, queue=ACME)
+        await here.until(lambda: here.dispatcher.queue_counts()["due"] == 3)
+        here.spool._writer._connection.execute("PRAGMA query_only = 1")
+        request = pb.RebindQueueRequest(selector=pb.QueueSelector(tenant="acme"), tenant="beta")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.RebindQueue(request)
+
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert here.dispatcher.queue_counts()["due"] == 3
+        answer = await stub.RebindQueue(request)
+        assert answer.moved_count == 3
+        await stub.ResumeQueue(pb.ResumeQueueRequest(order_id=held.order.id))
+        await here.until_records(RecordType.DELIVERY, 3)
+        assert {record.tenant for record in here.log.of(RecordType.DELIVERY)} == {"beta"}
+
+
+async def test_mail_in_a_transaction_stays_and_the_rest_moves(tmp_path: Path) -> None:
+    silent = {"misbehave": [{"at": "data_end", "action": "silence"}]}
+    async with queue_world(tmp_path, provider=silent) as (here, stub):
+        here.policies.change(make_config(here.port, connection_limit=1))
+        await here.send(4, queue=ACME)
+        await here.until(lambda: here.seen.open_connections == 1)
+        await here.until(lambda: here.dispatcher.queue_counts()["ready"] == 4)
+        await stub.SuspendQueue(_request(tenant="beta"))
+        answer = await stub.RebindQueue(
+            pb.RebindQueueRequest(selector=pb.QueueSelector(tenant="acme"), tenant="beta")
+        )
+
+        assert answer.moved_count == 3
+        names = [entry.queue_name for entry in await here.spool.entries()]
+        assert sorted(names) == [ACME, *[f"beta@{DOMAIN}"] * 3]
+        await here.stop(0.1)
+        await here.start()
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,10 @@ def test_what_the_agent_says_itself(name: str) -> None:
         assert response.enhanced_code[0] == response.code // 100
 
 
+def test_an_order_to_bounce_needs_no_reason() -> None:
+    assert internal.is_ordered(internal.bounced(""))
+
+
 def test_every_internal_response_is_in_the_table() -> None:
     made = {
         name
