@@ -171,6 +171,10 @@ class Limits:
                     hold.is_leaving = True
                     hold.connection.cut()
 
+    def lent(self, limit: FleetLimit) -> int:
+        """How many units of a limit of the fleet may be used now."""
+        return self.fleet.cap(limit, self.lease_ns())
+
     def make_room(self, limit: FleetLimit) -> None:
         """Another path waits for the limit: have a connection leave that nobody uses."""
         holds = self._holds.get(limit.key, {})

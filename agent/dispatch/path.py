@@ -483,8 +483,9 @@ class Path:
         if not len(self._ready):
             return found
         if self._lease_wait is not None:
-            short = self._lease_wait.limit
-            found.append(waits.lease(short.key, short.limit))
+            short, since = self._lease_wait.limit, self._lease_wait.since
+            lent = services.limits.lent(short)
+            found.append(waits.lease(short.key, short.units, lent=lent, since=since))
         now = services.clock()
         sending = services.limits.wait(options, Kind.MESSAGE_RATE)
         opening = services.limits.wait(options, Kind.CONNECTION_RATE)

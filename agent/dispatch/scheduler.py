@@ -199,7 +199,8 @@ class Scheduler:
             return waits.ready_queue_full(path.name, path.options.max_ready, source)
         wait = services.limits.wait(path.options, Kind.SELECTION_RATE)
         if wait.short_of is not None:
-            return waits.lease(wait.short_of.key, wait.short_of.limit)
+            short = wait.short_of
+            return waits.lease(short.key, short.units, lent=services.limits.lent(short))
         rates = path.options.selection_rates
         return waits.selection_rate(source, rates, now + wait.seconds) if wait.seconds else None
 

@@ -6,6 +6,7 @@ What is decided elsewhere is only told here. No input or output; times are argum
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from agent.dispatch.holds import MailHold
@@ -134,9 +135,12 @@ def connection_limit(name: str, limit: int) -> QueueWait:
     return QueueWait(reason=WaitReason.CONNECTION_LIMIT, text=text)
 
 
-def lease(key: str, limit: int) -> QueueWait:
-    """A limit that agents share lends nothing."""
-    text = f"nothing is lent to this agent now of a limit that the fleet shares ({key}: {limit})"
+def lease(key: str, limit: int, *, lent: int, since: float | None = None) -> QueueWait:
+    """No more is lent of a limit that agents share than *lent* units; *since* epoch seconds."""
+    text = f"no more is lent to this agent of a limit that the fleet shares ({key}: "
+    text += f"{lent} of {limit})"
+    if since is not None:
+        text += f", since {datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return QueueWait(reason=WaitReason.LEASE, text=text)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from agent.delivery.record import RecordType
 from agent.dispatch.limits import lease_clock_ns
+from agent.dispatch.waits import WaitReason
 from agent.limits.fleet import FleetLimits
 from agent.limits.holder import LeaseHolder
 from agent.limits.limit import FleetLimit
@@ -70,6 +71,10 @@ async def test_mail_waits_for_a_lease_and_goes_when_it_comes(tmp_path: Path) -> 
         assert state.waits_for is not None
         assert begun <= state.waits_for.since <= time.time()
         assert here.seen.total_connections == 0
+        [(path, _)] = lent.dispatcher.paths().values()
+        [wait] = path.waits()
+        assert wait.reason is WaitReason.LEASE
+        assert "(c: 0 of 5), since 20" in wait.text
         assert lent.wants("c") == 3, "what 30 messages ask for of five connections"
         lent.lend(limit, 2)
         await here.until_records(RecordType.DELIVERY, 30)

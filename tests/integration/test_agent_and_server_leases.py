@@ -1,0 +1,181 @@
+"""Agents' leases from the real policy server, one after the other and side by side."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+
+from agent.dispatch.limits import lease_clock_ns
+from agent.leases.access import LeaseAccess, open_leases
+from agent.leases.client import Parts
+from agent.limits.fleet import Mode, Wish
+from agent.limits.limit import FleetLimit, Kind
+from agent.policy.answer import PathPolicy
+from agent.settings import Settings
+from tests.integration.policy_peer import until
+from tests.integration.test_agent_and_server_policy import MX, change, serving, watching
+
+_RULES = (
+    "INSERT INTO rule_layers (id, name, position) VALUES (1, 'base', 1)",
+    "INSERT INTO rule_blocks (id, layer_id, scope, name, mx_rollup, position)"
+    " VALUES (1, 1, 'default', '', 1, 1)",
+    "INSERT INTO rule_options (block_id, name, value) VALUES (1, 'connection_limit', '8')",
+    "INSERT INTO rule_options (block_id, name, value)"
+    " VALUES (1, 'max_message_rate', '\"100/s,max_burst=20\"')",
+)
+
+
+class Worker:
+    """A process of an agent: what it is lent, and what it says it could use."""
+
+    def __init__(self, access: LeaseAccess, policy: PathPolicy) -> None:
+        self.access = access
+        self.fleet = access.fleet
+        self.limits = {limit.kind: limit for limit in policy.fleet_limits}
+        self.wishes: list[Wish] = []
+        access.client.parts = Parts(
+            tell_demand=lambda: self.fleet.want(self.wishes, lease_clock_ns())
+        )
+
+    @property
+    def connections(self) -> FleetLimit:
+        return self.limits[Kind.CONNECTIONS]
+
+    def want(self, amount: int, kind: Kind = Kind.CONNECTIONS) -> None:
+        self.wishes = [Wish(limit=self.limits[kind], amount=amount)]
+        self.access.client.nudge()
+
+    def cap(self, kind: Kind = Kind.CONNECTIONS) -> int:
+        return self.fleet.cap(self.limits[kind], lease_clock_ns())
+
+
+@asynccontextmanager
+async def working(
+    port: int, directory: Path, policy: PathPolicy, name: str = "mta-1", worker: str = ""
+) -> AsyncIterator[Worker]:
+    settings = Settings.model_validate(
+        {
+            "agent": {"name": name, "data_dir": str(directory / f"{name}{worker}")},
+            "policy": {"server": f"127.0.0.1:{port}"},
+        }
+    )
+    settings.agent.data_dir.mkdir(exist_ok=True)
+    access = open_leases(
+        settings, worker=worker, clock=time.time, clock_ns=lease_clock_ns, random=Random(name)
+    )
+    made = Worker(access, policy)
+    access.client.start()
+    try:
+        yield made
+    finally:
+        await access.client.close()
+
+
+@asynccontextmanager
+async def answered(directory: Path) -> AsyncIterator[tuple[int, PathPolicy]]:
+    """A server with rules, and its answer for a path."""
+    async with serving(directory) as server:
+        await change(server, *_RULES)
+        async with watching(server.grpc_port, directory / "watcher") as policy:
+
+            def has_rules() -> bool:
+                found = policy.client.lookup("foo.example", "ip-1")
+                return found is not None and found.config.connection_limit.value == 8
+
+            await policy.client.fetch("foo.example", "ip-1", MX)
+            await until(has_rules)
+            found = policy.client.lookup("foo.example", "ip-1")
+            assert found is not None
+            yield server.grpc_port, found
+
+
+async def test_an_answer_names_the_limits_that_are_lent(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy), working(port, tmp_path, policy) as one:
+        assert set(one.limits) == {Kind.CONNECTIONS, Kind.MESSAGE_RATE}
+        assert one.connections.units == 8
+        assert one.limits[Kind.MESSAGE_RATE].burst == 20
+
+        one.want(3)
+        await until(lambda: one.cap() >= 3)
+        one.want(15, Kind.MESSAGE_RATE)
+        await until(lambda: one.cap(Kind.MESSAGE_RATE) >= 15)
+        rate = one.limits[Kind.MESSAGE_RATE]
+        passed = 0
+        while one.fleet.wait_ns(rate, lease_clock_ns()) == 0 and passed < 100:
+            one.fleet.take(rate, lease_clock_ns())
+            passed += 1
+
+        assert 15 <= passed <= 25, "units come full"
+
+
+async def test_workers_share_a_limit_and_give_it_back(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy), working(port, tmp_path, policy) as one:
+        one.want(8)
+        await until(lambda: one.cap() == 8)
+        async with (
+            working(port, tmp_path, policy, "mta-2") as two,
+            working(port, tmp_path, policy, "mta-2", "w1") as three,
+        ):
+            for worker in (two, three):
+                worker.want(8)
+            await until(lambda: min(one.cap(), two.cap(), three.cap()) >= 2)
+            assert one.cap() + two.cap() + three.cap() <= 8
+            await until(lambda: one.cap() + two.cap() + three.cap() == 8)
+        # Both were closed in good order: no lease has to run out.
+        await until(lambda: one.cap() == 8, 5.0)
+
+
+async def test_a_new_start_has_what_the_one_before_had(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy), working(port, tmp_path, policy) as one:
+        one.want(8)
+        await until(lambda: one.cap() == 8)
+        async with working(port, tmp_path, policy) as again:
+            # As after a crash: nothing was released.
+            again.want(8)
+            await until(lambda: again.cap() == 8, 5.0)
+
+
+async def test_leases_hold_over_a_restart_of_the_server(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy):
+        pass
+    async with AsyncExitStack() as server:
+        await server.enter_async_context(serving(tmp_path, port))
+        async with working(port, tmp_path, policy) as one:
+            one.want(8)
+            await until(lambda: one.cap() == 8)
+            epoch = one.fleet.holder.epoch
+            await server.aclose()
+            await until(lambda: not one.access.client.connected)
+            assert one.cap() == 8
+
+            async with serving(tmp_path, port):
+                await until(lambda: one.fleet.holder.epoch > epoch, 20)
+                assert one.cap() == 8
+                assert one.fleet.mode(one.connections, lease_clock_ns()) is Mode.LEASED
+                async with working(port, tmp_path, policy, "mta-2") as two:
+                    two.want(8)
+                    await until(lambda: two.cap() >= 1)
+                    assert one.cap() + two.cap() <= 8
+
+
+async def test_a_server_with_a_new_database_takes_on_what_is_held(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy):
+        pass
+    async with AsyncExitStack() as server:
+        await server.enter_async_context(serving(tmp_path, port))
+        async with working(port, tmp_path, policy) as one:
+            one.want(8)
+            await until(lambda: one.cap() == 8)
+            one.fleet.open(one.connections)
+            await server.aclose()
+
+            (tmp_path / "new").mkdir()
+            async with serving(tmp_path / "new", port) as other:
+                await change(other, *_RULES)
+                await until(lambda: one.access.client.connected, 20)
+                one.want(7)
+                await until(lambda: 1 <= one.cap() <= 8, 20)
+                assert one.fleet.in_use(one.connections.key) == 1
+                one.want(2)
+                await until(lambda: 2 <= one.cap() <= 8, 20)
