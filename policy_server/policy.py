@@ -39,7 +39,8 @@ from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import OptionValue
 from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
 from policy_server.state import State, build_state
-from policy_server.store.actions import ActionStore
+from policy_server.store.actions import ActionStore, read_in_force
+from policy_server.store.changes import Changes
 from policy_server.store.database import Database
 from policy_server.store.listener import RevisionListener
 from policy_server.store.revisions import (
@@ -263,16 +264,19 @@ class Policy:
             await self._read_changes()
 
     async def _read_changes(self) -> None:
-        since, stamp = (-1, None) if self._state is None else self._present()
-        keeper = self._keeper
-        changes = await self._database.read(
-            lambda connection: keeper.catch_up(connection, since, stamp)
-        )
-        if (changes.revision, changes.stamp) == (since, stamp):
-            return
-        actions = tuple(await self._action_store.in_force(self._clock()))
-        # Read after the revision was: what is newer still is read again at the next turn.
-        await self._put_in_force(actions, revision=changes.revision, stamp=changes.stamp)
+        present = (-1, None) if self._state is None else self._present()
+        now = self._clock()
+
+        def read(connection: Connection) -> tuple[Changes, tuple[ActionInForce, ...] | None]:
+            changes = self._keeper.catch_up(connection, *present)
+            is_same = (changes.revision, changes.stamp) == present
+            return changes, None if is_same else read_in_force(connection, now=now)
+
+        # In one view: were actions newer than the revision, a client that resumes at the revision
+        # would not be told of them, and the next turn would find no difference to tell of.
+        changes, actions = await self._database.read(read)
+        if actions is not None:
+            await self._put_in_force(actions, revision=changes.revision, stamp=changes.stamp)
 
     def _present(self) -> tuple[int, str]:
         state = self._loaded()
