@@ -74,6 +74,13 @@ class RateThrottle:
         return throttle
 
     @classmethod
+    def at(cls, rate: Rate, full_until: int) -> Self:
+        """A bucket as `full_until` said it was, by the same clock."""
+        throttle = cls(rate)
+        throttle._full_until = full_until
+        return throttle
+
+    @classmethod
     def spent(cls, rate: Rate, now_ns: int) -> Self:
         """A bucket that is full: nothing is free to go until it leaks."""
         return cls.holding(rate, rate.burst * rate.period_ns, now_ns)
@@ -82,6 +89,11 @@ class RateThrottle:
     def rate(self) -> Rate:
         """The rate in force."""
         return self._rate
+
+    @property
+    def full_until(self) -> int:
+        """When the bucket is empty again, in parts: with the rate all there is to know of it."""
+        return self._full_until
 
     def held(self, now_ns: int) -> int:
         """How much is in the bucket, in parts."""

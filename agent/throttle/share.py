@@ -4,10 +4,10 @@ Share: how the processes of one agent divide a connection limit that all of them
 The theory is max-min fairness in whole connections:
 
 1. A process that holds `held` connections asks for those, and for one more if it waits.
-2. Everybody gets what he asks for, as far as an even level reaches. What is left below the next level
-   is one connection each for some: first for those that have waited longer than `HOLD_SECONDS`,
-   then for those that hold it already, so that a scarce connection goes round but not at every
-   message.
+2. Everybody gets what he asks for, as far as an even level reaches. What is left below the next
+   level is one connection each for some: first for those that have waited longer than
+   `HOLD_SECONDS`, then for those that hold it already, so that a scarce connection goes round but
+   not at every message.
 3. A process may open a connection if its share has room for it, and closes what is above its share.
 
 A limit that nobody waits for is not divided: whoever comes first may use all of it.

@@ -1,6 +1,27 @@
 """ConnectionSlots: how many connections are open under each named limit of this agent."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+
+class Slots(Protocol):
+    """Counts of open connections by limit name, of this process and of those it shares with."""
+
+    @property
+    def retry_seconds(self) -> float:
+        """How long after a refusal to ask again, unless a slot of this process is freed before."""
+
+    def try_take(self, limits: Mapping[str, int]) -> str | None:
+        """Take one slot of each of *limits*: None. Else take nothing and name one that is short."""
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give back one slot of each name, as one take took them."""
+
+    def surplus(self, name: str, most: int) -> int:
+        """How many connections this process is to close, so that at most *most* are open."""
+
+    def contended(self) -> Iterable[str]:
+        """Limits of which this process may hold more than its share: others wait for them."""
 
 
 class ConnectionSlots:
@@ -11,6 +32,9 @@ class ConnectionSlots:
     """
 
     __slots__ = ("_in_use",)
+
+    #: Nobody else gives slots back.
+    retry_seconds = float("inf")
 
     def __init__(self) -> None:
         self._in_use: dict[str, int] = {}
@@ -40,3 +64,11 @@ class ConnectionSlots:
     def in_use(self, name: str) -> int:
         """How many slots of the limit are taken."""
         return self._in_use.get(name, 0)
+
+    def surplus(self, name: str, most: int) -> int:
+        """How many connections are to close, so that at most *most* are open."""
+        return max(0, self.in_use(name) - most)
+
+    def contended(self) -> Iterable[str]:
+        """Limits that others wait for: there are no others."""
+        return ()

@@ -1,0 +1,1 @@
+"""The worker processes of one agent: their parent, and what they share."""
