@@ -16,6 +16,7 @@ The agent's errors, by what the caller can do about them.
     │   ├── NotReady             try again soon: the agent has only just started
     │   └── RebindUnderWay       try again when the other one is done
     ├── DispatchFailed           a mistake of ours: start the agent anew, the mail is on disk
+    ├── WorkersFailed            fix what the workers say
     └── Refusal                  a message, or part of its envelope, is not taken
         ├── TryLater             the sender tries again: the agent protects itself
         ├── OverLimit            the sender makes it smaller
@@ -98,6 +99,10 @@ class RebindUnderWay(QueueRefusal):
 
 class DispatchFailed(AgentError):
     """An error ended delivery; the mail is safe on disk."""
+
+
+class WorkersFailed(AgentError):
+    """None of the agent's workers could start; each has said why."""
 
 
 class Refusal(AgentError):

@@ -56,6 +56,11 @@ class HttpServer:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
+    async def start_private(self, path: str) -> None:
+        """Listen on the Unix socket *path*. Errors: `OSError`."""
+        await self._runner.setup()
+        await web.UnixSite(self._runner, path).start()
+
     async def close(self) -> None:
         """Stop listening."""
         await self._runner.cleanup()

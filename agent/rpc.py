@@ -29,14 +29,21 @@ class RpcServer:
     """Serves until it is stopped."""
 
     def __init__(
-        self, listen: ListenSection, *, injection: InjectionService, queues: QueueService
+        self,
+        listen: ListenSection,
+        *,
+        injection: InjectionService,
+        queues: QueueService,
+        is_shared: bool = False,
     ) -> None:
+        """*is_shared*: beside other processes of the agent on one port."""
         self._listen = listen
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=[
                 # Else two agents could share the port, and the system would deal calls to either.
-                ("grpc.so_reuseport", 0),
+                # For processes of one agent that is meant; their parent keeps others off the port.
+                ("grpc.so_reuseport", int(is_shared)),
                 ("grpc.max_receive_message_length", listen.max_message_size + _REQUEST_OVERHEAD),
             ],
             maximum_concurrent_rpcs=listen.max_connections + _SPARE_CALLS,

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,7 +24,6 @@ from agent.administration.queue_service import QueueService
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
-from agent.dispatch.throttle_file import ThrottleFile
 from agent.dns import Resolver
 from agent.errors import DispatchFailed, TryLater
 from agent.http import HttpServer, describe_held, describe_path, describe_status
@@ -51,6 +51,11 @@ from agent.smtp.injection_service import InjectionService
 from agent.smtp.intake import NOT_STORED, Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
+from agent.workers.limit_file import LIMITS_FILE, agent_limits
+from agent.workers.limit_table import LimitTable
+from agent.workers.place import Place, settings_of
+from agent.workers.ready import Ports
+from agent.workers.shared_limits import SharedSlots, SharedThrottles
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +65,8 @@ _LAST_REPORT_SECONDS = 2.0
 _LAST_CALLS_SECONDS = 5.0
 #: Held queues that `/status` shows, those with the most mail.
 _MOST_HELD = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """The ports that are listened on, as bound."""
-
-    smtp: int
-    grpc: int
-    http: int
+#: How often a process that drains its spool looks whether it is done, in seconds.
+_DRAINED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +79,20 @@ class _Delivery:
     queues: QueueService
 
 
-async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = None) -> None:
+async def run(
+    settings: Settings,
+    *,
+    place: Place | None = None,
+    on_ready: Callable[[Ports], None] | None = None,
+    lifeline: int | None = None,
+) -> None:
     """
     Run until SIGTERM or SIGINT, then stop gracefully; a second signal ends the process at once.
-    *on_ready* is told the ports. Errors: `SettingsError` for a certificate that can't be used,
-    `SpoolRefused`, `SpoolUnavailable`, `PortUnavailable`;
-    `DispatchFailed` so that a supervisor starts the agent anew rather than let mail pile up.
+    *place* is that of the process in its agent; *on_ready* is told the ports; *lifeline* is a
+    descriptor whose end of file says that the parent wants a stop, or is gone. Errors:
+    `SettingsError` for a certificate that can't be used, `SpoolRefused`, `SpoolUnavailable`,
+    `PortUnavailable`; `DispatchFailed` so that a supervisor starts the agent anew rather than let
+    mail pile up.
     """
     stop = asyncio.Event()
     failures: list[BaseException] = []
@@ -95,8 +101,10 @@ async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = 
         failures.append(error)
         stop.set()
 
-    with _signals(stop):
-        async with open_agent(settings, on_failure=on_failure) as ports:
+    with _signals(stop), _lifeline(lifeline, stop):
+        async with open_agent(
+            settings, place=place, on_failure=on_failure, on_drained=stop.set
+        ) as ports:
             if on_ready is not None:
                 on_ready(ports)
             await stop.wait()
@@ -108,15 +116,25 @@ async def run(settings: Settings, *, on_ready: Callable[[Ports], None] | None = 
 
 @asynccontextmanager
 async def open_agent(
-    settings: Settings, *, on_failure: Callable[[BaseException], None] | None = None
+    settings: Settings,
+    *,
+    place: Place | None = None,
+    on_failure: Callable[[BaseException], None] | None = None,
+    on_drained: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Ports]:
-    """Build the agent and start it; at the end stop it."""
+    """
+    Build the agent, or the process of it at *place*, and start it; at the end stop it.
+    *on_drained* is told when a process that only drains its spool has done so.
+    """
+    place = place or Place()
+    agent_dir, settings = settings.agent.data_dir, settings_of(settings, place)
     clock, random = time.time, Random()
     if (files := settings.listen.certificate_files) is not None:
         # Told before anything is opened.
         load_context(files)
     settings.agent.data_dir.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
+        table = _open_limits(agent_dir, place, stack)
         spool = await SqliteSpool.open(settings.agent.data_dir)
         stack.push_async_callback(spool.close)
         channel = open_channel(settings.policy.server)
@@ -154,12 +172,38 @@ async def open_agent(
             log,
             metrics,
             orders=orders,
+            place=place,
+            throttles=SharedThrottles(table),
+            slots=SharedSlots(table, place.number),
             random=random,
             stack=stack,
             on_failure=on_failure,
         )
         _show(metrics, policy, log, uploader, delivery)
-        yield await _open_ports(settings, spool, log, policy, delivery, metrics, stack)
+        ports = await _open_ports(settings, place, spool, log, policy, delivery, metrics, stack)
+        if place.is_draining:
+            _watch_drain(spool, on_drained, stack)
+        yield ports
+
+
+def _open_limits(agent_dir: Path, place: Place, stack: AsyncExitStack) -> LimitTable:
+    """Open what the agent's processes share; the only one of them begins and ends its use too."""
+    if place.has_parent:
+        table = LimitTable(agent_dir / LIMITS_FILE)
+        stack.callback(table.close)
+        return table
+    return stack.enter_context(agent_limits(agent_dir)).table
+
+
+def _watch_drain(spool: SqliteSpool, on_drained: Callable[[], None], stack: AsyncExitStack) -> None:
+    async def watch() -> None:
+        while spool.entry_count or spool.record_count:  # noqa: ASYNC110  # counts have no event
+            await asyncio.sleep(_DRAINED_SECONDS)
+        logger.info("spool drained")
+        on_drained()
+
+    task = asyncio.create_task(watch(), name="drain")
+    stack.callback(task.cancel)
 
 
 async def _open_delivery(
@@ -170,6 +214,9 @@ async def _open_delivery(
     metrics: AgentMetrics,
     *,
     orders: OrderBook,
+    place: Place,
+    throttles: SharedThrottles,
+    slots: SharedSlots,
     random: Random,
     stack: AsyncExitStack,
     on_failure: Callable[[BaseException], None] | None,
@@ -188,15 +235,8 @@ async def _open_delivery(
     await mta_sts.open()
     stack.push_async_callback(mta_sts.close)
     metrics.add_tls(mta_sts)
-    rates = ThrottleFile(
-        settings.agent.data_dir / "throttles.json",
-        clock=time.time,
-        monotonic_ns=time.monotonic_ns,
-    )
-    throttles = rates.open()
-    stack.callback(rates.close, throttles)
     leases = open_leases(
-        settings, worker="", clock=time.time, clock_ns=lease_clock_ns, random=random
+        settings, worker=place.lease_name, clock=time.time, clock_ns=lease_clock_ns, random=random
     )
     dispatcher = Dispatcher(
         settings,
@@ -209,6 +249,7 @@ async def _open_delivery(
         throttles=throttles,
         fleet=leases.fleet,
         orders=orders.in_force,
+        slots=slots,
         on_failure=on_failure,
     )
     metrics.add_tls_demands(dispatcher.tls_demands)
@@ -253,6 +294,7 @@ def _join(leases: LeaseAccess, dispatcher: Dispatcher, policy: PolicyAccess) -> 
 
 async def _open_ports(
     settings: Settings,
+    place: Place,
     spool: SqliteSpool,
     log: DeliveryLog,
     policy: PolicyAccess,
@@ -263,6 +305,8 @@ async def _open_ports(
     dispatcher = delivery.dispatcher
     intake = Intake(settings, spool, accept=dispatcher.accept, log=log.write)
     stack.push_async_callback(intake.drain)
+    listener = SmtpListener(settings, intake)
+    metrics.add_intake(listener, spool)
     http = HttpServer(
         metrics,
         status=lambda: describe_status(
@@ -272,23 +316,35 @@ async def _open_ports(
     )
     stack.push_async_callback(http.close)
     listen = settings.listen
-    with listening_on("listen.http", listen.http):
-        await http.start(listen.http.host, listen.http.port)
+    if place.http_socket:
+        await http.start_private(place.http_socket)
+    else:
+        with listening_on("listen.http", listen.http):
+            await http.start(listen.http.host, listen.http.port)
+    grpc_port = 0
+    if not place.is_draining:
+        grpc_port = await _open_grpc(settings, place, intake, delivery, stack)
+        with listening_on("listen.smtp", listen.smtp):
+            await listener.start(is_shared=place.has_parent)
+        stack.push_async_callback(listener.stop)
+    ports = Ports(smtp=listener.port, grpc=grpc_port, http=http.port)
+    logger.info("agent ready", extra=asdict(ports))
+    return ports
+
+
+async def _open_grpc(
+    settings: Settings, place: Place, intake: Intake, delivery: _Delivery, stack: AsyncExitStack
+) -> int:
+    listen = settings.listen
     server = RpcServer(
         listen,
         injection=InjectionService(intake, most_calls=listen.max_connections),
         queues=delivery.queues,
+        is_shared=place.has_parent,
     )
     grpc_port = await server.start()
     stack.push_async_callback(server.stop, _LAST_CALLS_SECONDS)
-    listener = SmtpListener(settings, intake)
-    with listening_on("listen.smtp", listen.smtp):
-        await listener.start()
-    stack.push_async_callback(listener.stop)
-    metrics.add_intake(listener, spool)
-    ports = Ports(smtp=listener.port, grpc=grpc_port, http=http.port)
-    logger.info("agent ready", extra=asdict(ports))
-    return ports
+    return grpc_port
 
 
 def _status(dispatcher: Dispatcher) -> dict[str, Any]:
@@ -355,6 +411,25 @@ def _show(
         "Egress paths that are suspended.",
         lambda: sum(state.suspended_until > 0 for state in dispatcher.snapshot()),
     )
+
+
+@contextlib.contextmanager
+def _lifeline(descriptor: int | None, stop: asyncio.Event) -> Iterator[None]:
+    """Set *stop* once the other end of *descriptor* is closed."""
+    if descriptor is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_end() -> None:
+        loop.remove_reader(descriptor)
+        stop.set()
+
+    loop.add_reader(descriptor, on_end)
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
 
 
 @contextlib.contextmanager

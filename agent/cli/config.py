@@ -30,6 +30,12 @@ def use_config(context: click.Context, config_path: str | None) -> None:
 
 def settings_for(config_path: str | None) -> Settings:
     """Load the configuration that was named. Errors: `SettingsError` with every mistake."""
+    return load_settings(config_path_of(config_path))
+
+
+def config_path_of(config_path: str | None) -> str | None:
+    """The configuration that was named, before the command's name or after; None: none was."""
     if config_path is None:
-        config_path = click.get_current_context().meta.get(_KEY)
-    return load_settings(config_path)
+        found: str | None = click.get_current_context().meta.get(_KEY)
+        return found
+    return config_path

@@ -15,8 +15,3 @@ def wanted_connections(queued: int, limit: int) -> int:
     [1, 2, 7, 25, 32]
     """
     return min(queued, ceil(limit * (1 - exp(-_STEEPNESS * queued))))
-
-
-def surplus_connections(open_now: int, limit: int) -> int:
-    """How many connections are to be closed after the limit was lowered."""
-    return max(0, open_now - limit)

@@ -21,7 +21,7 @@ from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
 from agent.dispatch.session import Session
 from agent.dispatch.settling import Way
-from agent.dispatch.throttles import Throttles
+from agent.dispatch.throttles import RateLimits, Throttles
 from agent.dispatch.tls_contexts import TlsContexts
 from agent.dispatch.tls_demands import TlsDemands
 from agent.dns import Resolver
@@ -34,13 +34,15 @@ from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.settings import Settings
 from agent.spool.messages import Spool
-from agent.throttle.slots import ConnectionSlots
+from agent.throttle.slots import ConnectionSlots, Slots
 
 logger = logging.getLogger(__name__)
 
 #: A path that is unused for so long is forgotten, in seconds.
 _REAP_SECONDS = 600.0
 _SWEEP_SECONDS = 15.0
+#: How often other processes are given what they wait for, in seconds.
+_SHARE_SECONDS = 0.5
 #: Changes of policy that follow each other are looked at together, this far apart, in seconds.
 _APPLY_SECONDS = 0.1
 #: How often due mail is counted by path for the limit service, in seconds.
@@ -62,16 +64,18 @@ class Dispatcher:
         trusted: Callable[[], ssl.SSLContext] | None = None,
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
-        throttles: Throttles | None = None,
+        throttles: RateLimits | None = None,
+        slots: Slots | None = None,
         fleet: FleetLimits | None = None,
         orders: OrderSet | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         """
         *mta_sts*: None: MTA-STS is not asked about; *trusted* makes the TLS context that
-        certificates are checked with; *throttles* are those of the last run; *fleet* what is lent
-        of limits that agents share, None: each keeps them for itself; *orders* are an operator's;
-        *on_failure* is told of an error that ends dispatch.
+        certificates are checked with; *throttles* and *slots* are those that processes of the
+        agent share, None: there are no others; *fleet* what is lent of limits that agents share,
+        None: each keeps them for itself; *orders* are an operator's; *on_failure* is told of an
+        error that ends dispatch.
         """
         random = random or Random()
         self._host_name = socket.gethostname() or "localhost"
@@ -94,7 +98,9 @@ class Dispatcher:
             resolver=resolver,
             results=self._results,
             connector=connector,
-            limits=Limits(throttles or Throttles(), ConnectionSlots(), fleet or without_leases()),
+            limits=Limits(
+                throttles or Throttles(), slots or ConnectionSlots(), fleet or without_leases()
+            ),
             holding=self,
             random=random,
             clock=clock,
@@ -108,7 +114,7 @@ class Dispatcher:
         self._rebinder = Rebinder(
             self._services, spool, log, self._scheduler, paths=lambda: list(self._paths.values())
         )
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._is_applying = False
         self._is_stopping = False
         self._waiting: Mapping[str, int] = {}
@@ -127,7 +133,10 @@ class Dispatcher:
         """Begin to deliver."""
         self._services.holds.subscribe(self._on_policy_change)
         self._scheduler.start()
-        self._sweeper = asyncio.create_task(self._sweep(), name="path sweeper")
+        self._tasks = [
+            asyncio.create_task(self._sweep(), name="path sweeper"),
+            asyncio.create_task(self._share(), name="connection sharing"),
+        ]
 
     async def stop(self, deadline: float | None = None) -> None:
         """
@@ -135,9 +144,9 @@ class Dispatcher:
         its path's system_shutdown_timeout and *deadline* seconds.
         """
         self._is_stopping = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         # First of all: no mail for a path that is closing, and no new path beside it.
         await self._scheduler.stop()
         await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))
@@ -280,6 +289,18 @@ class Dispatcher:
         finally:
             self._scheduler.look_again()
             self._applied = asyncio.get_running_loop().time()
+
+    async def _share(self) -> None:
+        """Give other processes of the agent their share of the connections that they wait for."""
+        while True:
+            await asyncio.sleep(_SHARE_SECONDS)
+            try:
+                if contended := set(self._services.limits.slots.contended()):
+                    for path in list(self._paths.values()):
+                        path.share(contended)
+            except Exception:
+                # Supervisor: what can't be shared now is shared later.
+                logger.exception("connections can't be shared")
 
     async def _sweep(self) -> None:
         while True:

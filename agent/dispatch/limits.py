@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agent.dispatch.options import PathOptions
-from agent.dispatch.throttles import Throttles
+from agent.dispatch.throttles import RateLimits, Throttles
 from agent.limits.fleet import FleetLimits, Mode
 from agent.limits.holder import LeaseHolder
 from agent.limits.limit import FleetLimit, Kind
 from agent.throttle.rate import Rate
-from agent.throttle.slots import ConnectionSlots
+from agent.throttle.slots import Slots
 
 _NS = 1_000_000_000
 
@@ -89,8 +89,8 @@ class Limits:
 
     def __init__(
         self,
-        throttles: Throttles,
-        slots: ConnectionSlots,
+        throttles: RateLimits,
+        slots: Slots,
         fleet: FleetLimits,
         *,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,

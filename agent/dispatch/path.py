@@ -17,12 +17,12 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from agent.delivery.connections import surplus_connections, wanted_connections
+from agent.delivery.connections import wanted_connections
 from agent.delivery.tls import TlsMode
 from agent.dispatch import waits
 from agent.dispatch.connector import Connector
@@ -407,6 +407,11 @@ class Path:
             session.wake()
         self.maintain()
 
+    def share(self, contended: Collection[str]) -> None:
+        """Close what other processes have a right to, of limits that they wait for."""
+        if not self._options.connection_limits.keys().isdisjoint(contended):
+            self._close_surplus()
+
     def sweep(self) -> None:
         """End mail that grew too old while it was ready."""
         if not any(self._is_old(entry) for entry in self._ready):
@@ -584,7 +589,7 @@ class Path:
             else:
                 self.services.limits.on_shortage()
         self.services.holding.starves(self)
-        self._maintain_in(_LONGEST_TIMER)
+        self._maintain_in(min(_LONGEST_TIMER, self.services.limits.slots.retry_seconds))
 
     def _note_wait(self, limit: FleetLimit) -> None:
         if self._lease_wait is None or self._lease_wait.limit.key != limit.key:
@@ -696,12 +701,12 @@ class Path:
         staying = [session for session, hold in self._holds.items() if not hold.is_leaving]
         leaving = len(self._holds) - len(staying)
         surplus = max(
-            surplus_connections(limits.slots.in_use(name) - leaving, limit)
+            limits.slots.surplus(name, limit) - leaving
             for name, limit in self._options.connection_limits.items()
         )
         if self.is_suspended:
             surplus = len(staying)
         staying.sort(key=lambda session: not session.is_idle)
-        for session in staying[:surplus]:
+        for session in staying[: max(0, surplus)]:
             self._holds[session].is_leaving = True
             session.leave()

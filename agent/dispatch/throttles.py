@@ -1,21 +1,32 @@
 """
-Throttles: every rate throttle of this agent by name, so that paths which name one share it.
+Throttles: every rate throttle by name, so that paths which name one share it.
 
-What was used of a burst must not be forgotten with the process. `save` and `restore` carry the
-buckets over a clean stop. After a crash nobody knows them, so each counts as full at the start of
-the process (`spent_since`): it can't have held more, so no window ever sees more than its rate.
+Those of this module are of one process and end with it; `agent.workers.shared_limits` has those
+that the processes of an agent share and that outlive them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Protocol
 
 from agent.throttle.permit import try_take
 from agent.throttle.rate import Rate, RateThrottle
 
 
-class Throttles:
+class RateLimits(Protocol):
     """Rate throttles by name. A changed rate keeps what the throttle has counted."""
+
+    def try_take(self, rates: Mapping[str, Rate], now_ns: int) -> int:
+        """Let one event pass all of *rates*: 0. Else take nothing; the wait in nanoseconds."""
+
+    def wait_ns(self, rates: Mapping[str, Rate], now_ns: int, ahead: int = 0) -> int:
+        """How long until an event may pass, if *ahead* others go first; takes nothing."""
+
+    def forget_idle(self, now_ns: int) -> None:
+        """Drop throttles that hold nothing: a new one would be in the same state."""
+
+
+class Throttles:
+    """The throttles of one process; implements `RateLimits`."""
 
     __slots__ = ("_by_name", "_spent_since")
 
@@ -23,24 +34,6 @@ class Throttles:
         """*spent_since*: when every bucket counts as full, in nanoseconds; None: all are empty."""
         self._by_name: dict[str, RateThrottle] = {}
         self._spent_since = spent_since
-
-    @classmethod
-    def restore(cls, saved: Mapping[str, Any], *, elapsed_ns: int, now_ns: int) -> Self:
-        """Make them as they were when `save` was called *elapsed_ns* ago."""
-        throttles = cls()
-        for name, state in saved.items():
-            rate = Rate(**state["rate"])
-            parts = state["held"] - max(0, elapsed_ns) * rate.count
-            throttles._by_name[name] = RateThrottle.holding(rate, parts, now_ns)
-        return throttles
-
-    def save(self, now_ns: int) -> dict[str, Any]:
-        """Describe what every bucket holds, JSON-ready."""
-        return {
-            name: {"rate": asdict(throttle.rate), "held": throttle.held(now_ns)}
-            for name, throttle in self._by_name.items()
-            if throttle.held(now_ns)
-        }
 
     def try_take(self, rates: Mapping[str, Rate], now_ns: int) -> int:
         """Let one event pass all of *rates*: 0. Else take nothing; the wait in nanoseconds."""

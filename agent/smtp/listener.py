@@ -78,12 +78,16 @@ class SmtpListener:
             return 0
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def start(self) -> None:
-        """Begin to listen. Errors: `OSError`."""
+    async def start(self, *, is_shared: bool = False) -> None:
+        """Begin to listen; *is_shared*: beside other processes on one port. Errors: `OSError`."""
         loop = asyncio.get_running_loop()
         address = self._listen.smtp
         self._server = await loop.create_server(
-            lambda: _Connection(self), address.host, address.port, backlog=512
+            lambda: _Connection(self),
+            address.host,
+            address.port,
+            backlog=512,
+            reuse_port=is_shared or None,
         )
         logger.info("smtp listens", extra={"host": address.host, "port": self.port})
 

@@ -19,6 +19,8 @@ class SpoolState:
     #: Whether an agent has it.
     is_in_use: bool = False
     entries: int = 0
+    #: Outcomes that the policy server has not been told of.
+    records: int = 0
 
 
 def look_at_spool(data_dir: Path) -> SpoolState:
@@ -30,12 +32,12 @@ def look_at_spool(data_dir: Path) -> SpoolState:
             return SpoolState(exists=False)
         if is_locked(place):
             return SpoolState(exists=True, is_in_use=True)
-        entries = _count(path)
+        entries, records = _count(path)
     except (sqlite3.Error, OSError) as error:
         raise SpoolUnavailable(f"{place}: the spool can't be opened: {error}") from error
     if not os.access(path, os.W_OK):
         raise SpoolUnavailable(f"{path}: can't be written to")
-    return SpoolState(exists=True, entries=entries)
+    return SpoolState(exists=True, entries=entries, records=records)
 
 
 def is_locked(place: Path) -> bool:
@@ -54,9 +56,11 @@ def is_locked(place: Path) -> bool:
     return False
 
 
-def _count(path: Path) -> int:
+def _count(path: Path) -> tuple[int, int]:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        return rows.count_entries(connection) if version_of(connection, path) else 0
+        if not version_of(connection, path):
+            return 0, 0
+        return rows.count_entries(connection), rows.count_records(connection)
     finally:
         connection.close()

@@ -11,11 +11,17 @@ class Slots(Protocol):
     def retry_seconds(self) -> float:
         """How long after a refusal to ask again, unless a slot of this process is freed before."""
 
+    def first_full(self, limits: Mapping[str, int]) -> str | None:
+        """The first of *limits* (name -> most connections) that has no slot left, or None."""
+
     def try_take(self, limits: Mapping[str, int]) -> str | None:
         """Take one slot of each of *limits*: None. Else take nothing and name one that is short."""
 
     def release(self, names: Iterable[str]) -> None:
         """Give back one slot of each name, as one take took them."""
+
+    def in_use(self, name: str) -> int:
+        """How many slots of the limit are taken."""
 
     def surplus(self, name: str, most: int) -> int:
         """How many connections this process is to close, so that at most *most* are open."""

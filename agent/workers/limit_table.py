@@ -39,7 +39,7 @@ MOST_WORKERS = 32
 #: Most connections of one worker under one limit.
 MOST_CONNECTIONS = 65_535
 #: Rows of rates, and of connection limits.
-ROWS = 32_768
+ROWS = 16_384
 #: A name is in one of so many rows, or nowhere.
 _PROBED = 64
 _HEADER_BYTES = 4096
@@ -115,8 +115,8 @@ class LimitTable:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(self._file).st_size < size:
-                # Sparse: rows take up room once they are used.
-                os.ftruncate(self._file, size)
+                # With its room on the disk: a page that has none would end the process later.
+                os.posix_fallocate(self._file, 0, size)
             self._map = mmap.mmap(self._file, size)
         except BaseException:
             os.close(self._file)
@@ -225,6 +225,11 @@ class LimitTable:
         """The rows of connection limits, in order, taken if need be; None: there is no room."""
         return self._find_all(1, names, 0)
 
+    def slot_row(self, name: str) -> int | None:
+        """The row of a connection limit; None: it has none. Needs no lock."""
+        digest = _digest_of(name)
+        return next((row for row in self._probed(1, digest) if self._digest(row) == digest), None)
+
     def counts(self, row: int) -> tuple[int, ...]:
         """How many connections each worker has open; needs no lock to be told, only to be used."""
         return _COUNTS.unpack_from(self._map, row + _COUNTS_AT)
@@ -265,7 +270,7 @@ class LimitTable:
         digest, row = self._known[kind].get(name, (_FREE, 0))
         if row and self._map[row : row + _DIGEST_BYTES] == digest:
             return row
-        digest = blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest()
+        digest = _digest_of(name)
         rows = self._probed(kind, digest)
         found = next((row for row in rows if self._digest(row) == digest), None)
         if found is None:
@@ -358,3 +363,7 @@ class LimitTable:
             header.monotonic_ns,
             header.spent_since,
         )
+
+
+def _digest_of(name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest()

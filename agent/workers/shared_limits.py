@@ -91,6 +91,10 @@ class SharedSlots:
         self._since: dict[str, float] = {}
         self._asked: dict[str, float] = {}
 
+    def first_full(self, limits: Mapping[str, int]) -> str | None:
+        """The first of *limits* (name -> most connections) that has no slot left, or None."""
+        return next((name for name, most in limits.items() if self.in_use(name) >= most), None)
+
     def try_take(self, limits: Mapping[str, int]) -> str | None:
         """Take one slot of each of *limits*: None. Else take nothing and name one that is short."""
         now = self._clock()
@@ -120,8 +124,8 @@ class SharedSlots:
                 del self._rows[name]
 
     def in_use(self, name: str) -> int:
-        """How many slots of the limit are taken, by all processes, as far as this one knows it."""
-        row = self._rows.get(name)
+        """How many slots of the limit are taken, by all processes."""
+        row = self._rows.get(name) or self._table.slot_row(name)
         return sum(self._table.counts(row)) if row is not None else 0
 
     def surplus(self, name: str, most: int) -> int:

@@ -143,6 +143,7 @@ timeout = "2s"
         address: str,
         queue: str = 'retry_interval = "2s"',
         server_port: int = 0,
+        workers: int = 1,
     ) -> Program:
         """
         Start an agent with one source, on the ports and the spool it had before, if any;
@@ -156,6 +157,7 @@ timeout = "2s"
 [agent]
 name = "{name}"
 data_dir = "{self.directory}/{name}"
+workers = {workers}
 [policy]
 server = "127.0.0.1:{server_port}"
 [listen]

@@ -1,7 +1,10 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from agent.dispatch.throttles import Throttles
 from agent.throttle.rate import Rate, RateThrottle
 from agent.workers import limit_table
 from agent.workers.limit_table import Busy, HostTime, LimitTable, read_host_time
@@ -187,3 +190,30 @@ def test_a_bucket_survives_being_written(table):
 
 def test_this_host_can_tell_its_time():
     assert read_host_time().monotonic_ns > 0
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(1, 1000),
+    period=st.integers(1, 10**12),
+    burst=st.none() | st.integers(1, 2000),
+    taken=st.integers(0, 50),
+    away=st.integers(0, 1000),
+    restart_at=st.integers(1, 10**15),
+)
+def test_a_reboot_changes_no_wait(tmp_path_factory, count, period, burst, taken, away, restart_at):
+    """After a clean stop, the next event waits as long as if the agent had run on."""
+    path = tmp_path_factory.mktemp("table") / "limits.table"
+    rates = {"r": Rate(count=count, period_ns=period, max_burst=burst)}
+    table, kept, now = open_table(path), Throttles(), START.monotonic_ns
+    table.begin(START)
+    for _ in range(taken):
+        assert SharedThrottles(table).try_take(rates, now) == kept.try_take(rates, now)
+
+    booted = HostTime(boot_id="boot-2", wall=1000.0 + away, monotonic_ns=restart_at)
+    other, _ = next_run(table, path, booted, is_clean=True)
+
+    found = SharedThrottles(other).wait_ns(rates, restart_at)
+    assert found == kept.wait_ns(rates, now + away * SECOND)
+    table.close()
+    other.close()
