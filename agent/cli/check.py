@@ -20,6 +20,7 @@ from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.spool.look import look_at_spool
 from agent.spool.verify import verify_spool
+from agent.workers.place import find_shards, shard_dir
 
 _SERVER_SECONDS = 3.0
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
@@ -64,9 +65,11 @@ async def _look_into(settings: Settings, *, verifies: bool) -> list[Finding]:
     directory = _check_directory(settings)
     findings = [directory]
     if directory.level == "ok":
-        findings.append(_check_spool(settings))
+        findings += [_check_spool(settings, number) for number in _shards(settings)]
     if verifies:
-        findings += _verify_spool(settings)
+        findings += [
+            found for number in _shards(settings) for found in _verify_spool(settings, number)
+        ]
     findings += _check_certificate(settings)
     findings += [_check_source(name, settings) for name in settings.sources]
     findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
@@ -85,27 +88,41 @@ def _check_directory(settings: Settings) -> Finding:
     return Finding("data_dir", "ok", f"{directory}{missing}")
 
 
-def _check_spool(settings: Settings) -> Finding:
+def _shards(settings: Settings) -> list[int]:
+    """The numbers of all spools that the agent has or would make."""
+    return sorted({*range(settings.agent.workers), *find_shards(settings.agent.data_dir)})
+
+
+def _named(number: int, text: str) -> str:
+    return f"worker-{number}: {text}" if number else text
+
+
+def _check_spool(settings: Settings, number: int) -> Finding:
     try:
-        spool = look_at_spool(settings.agent.data_dir)
+        spool = look_at_spool(shard_dir(settings.agent.data_dir, number))
     except (SpoolRefused, SpoolUnavailable) as error:
         return Finding("spool", "error", str(error))
     if not spool.exists:
-        return Finding("spool", "ok", "none yet, to be made by the first run")
+        return Finding("spool", "ok", _named(number, "none yet, to be made by the first run"))
     if spool.is_in_use:
-        return Finding("spool", "ok", "an agent is running on this spool")
-    return Finding("spool", "ok", f"opens; {spool.entries} queued")
+        return Finding("spool", "ok", _named(number, "an agent is running on this spool"))
+    return Finding("spool", "ok", _named(number, f"opens; {spool.entries} queued"))
 
 
-def _verify_spool(settings: Settings) -> list[Finding]:
+def _verify_spool(settings: Settings, number: int) -> list[Finding]:
     try:
-        damages = verify_spool(settings.agent.data_dir)
+        damages = verify_spool(shard_dir(settings.agent.data_dir, number))
     except (SpoolRefused, SpoolUnavailable) as error:
         return [Finding("spool", "error", str(error))]
     if not damages:
-        return [Finding("spool", "ok", "whole: every row and every body is as it was stored")]
+        whole = "whole: every row and every body is as it was stored"
+        return [Finding("spool", "ok", _named(number, whole))]
     return [
-        Finding("spool", "error" if one.is_error else "warning", f"{one.text}; {one.remedy}")
+        Finding(
+            "spool",
+            "error" if one.is_error else "warning",
+            _named(number, f"{one.text}; {one.remedy}"),
+        )
         for one in damages
     ]
 

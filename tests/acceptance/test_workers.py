@@ -1,5 +1,6 @@
 """An agent of several processes: nothing is lost, and limits hold over all of them together."""
 
+import asyncio
 import fcntl
 import os
 import re
@@ -80,7 +81,7 @@ async def test_a_killed_worker_comes_back_loses_nothing_and_limits_hold_througho
         assert (_workers(agent)[1]["restarts"], _workers(agent)[1]["last_end"]) == (1, "SIGKILL")
         await until(lambda: len(_accepted(sink)) == 1000, seconds=60, what="all delivered")
         await until(lambda: not any(agent.status()["queues"].values()), what="nothing is queued")
-        assert agent.stop() == 0
+        assert await asyncio.to_thread(agent.stop) == 0
 
     accepted = _accepted(sink)
     assert len(accepted) == 1000
@@ -117,7 +118,7 @@ async def test_another_number_of_workers_loses_nothing_and_frees_no_burst(fleet,
             if workers == 2:
                 assert all(_by_worker(agent, "penstock_agent_smtp_accepted_total").values())
             if sent < 300:
-                assert agent.stop() == 0
+                assert await asyncio.to_thread(agent.stop) == 0
         assert len(_accepted(sink)) < 300, "there was to be mail left over"
         (left_over,) = [one for one in _workers(agent) if "draining" in one["state"]]
         assert left_over["worker"] == 1
@@ -126,11 +127,11 @@ async def test_another_number_of_workers_loses_nothing_and_frees_no_burst(fleet,
         await until(
             lambda: _workers(agent)[1]["last_end"] == "exit status 0", what="worker 1 is done"
         )
-        assert agent.stop() == 0
+        assert await asyncio.to_thread(agent.stop) == 0
         # Nothing is left over now: one process again, without a parent.
         agent = await _start(fleet, 1)
         assert "workers" not in agent.status()
-        assert agent.stop() == 0
+        assert await asyncio.to_thread(agent.stop) == 0
 
     accepted = _accepted(sink)
     assert (len(accepted), sum(accepted.values())) == (300, 300)
@@ -143,12 +144,12 @@ async def test_workers_whose_parent_is_killed_finish_and_the_next_takes_over(fle
         agent = await _start(fleet, 2)
         await inject(agent.ports["smtp"], 500, domain=_DOMAIN, connections=8)
         pids = [one["pid"] for one in _workers(agent)]
-        agent.kill()
+        await asyncio.to_thread(agent.kill)
 
         agent = await _start(fleet, 2)
         assert not _any_runs(pids)
         await until(lambda: len(_accepted(sink)) == 500, seconds=60, what="all delivered")
-        assert agent.stop() == 0
+        assert await asyncio.to_thread(agent.stop) == 0
 
     accepted = _accepted(sink)
     assert sum(accepted.values()) == 500, "workers that lose their parent stop in order"
@@ -165,7 +166,7 @@ async def test_a_second_signal_ends_all_processes_at_once(fleet, open_sink):
         await until(lambda: fetch(f"http://127.0.0.1:{agent.ports['http']}/readyz") is None)
         assert agent.process.poll() is None
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(timeout=5) == 1
+        assert await asyncio.to_thread(agent.process.wait, 5) == 1
         await until(lambda: not _any_runs(pids), seconds=5)
 
 
