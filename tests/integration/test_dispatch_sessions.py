@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from agent.delivery.record import RecordType
-from tests.integration.dispatch_peers import Scripted, scripted_peer
+from tests.integration.dispatch_peers import Handler, Scripted, scripted_peer, smtp_peer
 from tests.integration.dispatch_world import DOMAIN, make_config, world
+from tests.integration.test_dispatch_connections import InOrder, use_two_hosts
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,83 @@ async def test_a_peer_that_finds_every_recipient_too_many_is_not_asked_for_ever(
             f"{name}@{DOMAIN}" for name in "abc"
         ]
         assert [entry.attempts for entry in await here.spool.entries()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("at", "option", "code", "text"),
+    [
+        ("banner", "banner_timeout", 400, "no banner"),
+        ("ehlo", "ehlo_timeout", 400, "timed out waiting for the reply to EHLO"),
+        ("mail", "mail_from_timeout", 421, "timed out waiting for the reply to MAIL FROM"),
+        ("rcpt", "rcpt_to_timeout", 421, "timed out waiting for the reply to RCPT TO"),
+        ("data", "data_timeout", 421, "timed out waiting for the reply to DATA"),
+        ("data_end", "data_dot_timeout", 421, "timed out waiting for the reply to ."),
+    ],
+)
+async def test_each_wait_for_the_peer_has_its_timeout(
+    tmp_path: Path, at: str, option: str, code: int, text: str
+) -> None:
+    provider = {"misbehave": [{"at": at, "action": "silence"}]}
+    async with world(tmp_path, provider=provider) as here:
+        here.policies.change(make_config(here.port, **{option: 0.3}))
+        await here.send(1)
+        await here.until_records(RecordType.TRANSIENT_FAILURE, 1)
+        await here.until(lambda: here.seen.open_connections == 0)
+
+        (record,) = here.log.records
+        assert (record.response.code, record.response.internal) == (code, True)
+        assert text in record.response.content
+        assert here.dispatcher.counts.watchdog_aborts == 0
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "is_taken_on"),
+    [
+        pytest.param({"at": "mail", "action": "drop"}, True, id="a drop"),
+        pytest.param({"at": "rcpt", "action": "silence"}, True, id="a timeout"),
+        pytest.param(
+            {"at": "rcpt", "action": "reply", "reply": "421 4.3.2 closing"}, True, id="421"
+        ),
+        pytest.param(
+            {"at": "data_end", "action": "reply", "reply": "421 4.3.2 closing"},
+            True,
+            id="421, late",
+        ),
+        pytest.param({"at": "data_end", "action": "silence"}, False, id="the peer may have it"),
+        pytest.param({"at": "data_end", "action": "drop"}, False, id="the peer may have it too"),
+        pytest.param(
+            {"at": "rcpt", "action": "reply", "reply": "451 4.2.0 later"}, False, id="a refusal"
+        ),
+    ],
+)
+async def test_what_makes_a_message_go_to_the_next_host_at_once(
+    tmp_path: Path, misbehave: dict[str, str], is_taken_on: bool
+) -> None:
+    """With try_next_host_on_transport_error: what broke the connection, and can't double mail."""
+    handler = Handler()
+    async with (
+        world(tmp_path, provider={"misbehave": [misbehave]}) as here,
+        smtp_peer(handler, host="127.0.0.2", port=here.port),
+    ):
+        await here.stop()
+        await here.start(random=InOrder())
+        use_two_hosts(here)
+        here.policies.change(
+            make_config(
+                here.port,
+                try_next_host_on_transport_error=True,
+                rcpt_to_timeout=0.3,
+                data_dot_timeout=0.3,
+            )
+        )
+        await here.send(1)
+        await here.until_records(RecordType.TRANSIENT_FAILURE, 1)
+        if is_taken_on:
+            await here.until_records(RecordType.DELIVERY, 1)
+        else:
+            await here.until(lambda: here.dispatcher.queue_counts()["scheduled"] == 1)
+
+        assert len(handler.taken) == is_taken_on
+        assert [entry.attempts for entry in await here.spool.entries()] == [1] * (not is_taken_on)
+        await here.stop()
+        await here.start()
