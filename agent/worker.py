@@ -388,6 +388,11 @@ def _show(
         lambda: dispatcher.counts.watchdog_aborts,
     )
     metrics.add_gauge(
+        "penstock_agent_sources_failing",
+        "Egress sources that can't be used: this host does not have their address.",
+        lambda: dispatcher.failing_sources,
+    )
+    metrics.add_gauge(
         "penstock_agent_queue_orders",
         "Operators' orders in force, to hold or to bounce mail.",
         lambda: len(delivery.orders.in_force),

@@ -21,6 +21,7 @@ from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
 from agent.dispatch.session import Session
 from agent.dispatch.settling import Way
+from agent.dispatch.sources import SourceHealth
 from agent.dispatch.throttles import RateLimits, Throttles
 from agent.dispatch.tls_contexts import TlsContexts
 from agent.dispatch.tls_demands import TlsDemands
@@ -91,10 +92,12 @@ class Dispatcher:
         contexts = TlsContexts(clock=time.monotonic, trusted=trusted)
         self.tls_demands = TlsDemands(resolver, mta_sts)
         connector = Connector(contexts, BrokenTls(time.monotonic), self.tls_demands, clock=clock)
+        sources = SourceHealth(clock=clock)
         self._services = Services(
             settings=settings,
             policies=policy,
-            holds=Holds(policy, orders if orders is not None else OrderSet(), clock=clock),
+            holds=Holds(policy, orders if orders is not None else OrderSet(), sources, clock=clock),
+            sources=sources,
             resolver=resolver,
             results=self._results,
             connector=connector,
@@ -155,6 +158,11 @@ class Dispatcher:
         """Every path as it is now, by name."""
         waiting = self._scheduler.waiting_by_path()
         return [path.state(waiting.get(name, 0)) for name, path in sorted(self._paths.items())]
+
+    @property
+    def failing_sources(self) -> int:
+        """How many egress sources can't be used now."""
+        return self._services.sources.failing
 
     @property
     def counts(self) -> DispatchCounts:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.dispatch.sources import Fault, SourceHealth
 from agent.orders.order import Order, QueueScope, scope_of_queue
 from agent.orders.order_set import OrderSet
 from agent.policy.answer import PathPolicy, PolicySource, Scope, Suspension
@@ -57,6 +58,8 @@ class MailHold:
     is_of_way: bool = False
     #: The action itself.
     action: Suspension | None = None
+    #: The source itself fails; nobody has ordered it.
+    is_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +77,15 @@ class Holds:
     """What is in force for some mail now."""
 
     def __init__(
-        self, policies: PolicySource, orders: OrderSet, *, clock: Callable[[], float]
+        self,
+        policies: PolicySource,
+        orders: OrderSet,
+        sources: SourceHealth,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self._policies = policies
+        self._sources = sources
         self._orders = orders
         self._clock = clock
         #: Mail that is being moved to another queue, and must not go meanwhile.
@@ -89,6 +98,8 @@ class Holds:
 
     def of_way(self, policy: PathPolicy, queue: QueueName) -> MailHold | None:
         """What holds the queue's mail on one path."""
+        if fault := self._sources.fault_of(policy.egress_source):
+            return _hold_of_fault(fault)
         held = self._policies.suspension_of(policy, queue.tenant, queue.campaign)
         return self._later(
             held,
@@ -97,6 +108,8 @@ class Holds:
 
     def of_path(self, policy: PathPolicy) -> MailHold | None:
         """What holds all mail of a path."""
+        if fault := self._sources.fault_of(policy.egress_source):
+            return _hold_of_fault(fault)
         held = self._policies.suspension_of_path(policy)
         return self._later(
             held,
@@ -138,6 +151,7 @@ class Holds:
         """Call *listener* whenever anything here may have changed, or a path's policy has."""
         self._policies.subscribe(listener)
         self._orders.subscribe(listener)
+        self._sources.subscribe(listener)
 
     def hold_moving(self, scope: QueueScope | None) -> None:
         """Hold mail that is being moved to another queue; None: no more."""
@@ -172,4 +186,10 @@ def _hold_of_order(order: Order) -> MailHold:
         order_id=order.order_id,
         kind=hold_kind(order.scope),
         is_of_way=order.scope.needs_path,
+    )
+
+
+def _hold_of_fault(fault: Fault) -> MailHold:
+    return MailHold(
+        until=fault.until, reason=fault.reason, kind=HoldKind.PATH, is_of_way=True, is_fault=True
     )

@@ -30,6 +30,7 @@ from agent.dispatch.holds import Holds
 from agent.dispatch.limits import Hold, Limits, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.results import Results
+from agent.dispatch.sources import SourceHealth
 from agent.dispatch.tls_contexts import without_effect
 from agent.dispatch.waits import QueueWait
 from agent.dns import Resolver
@@ -103,6 +104,7 @@ class Services:
     limits: Limits
     holding: Holding
     random: Random
+    sources: SourceHealth
     counts: DispatchCounts = field(default_factory=DispatchCounts)
     clock: Callable[[], float] = time.time
 

@@ -10,6 +10,7 @@ decided in `agent.delivery`.
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -432,6 +433,10 @@ class CandidateFailed(AgentError):
     """A candidate of the plan gave no usable session."""
 
 
+class SourceUnusable(CandidateFailed):
+    """The source itself can't be used, whichever host it is."""
+
+
 async def connect(
     candidate: Candidate,
     *,
@@ -474,7 +479,7 @@ async def _open_socket(
         if source_address:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind((source_address, 0))
+            _bind(sock, source_address)
         async with asyncio.timeout(options.timeouts.connect):
             await asyncio.get_running_loop().sock_connect(sock, (address, options.port))
     except TimeoutError:
@@ -487,6 +492,16 @@ async def _open_socket(
         sock.close()
         raise
     return sock
+
+
+def _bind(sock: socket.socket, address: str) -> None:
+    try:
+        sock.bind((address, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        sock.close()
+        raise SourceUnusable(f"this host does not have the address {address}") from None
 
 
 def _reply(response: aiosmtplib.SMTPResponse, command: str) -> Response:

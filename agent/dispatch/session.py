@@ -30,7 +30,7 @@ from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
 from agent.delivery.tls_policy import DomainTls
 from agent.dispatch.path import Path
-from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed
+from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, SourceUnusable
 from agent.dispatch.settling import Attempt, Way
 from agent.dispatch.watchdog import Watchdog
 from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
@@ -334,6 +334,11 @@ class Session:
                 candidate = self._candidates.pop(0)
                 try:
                     await self._open(candidate)
+                except SourceUnusable as error:
+                    self._services.sources.fail(self._path.policy.egress_source, str(error))
+                    self._is_leaving = True
+                    self._give_back(entry)
+                    return False
                 except CandidateFailed as error:
                     failures.append(str(error))
                     continue
@@ -675,6 +680,10 @@ class Session:
             candidate = self._candidates.pop(0)
             try:
                 await self._open(candidate)
+            except SourceUnusable as error:
+                self._services.sources.fail(self._path.policy.egress_source, str(error))
+                self._is_leaving = True
+                return False
             except CandidateFailed as error:
                 failures.append(str(error))
                 continue

@@ -59,6 +59,9 @@ UNDER_WAY = QueueWait(
 
 def held(hold: MailHold, *, source: str = "", what: str = "it") -> QueueWait:
     """*what* is held by an action or an order."""
+    if hold.is_fault:
+        text = f"{what} waits, for the source can't be used: {hold.reason}"
+        return QueueWait(reason=WaitReason.SOURCE, text=text, until=hold.until, source=source)
     reason, number = WaitReason.ACTION, hold.action_id
     by = f"action {number} of the policy server"
     if not number:

@@ -76,18 +76,6 @@ async def test_a_dead_first_choice_is_passed_over(tmp_path: Path) -> None:
         assert {one.peer_address.name for one in here.log.records} == {"mx.big.example"}
 
 
-async def test_a_source_address_that_the_host_lacks_is_told(tmp_path: Path) -> None:
-    agent = {"source": [{"name": "elsewhere", "source_address": "192.0.2.77"}]}
-    async with world(tmp_path, agent=agent) as here:
-        await here.send(1)
-        await here.until_records(RecordType.TRANSIENT_FAILURE, 1)
-
-        (record,) = here.log.records
-        assert record.response.code == 400
-        assert "Cannot assign requested address" in record.response.content
-        assert here.seen.total_connections == 0
-
-
 async def test_a_peer_that_finds_every_recipient_too_many_is_not_asked_for_ever(
     tmp_path: Path,
 ) -> None:
