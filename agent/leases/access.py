@@ -83,9 +83,9 @@ def open_leases(
     holder = LeaseHolder(agent=settings.agent.name, incarnation=incarnation)
     fleet = FleetLimits(holder, now=clock_ns())
 
-    def open_own_channel() -> grpc.aio.Channel:
+    def open_own_channel(address: str) -> grpc.aio.Channel:
         # Its own connection: given up without harm to the other clients.
-        return open_channel(settings.policy.server, is_shared=False)
+        return open_channel(address or settings.policy.server, is_shared=False)
 
     client = LeaseClient(
         open_own_channel,

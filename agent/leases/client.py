@@ -13,6 +13,7 @@ Client of the limit service: one stream for this process, over a connection of i
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
@@ -48,6 +49,8 @@ _MOST_DEMANDS = 500
 #: A stream that has named so many limits begins anew.
 _MOST_HANDLES = 50_000
 _NS = 1_000_000_000
+#: How a server says that another one keeps the book of what is lent (`LimitService`).
+_BOOK = re.compile(r"the server at (\S+:\d+) keeps the book")
 
 
 def _ignore_path(path: LimitPath) -> None:
@@ -80,7 +83,7 @@ class LeaseClient:
 
     def __init__(
         self,
-        open_channel: Callable[[], grpc.aio.Channel],
+        open_channel: Callable[[str], grpc.aio.Channel],
         fleet: FleetLimits,
         *,
         agent_name: str,
@@ -89,7 +92,10 @@ class LeaseClient:
         clock_ns: Callable[[], int],
         random: Random,
     ) -> None:
-        """*clock_ns* is the clock of *fleet*; *incarnation* that of its holder."""
+        """
+        *open_channel* is given the address of the server that keeps the book, empty: whoever is
+        configured; *clock_ns* is the clock of *fleet*; *incarnation* that of its holder.
+        """
         self._open_channel = open_channel
         self._fleet = fleet
         self._holder = fleet.holder
@@ -100,6 +106,8 @@ class LeaseClient:
         self._random = random
         self.parts = Parts()
         self._channel: grpc.aio.Channel | None = None
+        #: Where another server said that limits are lent; empty: the configured one is asked.
+        self._book_address = ""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._nudged = asyncio.Event()
@@ -152,7 +160,7 @@ class LeaseClient:
 
     def _stub(self) -> LimitServiceStub:
         if self._channel is None:
-            self._channel = self._open_channel()
+            self._channel = self._open_channel(self._book_address)
         return LimitServiceStub(self._channel)
 
     async def _drop_channel(self) -> None:
@@ -188,8 +196,10 @@ class LeaseClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._set_supported(is_supported=False)
+            await self._go_to_book(error)
             return f"{error.code().name}: {error.details()}"
         except TimeoutError:
+            self._book_address = ""
             await self._drop_channel()
             return "the server was silent for too long"
         except asyncio.InvalidStateError:
@@ -198,6 +208,14 @@ class LeaseClient:
             logger.exception("leases failed")
             return repr(error)
         return "the server ended it"
+
+    async def _go_to_book(self, error: grpc.aio.AioRpcError) -> None:
+        """Of several servers one lends limits: ask that one, else the one configured."""
+        found = _BOOK.search(error.details() or "")
+        address = found[1] if found is not None else ""
+        if address != self._book_address:
+            self._book_address = address
+            await self._drop_channel()
 
     def _set_supported(self, *, is_supported: bool) -> None:
         if self._fleet.is_supported == is_supported:

@@ -32,6 +32,8 @@ class LimitPeer(LimitServiceServicer):
         self.is_silent = False
         #: With what the next streams break off.
         self.breakages: list[grpc.StatusCode] = []
+        #: Where the book is, if it is not here.
+        self.elsewhere = ""
         #: Reports of every stream so far, a list a stream, with keys in place of handles.
         self.streams: list[list[pb.LimitReport]] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -77,6 +79,9 @@ class LimitPeer(LimitServiceServicer):
         self.metadata.append(dict(context.invocation_metadata()))
         reports: list[pb.LimitReport] = []
         self.streams.append(reports)
+        if self.elsewhere:
+            text = f"the server at {self.elsewhere} keeps the book of limits"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text)
         if self.breakages:
             await context.abort(self.breakages.pop(0), "it broke")
         keys: dict[int, str] = {}

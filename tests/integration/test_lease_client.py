@@ -29,7 +29,7 @@ class Here:
         self.changes: list[set[str] | None] = []
         self.unknown: list[LimitPath] = []
         self.client = LeaseClient(
-            lambda: open_channel(f"127.0.0.1:{port}", is_shared=False),
+            lambda address: open_channel(address or f"127.0.0.1:{port}", is_shared=False),
             self.fleet,
             agent_name="mta-1",
             worker=worker,
@@ -270,4 +270,21 @@ async def test_a_server_that_is_about_to_stop_is_left_before():
         peer._answer = ending  # type: ignore[method-assign]
         await until(lambda: len(peer.streams) > 1)
         peer._answer = answer  # type: ignore[method-assign]
+        await until(lambda: here.cap(limit) == 2)
+
+
+async def test_the_server_that_keeps_the_book_is_asked_and_the_configured_one_when_it_is_gone():
+    other, peer, limit = LimitPeer(), LimitPeer(), connections("c")
+    other.lend("c", 3)
+    await other.start()
+    peer.elsewhere = f"127.0.0.1:{other.port}"
+    async with client_of(peer) as here:
+        here.want((limit, 3))
+        await until(lambda: here.cap(limit) == 3)
+        assert len(peer.streams) == 1
+
+        await other.stop()
+        peer.elsewhere = ""
+        peer.begin_anew(epoch=2)
+        peer.lend("c", 2)
         await until(lambda: here.cap(limit) == 2)
