@@ -182,12 +182,23 @@ class ServerMetrics:
         )
         self.limit_workers = Gauge(
             "penstock_server_limit_workers",
-            "Workers whose leases are not over.",
+            "Workers whose leases are not over; where servers share a book, those connected here.",
             registry=self.registry,
         )
         self.limits_scarce = Gauge(
             "penstock_server_limits_scarce",
             "Limits of which some worker has none and wants some.",
+            registry=self.registry,
+        )
+        self.limit_call_seconds = Histogram(
+            "penstock_server_limit_call_seconds",
+            "Time of calls of the Valkey in which servers keep the book of limits together.",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+            registry=self.registry,
+        )
+        self.limit_books_lost = Counter(
+            "penstock_server_limit_books_lost",
+            "Times that this server found that Valkey has lost the book of limits, or may have.",
             registry=self.registry,
         )
         self.limit_book = Gauge(

@@ -34,6 +34,7 @@ from policy_server.http import HttpServer
 from policy_server.lending.embedded import EmbeddedLimitStore
 from policy_server.lending.keeper import BookKeeper, name_owner
 from policy_server.lending.port import LimitStore
+from policy_server.lending.shared import build_shared_store
 from policy_server.limits.spec import LeaseTiming
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
@@ -50,7 +51,7 @@ from policy_server.services.policy_service import PolicyService, add_policy_serv
 from policy_server.services.rule_service import RuleService
 from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.watch import WatchHub
-from policy_server.settings import LimitSettings, Settings, split_address
+from policy_server.settings import EMBEDDED, LimitSettings, Settings, split_address
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
 from policy_server.store.database import Database
@@ -266,21 +267,31 @@ class Server:
         return server
 
     def _build_limits(self) -> LimitService:
+        self._limit_store = self._build_limit_store()
+        self._limit_names = LimitNames(self.policy, self._limit_store)
+        return LimitService(self._limit_store, self._limit_names, metrics=self.metrics)
+
+    def _build_limit_store(self) -> LimitStore:
+        server = f"{socket.gethostname()}:{self.grpc_port}"
+        limits = self._settings.limits
+        timing = _lease_timing(limits)
+        if limits.state != EMBEDDED:
+            return build_shared_store(
+                limits.state,
+                self._lease_database,
+                server=server,
+                timing=timing,
+                metrics=self.metrics,
+            )
         host, _ = split_address(self._settings.server.grpc_listen)
         keeper = BookKeeper(
             self._lease_database,
             owner=name_owner(socket.gethostname(), self.grpc_port),
             address=f"{host}:{self.grpc_port}",
         )
-        self._limit_store = EmbeddedLimitStore(
-            self._lease_database,
-            keeper,
-            server=f"{socket.gethostname()}:{self.grpc_port}",
-            timing=_lease_timing(self._settings.limits),
-            metrics=self.metrics,
+        return EmbeddedLimitStore(
+            self._lease_database, keeper, server=server, timing=timing, metrics=self.metrics
         )
-        self._limit_names = LimitNames(self.policy, self._limit_store)
-        return LimitService(self._limit_store, self._limit_names, metrics=self.metrics)
 
     def _revision(self) -> int:
         return self.policy.revision if self.policy.is_loaded else 0

@@ -34,6 +34,9 @@ _LONGEST = timedelta(days=1)
 _LONGEST_KEPT = timedelta(days=366)
 #: Of leases: agents must have time to report twice.
 _SHORTEST_SESSION = timedelta(seconds=5)
+#: The book of limits is kept in the memory of one server.
+EMBEDDED = "embedded"
+_VALKEY_SCHEMES = ("redis", "rediss", "unix")
 
 
 def split_address(text: str, *, default_port: int | None = None) -> tuple[str, int]:
@@ -80,6 +83,16 @@ def _check_url(url: str) -> str:
     if problem:
         raise ValueError(problem.removeprefix("database.url").lstrip(": "))
     return url
+
+
+def _check_state(text: str) -> str:
+    scheme, separator, place = text.partition("://")
+    if text == EMBEDDED or (separator and place and scheme in _VALKEY_SCHEMES):
+        return text
+    raise ValueError(
+        f'"{text}" is neither "{EMBEDDED}", which is the memory of one server, nor a Valkey or '
+        "Redis that servers share, such as redis://HOST:6379/0, rediss://HOST:6380/0 or unix://PATH"
+    )
 
 
 def _read_duration(value: Any) -> timedelta:
@@ -156,12 +169,14 @@ class WatchSettings(BaseModel):
 
 class LimitSettings(BaseModel):
     """
-    For how long what is lent of a limit holds without word between agent and server. Before any of
-    them is made shorter, the server has to be away for as long as leases lasted until then.
+    Where the book is kept by which limits are lent to agents; and for how long what is lent holds
+    without word between agent and server. Before any of these times is made shorter, the server
+    has to be away for as long as leases lasted until then.
     """
 
     model_config = _CONFIG
 
+    state: Annotated[str, AfterValidator(_check_state)] = EMBEDDED
     #: What an agent may use without word from the server.
     session_ttl: _Duration = timedelta(seconds=15)
     #: How much longer the server waits before it lends a silent agent's rates to others.

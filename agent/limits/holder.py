@@ -36,6 +36,8 @@ class Lease:
     earns: int = 0
     units: int = 0
     floor: int = 0
+    #: Units that the floor still had when it ended.
+    draining: int = 0
     #: Of the newest grant that was applied, and what it said.
     version: int = 0
     granted: int = 0
@@ -176,10 +178,13 @@ class LeaseHolder:
 
     def must_close(self, key: str, now: int) -> int:
         """How many connections have to go now, whatever they are doing."""
-        lapsed = self._deadline if now < self._floor_deadline else self._floor_deadline
-        if now < lapsed + self.times.drain:
+        lease, units = self._lease(key), self.cap(key, now)
+        if now < self._deadline + self.times.drain:
             return 0
-        return self.surplus(key, now)
+        if not self._has_floors and now < self._floor_deadline + self.times.drain:
+            # What was beyond the floor had to go before that was over.
+            units = lease.draining
+        return max(0, lease.in_use - units)
 
     # Talking.
 
@@ -340,7 +345,7 @@ class LeaseHolder:
         if self._has_floors and now >= self._floor_deadline:
             self._has_floors = False
             for lease in self._leases.values():
-                lease.floor = 0
+                lease.draining, lease.floor = lease.units, 0
                 self._fall(lease, 0, now)
 
     def _fall(self, lease: Lease, units: int, now: int) -> None:

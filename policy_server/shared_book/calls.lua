@@ -7,9 +7,14 @@ local function argument(place)
   return tonumber(ARGV[place])
 end
 
--- How many limits have a predecessor whose promises are open.
-local function recovering()
-  return redis.call('ZCARD', PREFIX .. 'recovering')
+-- How many limits there are, how many of them are scarce, and of how many a predecessor's promises
+-- are open.
+local function counts()
+  local numbers = {}
+  for place, part in ipairs({'limits', 'scarce', 'recovering'}) do
+    numbers[place] = redis.call('ZCARD', PREFIX .. part)
+  end
+  return numbers
 end
 
 local calls = {}
@@ -125,7 +130,7 @@ function calls.sync()
   local promises, grants, has_more = {}, {}, 0
   if ARGV[4] == '1' then promises, grants, has_more = settle() end
   write_shard()
-  return {'ok', taken, promises, grants, has_more, now, next_time(), recovering()}
+  return {'ok', taken, promises, grants, has_more, now, next_time(), counts()}
 end
 
 -- An agent has stopped in good order: all that it had is free at once. ARGV: agent, incarnation.
@@ -177,12 +182,13 @@ function calls.unconfirmed()
     end
     write_shard()
   end
-  return {'ok', {}, promises, grants, 0, now, next_time(), recovering()}
+  return {'ok', {}, promises, grants, 0, now, next_time(), counts()}
 end
 
--- Whether the shard is there, and in this epoch.
+-- Whether the shard is there, and in this epoch; for how long it has been, and its terms.
 function calls.look()
-  return {'ok'}
+  local fields = redis.call('HMGET', SHARD .. ':shard', 'began', 'terms')
+  return {'ok', now - tonumber(fields[1]), fields[2]}
 end
 
 -- Whether an agent has a session. ARGV: agent.

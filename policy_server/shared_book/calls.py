@@ -55,17 +55,24 @@ class Synced:
     #: The time of the book, and when something ends by itself, in nanoseconds of its clock.
     now: int = 0
     next_time: int | None = None
-    #: What a predecessor promised is not all accounted for.
-    is_recovering: bool = False
+    #: How many limits the shard has, how many of them are scarce, and of how many a
+    #: predecessor's promises are open.
+    limits: int = 0
+    scarce: int = 0
+    recovering: int = 0
+
+
+def lease_span(timing: LeaseTiming) -> int:
+    """After how many nanoseconds a silent agent's connections are closed beyond doubt."""
+    return timing.longer(timing.session) + timing.grace + timing.longer(timing.drain)
 
 
 def terms_text(timing: LeaseTiming) -> str:
     """Write the spans of leases as the script reads them; see `LeaseBook`'s spans."""
-    rates = timing.longer(timing.session) + timing.grace
     spans = (
         timing.session,
-        rates,
-        rates + timing.longer(timing.drain),
+        timing.longer(timing.session) + timing.grace,
+        lease_span(timing),
         timing.longer(timing.floor + timing.drain) + timing.grace,
         timing.hold_rate,
         timing.hold_connection,
@@ -152,7 +159,7 @@ def sync_arguments(
 
 def read_synced(reply: Reply, sign: Signer) -> Synced:
     """Read the answer to a call that settles."""
-    _, taken, promises, grants, has_more, now, next_time, recovering = reply
+    _, taken, promises, grants, has_more, now, next_time, counts = reply
     return Synced(
         taken=tuple(
             TakenPart(is_new=bool(is_new), unknown=tuple(_text(key) for key in unknown))
@@ -163,7 +170,9 @@ def read_synced(reply: Reply, sign: Signer) -> Synced:
         has_more=bool(has_more),
         now=now * 1000,
         next_time=next_time * 1000 if next_time >= 0 else None,
-        is_recovering=recovering > 0,
+        limits=counts[0],
+        scarce=counts[1],
+        recovering=counts[2],
     )
 
 

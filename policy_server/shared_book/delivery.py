@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from policy_server.errors import PolicyServerError
 from policy_server.limits.messages import Grant, NumberedPromise
 from policy_server.limits.spec import LeaseTiming
+from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.calls import RoutedGrant, Synced, spec_arguments, spec_from
 from policy_server.shared_book.epoch import BookEpoch
 from policy_server.shared_book.errors import BookFenced
@@ -60,6 +61,7 @@ class Delivery:
         timing: LeaseTiming,
         *,
         server: str,
+        metrics: ServerMetrics,
         deliver: Callable[[Decided], None],
     ) -> None:
         """Give grants of agents that report to *server* to *deliver*."""
@@ -68,6 +70,7 @@ class Delivery:
         self._epoch = epoch
         self._timing = timing
         self._server = server
+        self._metrics = metrics
         self._deliver = deliver
         self._waiting: list[_Decision] = []
         self._size = 0
@@ -96,6 +99,10 @@ class Delivery:
         """Return once all that was decided before has been acted on."""
         await self._is_idle.wait()
 
+    def close(self) -> None:
+        """Nothing is acted on any more, and nobody waits for it."""
+        self._is_idle.set()
+
     async def run(self) -> None:
         """Act on what was decided, many at a time."""
         while True:
@@ -112,7 +119,7 @@ class Delivery:
     async def _carry_out(self, epoch: int, decisions: Sequence[_Decision]) -> None:
         promises = [promise for one in decisions for promise in one.promises]
         try:
-            if promises and not await self._leases.keep(promises, epoch):
+            if promises and not await self._keep(promises, epoch):
                 self._epoch.leave(epoch, BookFenced())
                 return
         except PolicyServerError as error:
@@ -123,6 +130,10 @@ class Delivery:
         for one in decisions:
             one.shard.confirm(one.promises)
             await self._send(one)
+
+    async def _keep(self, promises: Sequence[NumberedPromise], epoch: int) -> bool:
+        with self._metrics.limit_commit_seconds.time():
+            return await self._leases.keep(promises, epoch)
 
     async def _send(self, decision: _Decision) -> None:
         elsewhere: dict[str, list[Grant]] = {}

@@ -13,6 +13,7 @@ book is begun anew when Valkey has lost it.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import secrets
@@ -24,7 +25,8 @@ from policy_server.lending.keeper import LONGEST_SILENCE
 from policy_server.lending.proofs import make_signer
 from policy_server.limits.book import Signer
 from policy_server.limits.spec import LeaseTiming
-from policy_server.shared_book.calls import terms_text
+from policy_server.metrics import ServerMetrics
+from policy_server.shared_book.calls import lease_span, terms_text
 from policy_server.shared_book.errors import BookFenced, BookLost
 from policy_server.shared_book.valkey import Valkey
 from policy_server.store.leases import BookRow
@@ -54,18 +56,22 @@ class BookEpoch:
         address: str,
         clock: Callable[[], int],
         on_change: Callable[[], None],
+        metrics: ServerMetrics,
         valid: int = VALID,
     ) -> None:
         """Know none yet; *clock* says nanoseconds, *on_change* hears of each new epoch."""
         self._valid = valid
+        self._metrics = metrics
         self._valkey = valkey
         self._leases = leases
         self._timing = timing
+        self._terms = terms_text(timing)
         self._address = address
         self._clock = clock
         self._on_change = on_change
         self._epoch = 0
         self._valid_until = 0
+        self._recovered_at = 0
         self._sign: Signer | None = None
         #: Whose the book was when last looked at, and since when it has looked the same.
         self._seen: BookRow | None = None
@@ -87,6 +93,19 @@ class BookEpoch:
         if self._clock() >= self._valid_until:
             raise Unavailable("the book of limits waits for the database")
         return self._epoch
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an epoch to go by."""
+        return self._epoch > 0 and self._clock() < self._valid_until
+
+    @property
+    def is_recovering(self) -> bool:
+        """
+        Whether leases of before may be out that nobody has named yet: a limit is taken over from
+        an earlier epoch when it is first asked for.
+        """
+        return self._clock() < self._recovered_at
 
     @property
     def sign(self) -> Signer:
@@ -111,11 +130,10 @@ class BookEpoch:
         while True:
             self._wake.clear()
             await self.check()
-            try:
-                pause = self._valid / _RENEWALS / _SECOND if self._epoch else _LOOK_SECONDS
-                await asyncio.wait_for(self._wake.wait(), pause)
-            except TimeoutError:
-                continue
+            pause = self._valid / _RENEWALS / _SECOND if self._epoch else _LOOK_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     async def check(self) -> None:
         """Give a sign of life; without an epoch to go by, join one or begin one."""
@@ -151,18 +169,28 @@ class BookEpoch:
         row, now = await self._leases.read_book(), self._clock()
         if row != self._seen:
             self._seen, self._seen_since = row, now
-        if row is not None and row.owner == TOGETHER and await self._is_whole(row.epoch):
+        if row is not None and row.owner == TOGETHER and await self._is_usable(row, now):
             await self._join(row)
         elif self._may_take(row, now):
             await self._begin_after(row)
 
-    async def _is_whole(self, epoch: int) -> bool:
+    async def _is_usable(self, row: BookRow, now: int) -> bool:
+        """Whether the book is whole, and of our terms."""
         try:
-            await self._valkey.call_all(epoch, "look")
+            replies = await self._valkey.call_all(row.epoch, "look")
         except BookLost:
-            logger.warning("book of limits lost, beginning it anew", extra={"epoch": epoch})
+            self._metrics.limit_books_lost.inc()
+            logger.warning("book of limits lost, beginning it anew", extra={"epoch": row.epoch})
             return False
-        return True
+        if all(terms.decode() == self._terms for _, _, terms in replies):
+            return True
+        if now - self._seen_since > LONGEST_SILENCE:
+            # Whoever had other terms is gone.
+            return False
+        raise Unavailable(
+            "another server lends limits for other times; give all servers the same times in "
+            "[limits], stop all of them, and start them anew"
+        )
 
     def _may_take(self, row: BookRow | None, now: int) -> bool:
         self._share_file()
@@ -199,7 +227,7 @@ class BookEpoch:
         if made is None:
             self._wake.set()
             return
-        await self._valkey.call_all(made.epoch, "begin", terms_text(self._timing))
+        await self._valkey.call_all(made.epoch, "begin", self._terms)
         if await self._leases.mark_begun(made.epoch):
             await self._join(made)
 
@@ -209,6 +237,11 @@ class BookEpoch:
         if not await self._renew():
             return
         self._reason = ""
+        replies = await self._valkey.call_all(row.epoch, "look")
+        age = min(age for _, age, _ in replies) * 1000
+        window = self.unseen + lease_span(self._timing) - age
+        had_promises = await self._leases.has_older_than(row.epoch)
+        self._recovered_at = self._clock() + window if had_promises else 0
         logger.info("book of limits open", extra={"epoch": row.epoch})
         self._on_change()
         # Nobody reads what was there before.

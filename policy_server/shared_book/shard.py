@@ -4,8 +4,9 @@ one call, which settles as well. The shard is called at least once a second, as 
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from policy_server.errors import Unavailable
@@ -101,9 +102,11 @@ class Shard:
         self._said_in = 0
         #: What the clock of the shard said, and when it was asked.
         self._time, self._asked_at = 0, 0
-        self.is_recovering = False
+        #: As it last answered.
+        self.last = Synced()
         self._work = asyncio.Event()
         self._due_in = _TICK_SECONDS
+        self._is_closed = False
 
     # What is asked of it.
 
@@ -127,7 +130,15 @@ class Shard:
         """How long ago by the shard's clock *time* was, at most, in nanoseconds."""
         return self._time + self._timing.longer(self._clock() - self._asked_at) - time
 
+    def close(self) -> None:
+        """Take nothing any more; whoever waits hears of it."""
+        self._is_closed = True
+        _fail(self._waiting, Unavailable("the server is stopping"))
+        self._waiting.clear()
+
     async def _ask(self, request: _Request) -> TakenPart:
+        if self._is_closed:
+            raise Unavailable("the server is stopping")
         if len(self._waiting) >= _MOST_WAITING:
             raise Unavailable("too many requests wait for the book of limits")
         self._waiting.append(request)
@@ -139,11 +150,11 @@ class Shard:
     async def run(self) -> None:
         """Call the shard whenever there is something to do, and now and then."""
         while True:
-            try:
-                await asyncio.wait_for(self._work.wait(), self._due_in)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._due_in):
+                    await self._work.wait()
+            if self._work.is_set():
                 await asyncio.sleep(_GATHER_SECONDS)
-            except TimeoutError:
-                pass
             self._work.clear()
             self._due_in = _TICK_SECONDS
             requests = self._next_requests()
@@ -186,7 +197,7 @@ class Shard:
         self._epoch.require(epoch)
         synced = read_synced(reply, self._epoch.sign)
         self._time, self._asked_at = synced.now, asked_at
-        self.is_recovering = synced.is_recovering
+        self.last = synced
         self._said |= {key: _Said(spec, asked_at) for key, spec in specs.items()}
         self._plan(synced)
         self._act(self, epoch, synced)
@@ -291,7 +302,7 @@ def _future() -> "asyncio.Future[TakenPart]":
     return asyncio.get_running_loop().create_future()
 
 
-def _fail(requests: Sequence[_Request], error: Unavailable) -> None:
+def _fail(requests: Iterable[_Request], error: Unavailable) -> None:
     for request in requests:
         if not request.done.done():
             request.done.set_exception(error)

@@ -19,6 +19,7 @@ from policy_server.lending.clock import boottime_ns
 from policy_server.lending.port import BookView, Heard, Taken
 from policy_server.limits.messages import Demand, Grant, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.calls import Argument, Reply, TakenPart, read_synced
 from policy_server.shared_book.delivery import Decided, Delivery
 from policy_server.shared_book.epoch import VALID, BookEpoch
@@ -26,12 +27,14 @@ from policy_server.shared_book.errors import BookFenced, BookLost
 from policy_server.shared_book.shard import MOST_DEMANDS, Shard
 from policy_server.shared_book.valkey import SHARDS, Valkey, shard_of
 from policy_server.shared_book.views import read_limit_view, read_limit_views
+from policy_server.store.datastore import read_datastore_id
 from policy_server.store.shared_leases import SharedLeases
 from policy_server.supervisor import keep_running
 
 #: Agents whose shards are remembered; of others Valkey is asked again.
 _MOST_AGENTS = 20_000
 _MOST_HOLDERS = 1000
+_SHOW_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class SharedLimitStore:
         leases: SharedLeases,
         *,
         server: str,
+        metrics: ServerMetrics | None = None,
         timing: LeaseTiming | None = None,
         clock: Callable[[], int] = boottime_ns,
         valid: int = VALID,
@@ -76,7 +80,9 @@ class SharedLimitStore:
         nanoseconds after it was in force.
         """
         self._valkey = valkey
+        self._leases = leases
         self._server = server
+        self._metrics = metrics or ServerMetrics()
         self._timing = timing or LeaseTiming()
         self._agents: OrderedDict[str, _Agent] = OrderedDict()
         self._listeners: dict[str, _Listener] = {}
@@ -88,10 +94,17 @@ class SharedLimitStore:
             address=server,
             clock=clock,
             on_change=self._begin_anew,
+            metrics=self._metrics,
             valid=valid,
         )
         self._delivery = Delivery(
-            valkey, leases, self._epoch, self._timing, server=server, deliver=self._deliver
+            valkey,
+            leases,
+            self._epoch,
+            self._timing,
+            server=server,
+            metrics=self._metrics,
+            deliver=self._deliver,
         )
         self._shards = [
             Shard(
@@ -114,8 +127,12 @@ class SharedLimitStore:
 
     async def start(self) -> None:
         """Begin to keep the book, in the background."""
+        if not self._valkey.book:
+            # Each database has a book of its own, wherever that is.
+            self._valkey.book = await read_datastore_id(self._leases.database)
         for work in (
             self._epoch.run,
+            self._show_state,
             self._delivery.run,
             self._listen,
             *(shard.run for shard in self._shards),
@@ -124,10 +141,13 @@ class SharedLimitStore:
 
     async def close(self) -> None:
         """Stop; the other servers go on, and leases stay as they are."""
+        self._epoch.close()
+        for shard in self._shards:
+            shard.close()
+        self._delivery.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._epoch.close()
         await self._valkey.close()
 
     # Reports.
@@ -285,7 +305,19 @@ class SharedLimitStore:
 
     @property
     def _is_recovering(self) -> bool:
-        return any(shard.is_recovering for shard in self._shards)
+        return self._epoch.is_recovering or any(shard.last.recovering for shard in self._shards)
+
+    async def _show_state(self) -> None:
+        while True:
+            state = "recovering" if self._is_recovering else "open"
+            if not self._epoch.is_open:
+                state = "elsewhere"
+            for one in ("open", "recovering", "elsewhere"):
+                self._metrics.limit_book.labels(one).set(one == state)
+            self._metrics.limits_lent.set(sum(shard.last.limits for shard in self._shards))
+            self._metrics.limits_scarce.set(sum(shard.last.scarce for shard in self._shards))
+            self._metrics.limit_workers.set(len(self._listeners))
+            await asyncio.sleep(_SHOW_SECONDS)
 
     def _begin_anew(self) -> None:
         """The epoch is another one: nothing that was known before counts."""

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from policy_server.errors import Unavailable
+from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.calls import Argument, Reply
 from policy_server.shared_book.errors import BookFenced, BookLost, UnfitValkey
 from policy_server.shared_book.source import read_source
@@ -35,8 +36,9 @@ def shard_of(key: str) -> int:
 class Valkey:
     """One Valkey or Redis; close it after use."""
 
-    def __init__(self, url: str, *, book: str, source: str | None = None) -> None:
+    def __init__(self, url: str, *, metrics: ServerMetrics, book: str = "") -> None:
         """Connect to *url* when needed; *book* tells books apart that share it."""
+        self._metrics = metrics
         pool = BlockingConnectionPool.from_url(
             url,
             socket_timeout=_TIMEOUT_SECONDS,
@@ -47,13 +49,13 @@ class Valkey:
             retry=Retry(NoBackoff(), 0),
         )
         self._client = Redis.from_pool(pool)
-        self._book = book
-        self._source = source if source is not None else read_source()
+        self.book = book
+        self._source = read_source()
         self._digest = ""
 
     def shard_key(self, shard: int) -> str:
         """The key that names a shard; all its keys begin with it and lie in one hash slot."""
-        return f"penstock:{self._book}:{{s{shard:02d}}}"
+        return f"penstock:{self.book}:{{s{shard:02d}}}"
 
     async def call(
         self, shard: int, epoch: int, *calls: tuple[str, Sequence[Argument]]
@@ -71,7 +73,8 @@ class Valkey:
 
     async def _call(self, epoch: int, calls: Sequence[_Call]) -> list[Reply]:
         try:
-            replies = await self._run(epoch, calls)
+            with self._metrics.limit_call_seconds.time():
+                replies = await self._run(epoch, calls)
         except RedisError as error:
             raise Unavailable(f"the book of limits can't be reached: {error}") from error
         for reply in replies:
@@ -141,7 +144,7 @@ class Valkey:
     async def forget_epochs(self, before: int) -> None:
         """Remove what epochs before *before* left behind; nobody reads it any more."""
         try:
-            async for key in self._client.scan_iter(f"penstock:{self._book}:*", count=1000):
+            async for key in self._client.scan_iter(f"penstock:{self.book}:*", count=1000):
                 epoch = key.decode(errors="replace").split(":", 4)[3]
                 if epoch.isdecimal() and int(epoch) < before:
                     await self._client.unlink(key)
@@ -153,4 +156,4 @@ class Valkey:
         await self._client.aclose()
 
     def _channel(self, server: str) -> str:
-        return f"penstock:{self._book}:server:{server}"
+        return f"penstock:{self.book}:server:{server}"

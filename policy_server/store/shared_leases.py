@@ -60,6 +60,10 @@ class SharedLeases:
         """Say that the book of an epoch can be used; False: the epoch is over."""
         return await self.database.write(partial(mark_shared_book_begun, epoch=epoch))
 
+    async def has_older_than(self, epoch: int) -> bool:
+        """Whether anything was promised before an epoch, and stands."""
+        return await self.database.read(partial(has_promises_before, epoch=epoch))
+
     async def read(self, keys: Collection[str]) -> dict[str, PromisedLimit]:
         """Read what was promised of limits."""
         return await self.database.read(partial(read_promised_limits, keys=keys))
@@ -89,6 +93,12 @@ def mark_shared_book_begun(connection: Connection, *, epoch: int) -> bool:
         .values(owner=TOGETHER, renewals=_book.renewals + 1)
     )
     return bool(marked.rowcount)
+
+
+def has_promises_before(connection: Connection, *, epoch: int) -> bool:
+    """Whether anything was promised before an epoch, and stands."""
+    older = select(_limits.key).where(_limits.promise_epoch < epoch).limit(1)
+    return connection.execute(older).first() is not None
 
 
 def read_promised_limits(

@@ -19,6 +19,7 @@ from policy_server.lending.keeper import BookKeeper
 from policy_server.lending.port import LimitStore
 from policy_server.limits.messages import Demand, Grant, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.store import SharedLimitStore
 from policy_server.shared_book.valkey import Valkey
 from policy_server.store.database import Database
@@ -96,7 +97,7 @@ class SharedStores:
     async def start(self, timing: LeaseTiming = CALM) -> LimitStore:
         """Start a store of another server."""
         store = SharedLimitStore(
-            Valkey(self._valkey.url, book="test"),
+            Valkey(self._valkey.url, metrics=ServerMetrics(), book="test"),
             SharedLeases(self._database),
             server=f"server {len(self._running)}",
             timing=timing,

@@ -42,6 +42,8 @@ class Worker:
         self._handles: dict[str, int] = {}
         self._keys: dict[int, str] = {}
         self._changed = asyncio.Event()
+        #: A stream takes one message at a time.
+        self._writing = asyncio.Lock()
         self._call: Any = None
 
     @property
@@ -141,7 +143,8 @@ class Worker:
 
     async def report(self) -> None:
         """Send what changed."""
-        await self._call.write(pb.SyncLimitsRequest(report=self.make_report()))
+        async with self._writing:
+            await self._call.write(pb.SyncLimitsRequest(report=self.make_report()))
 
     async def until(self, condition: Any) -> None:
         """Wait until *condition* holds, looking after each answer; report once a second."""

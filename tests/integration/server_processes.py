@@ -19,6 +19,7 @@ class ServerProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, channel: grpc.aio.Channel) -> None:
         self._process = process
+        self.channel = channel
         self.client = Client(channel)
 
     async def kill(self) -> None:
@@ -28,8 +29,8 @@ class ServerProcess:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str) -> AsyncIterator[ServerProcess]:
-    """Run a server on this database."""
+async def running(url: str, **overrides: str) -> AsyncIterator[ServerProcess]:
+    """Run a server on this database, with settings as the environment has them."""
     settings = {
         "PENSTOCK_DATABASE_URL": url,
         "PENSTOCK_SERVER_GRPC_LISTEN": "127.0.0.1:0",
@@ -40,7 +41,7 @@ async def running(url: str) -> AsyncIterator[ServerProcess]:
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "policy_server.cli.main", "serve", "--log-level", "error"),
-        env=os.environ | settings,
+        env=os.environ | settings | overrides,
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None

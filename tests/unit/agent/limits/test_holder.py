@@ -105,3 +105,15 @@ def test_the_wait_is_as_long_as_it_takes_and_no_longer_than_clocks_ask(
     if ahead == 0 and wait < TIMES.session:
         assert not holder.try_pass("m", int(exact) - 1)
         assert holder.try_pass("m", wait)
+
+
+def test_what_is_beyond_a_floor_has_to_go_even_if_the_agent_slept_until_the_floor_was_over():
+    holder, lender = make_holder()
+    holder.want("c", 4)
+    lender.answer(lender.grant(connections(), 4, floor=3), at=0)
+    for _ in range(4):
+        assert holder.try_open("c", 1)
+    assert holder.must_close("c", TIMES.session + TIMES.drain - 1) == 0
+
+    assert holder.must_close("c", TIMES.floor + 1) == 1
+    assert holder.must_close("c", TIMES.floor + TIMES.drain) == 4

@@ -1,0 +1,271 @@
+"""
+A limit holds whatever happens to Valkey and to servers: agents as they really are, on two servers
+that keep one book, while Valkey is killed, emptied, set back to an older state, or there twice.
+
+Connections are counted at every step. What an agent that the machine did not let run had to close
+by then counts as closed (see `LeaseWorld`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+
+from policy_server.errors import Unavailable
+from policy_server.lending.clock import boottime_ns
+from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.metrics import ServerMetrics
+from policy_server.shared_book.store import SharedLimitStore
+from policy_server.shared_book.valkey import Valkey
+from policy_server.store.database import Database
+from policy_server.store.schema import upgrade
+from policy_server.store.shared_leases import SharedLeases
+from tests.conformance.limit_stores import PATIENCE, Agent, until_kept
+from tests.valkey import ValkeyServer, start_valkey
+
+KEY = "connection_limit:ip-1->example.com"
+LIMIT = 20
+MILLISECOND = 1_000_000
+TIMING = LeaseTiming(
+    session=800 * MILLISECOND,
+    grace=200 * MILLISECOND,
+    drain=400 * MILLISECOND,
+    floor=2000 * MILLISECOND,
+    hold_connection=100 * MILLISECOND,
+    repeat=200 * MILLISECOND,
+)
+VALID = 1000 * MILLISECOND
+
+
+@dataclass
+class Fleet:
+    """Agents that open and close connections on the servers of one book."""
+
+    stores: list[SharedLimitStore]
+    random: Random
+    agents: list[Agent] = field(default_factory=list)
+    peak: int = 0
+    #: A permit for each connection that was opened.
+    opened: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.agents = [Agent(name, LimitSpec(units=LIMIT), key=KEY) for name in "abcdef"]
+
+    def check(self) -> None:
+        """No more connections are open than the limit says."""
+        now = boottime_ns()
+        in_use = sum(
+            lease.in_use - agent.holder.must_close(KEY, now)
+            for agent in self.agents
+            if agent.holder is not None
+            for lease in agent.holder.leases()
+        )
+        self.peak = max(self.peak, in_use)
+        assert in_use <= LIMIT, f"{in_use} connections are open, the limit is {LIMIT}"
+
+    async def live(self, place: int) -> None:
+        """Send mail as one agent does, for ever."""
+        random, detach = self.random, lambda: None
+        store = self.stores[place % len(self.stores)]
+        is_moved = True
+        while True:
+            agent = self.agents[place]
+            if is_moved or random.random() < 0.02:
+                detach()
+                # The list may have another server by now.
+                store, is_moved = random.choice(self.stores), False
+                detach = agent.attach(store)
+            with contextlib.suppress(Unavailable):
+                if random.random() < 0.95:
+                    await agent.say(store, wants=random.randint(0, LIMIT))
+                if random.random() < 0.9:
+                    await agent.hear(store)
+            self.use(agent)
+            if random.random() < 0.01:
+                # It crashes, and its connections with it.
+                self.agents[place] = Agent(
+                    agent.name, agent.spec, key=KEY, incarnation=agent.incarnation + 1
+                )
+                is_moved = True
+            is_moved = is_moved or store not in self.stores
+            await asyncio.sleep(random.uniform(0.01, 0.05))
+
+    def use(self, agent: Agent) -> None:
+        """Open what may be opened, close some, and close what has to go."""
+        holder, now = agent.holder, boottime_ns()
+        assert holder is not None
+        for _ in range(holder.must_close(KEY, now)):
+            holder.close(KEY)
+        (lease,) = [one for one in holder.leases() if one.key == KEY] or [None]
+        while lease is not None and lease.in_use and self.random.random() < 0.3:
+            holder.close(KEY)
+        while self.random.random() < 0.8 and holder.try_open(KEY, boottime_ns()):
+            self.opened.release()
+            self.check()
+        self.check()
+
+    @contextlib.asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """Let all agents live within."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.live(place)) for place in range(len(self.agents))]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def work(self, connections: int) -> None:
+        """Return once so many more connections were opened."""
+        self.opened = asyncio.Semaphore(0)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(connections):
+                await self.opened.acquire()
+
+
+@pytest.fixture
+def valkey():
+    server = start_valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(tmp_path):
+    made = Database(f"sqlite:///{tmp_path}/penstock.db")
+    upgrade(made)
+    yield made
+    made.close()
+
+
+async def _start(
+    database: Database, valkey: ValkeyServer, name: str, timing: LeaseTiming = TIMING
+) -> SharedLimitStore:
+    store = SharedLimitStore(
+        Valkey(valkey.url, metrics=ServerMetrics(), book="test"),
+        SharedLeases(database),
+        server=name,
+        timing=timing,
+        valid=VALID,
+    )
+    await store.start()
+    return store
+
+
+async def _flush(valkey: ValkeyServer) -> None:
+    with valkey.client() as client:
+        client.flushall()
+
+
+async def _kill(valkey: ValkeyServer) -> None:
+    valkey.kill()
+    valkey.start()
+
+
+async def _set_back(valkey: ValkeyServer) -> None:
+    """Lose what was written since a moment ago, as a replica or a disk that lags behind does."""
+    with valkey.client() as client:
+        client.save()
+    await asyncio.sleep(0.3)
+    valkey.kill()
+    valkey.start("--dbfilename", "dump.rdb")
+
+
+async def _be_away(valkey: ValkeyServer) -> None:
+    valkey.kill()
+    await asyncio.sleep(1.5)
+    valkey.start()
+
+
+async def _delete_some(valkey: ValkeyServer) -> None:
+    """What may not happen, as eviction is refused."""
+    with valkey.client() as client:
+        for key in client.scan_iter("penstock:*:limit:*"):
+            client.delete(key)
+
+
+async def _until_refused(store: SharedLimitStore, why: str) -> None:
+    while True:
+        try:
+            await store.settled()
+        except Unavailable as error:
+            if why in str(error):
+                return
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("fault", [_flush, _kill, _set_back, _be_away, _delete_some])
+async def test_a_limit_holds_while_valkey_fails(
+    valkey: ValkeyServer, database: Database, fault: Callable[[ValkeyServer], Awaitable[None]]
+) -> None:
+    stores = [await _start(database, valkey, f"server {number}") for number in range(2)]
+    fleet = Fleet(stores, Random(fault.__name__))
+    try:
+        async with fleet.living():
+            for _ in range(3):
+                await fleet.work(60)
+                await fault(valkey)
+            # All of it is lent again in the end.
+            await fleet.work(100)
+    finally:
+        for store in stores:
+            await store.close()
+
+    assert fleet.peak > LIMIT // 2
+
+
+async def test_a_limit_holds_while_servers_come_and_go(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    stores = [await _start(database, valkey, f"server {number}") for number in range(2)]
+    fleet = Fleet(stores, Random(1))
+    try:
+        async with fleet.living():
+            for number in range(2, 6):
+                await fleet.work(40)
+                await stores.pop(0).close()
+                stores.append(await _start(database, valkey, f"server {number}"))
+            await fleet.work(60)
+    finally:
+        for store in stores:
+            await store.close()
+
+    assert fleet.peak > LIMIT // 2
+
+
+async def test_a_limit_holds_while_two_servers_have_different_books(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    """As when one is cut off with the old primary: only one book counts at a time."""
+    other = start_valkey()
+    stores = [await _start(database, valkey, "server 0")]
+    fleet = Fleet(stores, Random(2))
+    try:
+        async with fleet.living():
+            await fleet.work(60)
+            stores.append(await _start(database, other, "server 1"))
+            await asyncio.sleep(4)
+            await stores.pop(0).close()
+            await fleet.work(60)
+    finally:
+        for store in stores:
+            await store.close()
+        other.stop()
+
+
+async def test_a_server_that_would_lend_for_other_times_lends_nothing(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    """Its agents would go on for longer than the others wait, or the other way round."""
+    stores = [await _start(database, valkey, "server 0")]
+    await until_kept(stores[0])
+    other = await _start(database, valkey, "server 1", replace(TIMING, floor=3 * TIMING.floor))
+    stores.append(other)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await _until_refused(other, "another server lends limits for other times")
+        await stores[0].settled()
+    finally:
+        for store in stores:
+            await store.close()
