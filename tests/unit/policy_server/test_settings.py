@@ -130,6 +130,7 @@ def test_every_key_has_an_environment_name():
         "PENSTOCK_FEEDBACK_MAX_OUTCOMES",
         "PENSTOCK_WATCH_CANARY_SHARE",
         "PENSTOCK_WATCH_CANARY_WAIT",
+        "PENSTOCK_LIMITS_STATE",
         "PENSTOCK_LIMITS_SESSION_TTL",
         "PENSTOCK_LIMITS_GRACE",
         "PENSTOCK_LIMITS_DRAIN_TIME",
