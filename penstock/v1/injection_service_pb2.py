@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penstock/v1/injection_service.proto\x12\x0bpenstock.v1\"f\n\rInjectRequest\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x12\n\nrecipients\x18\x02 \x03(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x05 \x01(\t\"$\n\x0eInjectResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t2U\n\x10InjectionService\x12\x41\n\x06Inject\x12\x1a.penstock.v1.InjectRequest\x1a\x1b.penstock.v1.InjectResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#penstock/v1/injection_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\"f\n\rInjectRequest\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x12\n\nrecipients\x18\x02 \x03(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08\x63\x61mpaign\x18\x05 \x01(\t\"$\n\x0eInjectResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"V\n\x13InjectStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12+\n\x07message\x18\x02 \x01(\x0b\x32\x1a.penstock.v1.InjectRequest\"\x94\x01\n\x14InjectStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12/\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1b.penstock.v1.InjectResponseH\x00\x12-\n\x07refused\x18\x03 \x01(\x0b\x32\x1a.penstock.v1.InjectRefusalH\x00\x42\x08\n\x06result\"m\n\rInjectRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration2\xae\x01\n\x10InjectionService\x12\x41\n\x06Inject\x12\x1a.penstock.v1.InjectRequest\x1a\x1b.penstock.v1.InjectResponse\x12W\n\x0cInjectStream\x12 .penstock.v1.InjectStreamRequest\x1a!.penstock.v1.InjectStreamResponse(\x01\x30\x01\x42)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,10 +33,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.injection_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\'penstock.dev/gen/penstock/v1;penstockv1'
-  _globals['_INJECTREQUEST']._serialized_start=52
-  _globals['_INJECTREQUEST']._serialized_end=154
-  _globals['_INJECTRESPONSE']._serialized_start=156
-  _globals['_INJECTRESPONSE']._serialized_end=192
-  _globals['_INJECTIONSERVICE']._serialized_start=194
-  _globals['_INJECTIONSERVICE']._serialized_end=279
+  _globals['_INJECTREQUEST']._serialized_start=84
+  _globals['_INJECTREQUEST']._serialized_end=186
+  _globals['_INJECTRESPONSE']._serialized_start=188
+  _globals['_INJECTRESPONSE']._serialized_end=224
+  _globals['_INJECTSTREAMREQUEST']._serialized_start=226
+  _globals['_INJECTSTREAMREQUEST']._serialized_end=312
+  _globals['_INJECTSTREAMRESPONSE']._serialized_start=315
+  _globals['_INJECTSTREAMRESPONSE']._serialized_end=463
+  _globals['_INJECTREFUSAL']._serialized_start=465
+  _globals['_INJECTREFUSAL']._serialized_end=574
+  _globals['_INJECTIONSERVICE']._serialized_start=577
+  _globals['_INJECTIONSERVICE']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class InjectionServiceStub(object):
                 request_serializer=penstock_dot_v1_dot_injection__service__pb2.InjectRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_injection__service__pb2.InjectResponse.FromString,
                 _registered_method=True)
+        self.InjectStream = channel.stream_stream(
+                '/penstock.v1.InjectionService/InjectStream',
+                request_serializer=penstock_dot_v1_dot_injection__service__pb2.InjectStreamRequest.SerializeToString,
+                response_deserializer=penstock_dot_v1_dot_injection__service__pb2.InjectStreamResponse.FromString,
+                _registered_method=True)
 
 
 class InjectionServiceServicer(object):
@@ -56,6 +61,17 @@ class InjectionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InjectStream(self, request_iterator, context):
+        """InjectStream takes many messages over one call. Each is answered by its request_id, in any order,
+        as soon as it is durably on disk or refused; a refusal ends nothing but its message. The agent
+        reads no further while too many messages wait for the disk. After the client's last message the
+        answers that are left come, then the call ends. A message whose answer does not come, for the
+        call broke off, may have been taken. Errors: UNAVAILABLE when there are too many calls.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +79,11 @@ def add_InjectionServiceServicer_to_server(servicer, server):
                     servicer.Inject,
                     request_deserializer=penstock_dot_v1_dot_injection__service__pb2.InjectRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_injection__service__pb2.InjectResponse.SerializeToString,
+            ),
+            'InjectStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.InjectStream,
+                    request_deserializer=penstock_dot_v1_dot_injection__service__pb2.InjectStreamRequest.FromString,
+                    response_serializer=penstock_dot_v1_dot_injection__service__pb2.InjectStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +114,33 @@ class InjectionService(object):
             '/penstock.v1.InjectionService/Inject',
             penstock_dot_v1_dot_injection__service__pb2.InjectRequest.SerializeToString,
             penstock_dot_v1_dot_injection__service__pb2.InjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InjectStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penstock.v1.InjectionService/InjectStream',
+            penstock_dot_v1_dot_injection__service__pb2.InjectStreamRequest.SerializeToString,
+            penstock_dot_v1_dot_injection__service__pb2.InjectStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

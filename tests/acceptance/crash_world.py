@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from agent.sink.dns_server import DnsServer
 from agent.sink.server import Sink
 from agent.sink.settings import parse_sink_settings
 from penstock.v1 import policy_service_pb2 as pb
-from penstock.v1.injection_service_pb2 import InjectRequest
+from penstock.v1.injection_service_pb2 import InjectRequest, InjectStreamRequest
 from penstock.v1.injection_service_pb2_grpc import InjectionServiceStub
 from tests.acceptance.fleet import fetch
 from tests.integration.dispatch_world import make_config
@@ -199,17 +199,22 @@ class CrashWorld:
             return
 
     async def _inject(self, port: int, left: Any) -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = InjectionServiceStub(channel)
+        """Over one call, without waiting for each answer."""
+
+        def requests() -> Iterator[InjectStreamRequest]:
             for mail in left:
-                request = InjectRequest(
+                message = InjectRequest(
                     sender=mail.sender, recipients=mail.recipients, content=mail.content
                 )
-                try:
-                    await stub.Inject(request, timeout=20)
-                except grpc.aio.AioRpcError:
-                    return
-                self.acknowledged.add(mail.number)
+                yield InjectStreamRequest(request_id=mail.number, message=message)
+
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                async for answer in InjectionServiceStub(channel).InjectStream(requests()):
+                    if answer.HasField("accepted"):
+                        self.acknowledged.add(answer.request_id)
+            except grpc.aio.AioRpcError:
+                return
 
     def is_done(self, ports: dict[str, int]) -> bool:
         """Whether the agent has delivered and reported all that it has."""

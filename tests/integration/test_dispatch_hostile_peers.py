@@ -23,8 +23,8 @@ from penstock.v1 import egress_path_pb2 as pb
 from tests.integration.dispatch_peers import StarttlsPeer, starttls_peer
 from tests.integration.dispatch_world import make_config, world
 
-_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-8").split("-"))
-_SESSIONS = 25
+_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-4").split("-"))
+_SESSIONS = 15
 _RECIPIENTS = ("a@big.example", "b@big.example", "c@big.example")
 
 #: Good, odd and impossible.
