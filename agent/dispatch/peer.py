@@ -299,8 +299,12 @@ class Peer:
     async def _take_back_data(self) -> None:
         """
         Every recipient was refused, yet the peer waits for a message: give it an empty one, which
-        it has to refuse as it has nobody to give it to (RFC 2920 section 3.1).
+        it has to refuse as it has nobody to give it to (RFC 2920 section 3.1). Over LMTP that would
+        have no reply, as there is one for each recipient; so the connection ends.
         """
+        if self._use_lmtp:
+            self.abort()
+            return
         await self._ask(".", b".", self._timeouts.data_dot)
 
     async def _send_content(self, content: bytes, transaction: "_Transaction") -> None:

@@ -257,6 +257,21 @@ async def test_a_message_that_nobody_is_to_get_is_not_sent_though_the_peer_waits
         assert {record.response.command for record in here.log.records} == {"RCPT TO"}
 
 
+async def test_an_lmtp_peer_that_waits_for_a_message_to_nobody_is_left(tmp_path: Path) -> None:
+    """RFC 2033 section 4.2: it must refuse DATA; after the message it would say nothing at all."""
+    greeting = b"250-mx.big.example\r\n250 PIPELINING"
+    peer = Scripted({b"LHLO": greeting, b"RCPT": b"550 5.1.1 who"})
+    async with scripted_peer(peer) as port, world(tmp_path) as here:
+        here.policies.change(make_config(port, use_lmtp=True, connection_limit=1))
+        await here.send(2)
+        await here.until(lambda: len(here.log.records) == 2)
+
+        assert {record.type for record in here.log.records} == {RecordType.BOUNCE}
+        assert peer.contents == []
+        greetings = [line for read in peer.reads for line in read if line.startswith(b"LHLO")]
+        assert len(greetings) == 2
+
+
 async def test_421_in_the_middle_of_pipelined_replies_ends_the_connection(tmp_path: Path) -> None:
     peer = Scripted({b"RCPT TO:<b": b"421 4.3.2 closing"}, keywords=(b"PIPELINING",))
     async with scripted_peer(peer) as port, world(tmp_path) as here:
