@@ -153,6 +153,7 @@ class Dispatcher:
         # First of all: no mail for a path that is closing, and no new path beside it.
         await self._scheduler.stop()
         await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))
+        await self._services.results.drain()
 
     def snapshot(self) -> list[PathState]:
         """Every path as it is now, by name."""

@@ -40,6 +40,8 @@ _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0
 _MOST_READS = 5
 #: When a message that can't be read is tried again, in seconds.
 _UNREAD_SECONDS = 60.0
+#: How long the last outcomes may take to reach the disk at the end, in seconds.
+_LAST_SECONDS = 2.0
 #: Entries that end without a peer are settled so many at a time.
 _BULK = 100
 
@@ -79,6 +81,7 @@ class Results:
         self._random = random
         self._unsettled = 0
         self._failing = 0
+        self._writes: set[asyncio.Task[None]] = set()
 
     @property
     def is_healthy(self) -> bool:
@@ -198,7 +201,23 @@ class Results:
         )
         return with_notice(settlement, told, attempt, settings, origin)
 
+    async def drain(self, deadline: float = _LAST_SECONDS) -> None:
+        """Wait for what is on its way to the disk, at most *deadline* seconds; then give it up."""
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=deadline)
+        for task in tuple(self._writes):
+            task.cancel()
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
     async def _write(self, settlements: list[Settlement]) -> None:
+        # A task of its own: what the spool took is told to the log and the queues, even if whoever
+        # asked for it is stopped meanwhile.
+        task = asyncio.create_task(self._write_and_tell(settlements))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _write_and_tell(self, settlements: list[Settlement]) -> None:
         self._unsettled += len(settlements)
         try:
             added = await self._write_until_durable(settlements)

@@ -18,6 +18,7 @@ from typing import Any, cast
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.peer import Peer, _Transaction
 from agent.dispatch.wire import Wire
+from agent.orders.disk import OrderDisk
 from agent.outcomes import log_file
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.outbox import Outbox
@@ -106,6 +107,7 @@ _KINDS = {
     "DELETE FROM entries": "settle",
     "UPDATE entries SET recipients": "settle",
     "UPDATE entries SET due": "postpone",
+    "UPDATE entries SET queue_name": "move",
     "DELETE FROM outbox": "forget",
 }
 
@@ -121,6 +123,8 @@ class _Watched(sqlite3.Connection):
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         self._note(sql)
+        if sql.startswith("INSERT INTO outbox") and b'"AdminBounce"' in args[0][1]:
+            self._kinds.add("bounce")
         if sql != "COMMIT":
             return super().execute(sql, *args)
         self.told(self._kinds, False)
@@ -215,6 +219,12 @@ POINTS: dict[str, Callable[[Hit], None]] = {
     "settle: after a body file went": _after(BodyFiles, "remove"),
     "notice: before the commit": _commit("notice", after=False),
     "notice: after the commit": _commit("notice", after=True),
+    "bounce: before the order is kept": _before_async(OrderDisk, "add"),
+    "bounce: after the order is kept": _after_async(OrderDisk, "add"),
+    "bounce: before the commit": _commit("bounce", after=False),
+    "bounce: after the commit": _commit("bounce", after=True),
+    "rebind: before the commit": _commit("move", after=False),
+    "rebind: after the commit": _commit("move", after=True),
     "log: before a write": _before(log_file.LogFile, "append"),
     "log: after a write": _after(log_file.LogFile, "append"),
     "log: a full file is renamed": _after(os, "rename", _to(".jsonl")),

@@ -24,6 +24,8 @@ from agent.sink.settings import parse_sink_settings
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.injection_service_pb2 import InjectRequest, InjectStreamRequest
 from penstock.v1.injection_service_pb2_grpc import InjectionServiceStub
+from penstock.v1.queue_service_pb2 import BounceQueueRequest, RebindQueueRequest
+from penstock.v1.queue_service_pb2_grpc import QueueServiceStub
 from tests.acceptance.fleet import fetch
 from tests.integration.dispatch_world import make_config
 from tests.integration.policy_peer import PolicyPeer
@@ -43,12 +45,13 @@ _SINK = {
             "listen": ["127.0.0.1:0"],
             "recipient": [
                 {"pattern": "^gone", "reply": "550 5.1.1 no such user"},
+                {"pattern": "^held", "reply": "450 4.2.1 later"},
                 {"pattern": "^slow", "reply": "451 4.2.1 later", "probability": 0.5},
             ],
         }
     ],
 }
-_DOMAINS = ("big.example", "other.example", "sender.example")
+_DOMAINS = ("big.example", "other.example", "sender.example", "held.example")
 _ZONE = {
     "mx": {domain: [[10, "mx.big.example"]] for domain in _DOMAINS},
     "a": {"mx.big.example": ["127.0.0.1"]},
@@ -108,7 +111,11 @@ class Mail:
     @property
     def expected(self) -> set[str]:
         """What the provider is to accept: each with the recipient; the notice without its id."""
-        good = {f"{self.identity} {one}" for one in self.recipients if not one.startswith("gone")}
+        good = {
+            f"{self.identity} {one}"
+            for one in self.recipients
+            if not one.startswith(("gone", "held"))
+        }
         told = {self.sender} if any(one.startswith("gone") for one in self.recipients) else set()
         return good | told
 
@@ -121,6 +128,8 @@ def make_mail(number: int) -> Mail:
         (f"ok{number}@big.example", f"ok{number}@other.example", f"also{number}@other.example"),
         (f"slow{number}@big.example",),
         (f"gone{number}@other.example",),
+        # Never taken: ends when an operator has it bounced.
+        (f"held{number}@held.example",),
     )
     return Mail(number, kinds[number % len(kinds)], is_large=number % 3 == 0)
 
@@ -138,6 +147,7 @@ class CrashWorld:
     acknowledged: set[int] = field(default_factory=set)
     crashes: int = 0
     _runs: int = 0
+    _moves: int = 0
 
     @property
     def accepted(self) -> dict[str, int]:
@@ -216,6 +226,32 @@ class CrashWorld:
             except grpc.aio.AioRpcError:
                 return
 
+    async def order_bounce(self, port: int) -> None:
+        """Have what waits for held.example bounce, for an hour."""
+        async with _queue_service(port) as stub:
+            request = BounceQueueRequest(reason="test", request_id=f"bounce {self._runs}")
+            request.selector.domain = "held.example"
+            request.duration.FromSeconds(3600)
+            await stub.BounceQueue(request, timeout=20)
+
+    async def give_orders(self, run: "Run") -> None:
+        """Have mail bounced, and moved from queue to queue, until the agent is gone."""
+        ports = await run.ready()
+        if ports is None:
+            return
+        try:
+            await self.order_bounce(ports["grpc"])
+            async with _queue_service(ports["grpc"]) as stub:
+                while True:
+                    self._moves += 1
+                    request = RebindQueueRequest(tenant=f"t{self._moves}", reason="test")
+                    request.selector.domain = "big.example"
+                    request.always_flush = self._moves % 2 == 0
+                    await stub.RebindQueue(request, timeout=20)
+                    await asyncio.sleep(0.02)
+        except grpc.aio.AioRpcError:
+            return
+
     def is_done(self, ports: dict[str, int]) -> bool:
         """Whether the agent has delivered and reported all that it has."""
         url = f"http://127.0.0.1:{ports['http']}"
@@ -264,6 +300,12 @@ class CrashWorld:
     def outcomes(self) -> Counter[str]:
         """The event ids that the policy server has taken, by how often they were sent."""
         return Counter(event_id for report in self.policy.reports for event_id in report)
+
+
+@asynccontextmanager
+async def _queue_service(port: int) -> AsyncIterator[QueueServiceStub]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield QueueServiceStub(channel)
 
 
 class Run:

@@ -14,7 +14,7 @@ import pytest
 
 from agent.spool.sqlite import SqliteSpool
 from tests.acceptance.crash_points import POINTS
-from tests.acceptance.crash_world import CrashWorld, crash_world, problems
+from tests.acceptance.crash_world import CrashWorld, Run, crash_world, problems
 from tests.acceptance.fleet import until
 
 _FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-1").split("-"))
@@ -30,7 +30,7 @@ def _points(seed: int, part: int) -> list[str]:
     return names[part::_PARTS]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("part", range(_PARTS))
 @pytest.mark.parametrize("seed", range(_FIRST, _LAST))
 async def test_nothing_is_lost_and_little_repeated_wherever_the_agent_is_killed(
@@ -57,9 +57,11 @@ async def test_nothing_is_lost_and_little_repeated_wherever_the_agent_is_killed(
 
 
 async def _crash_at(world: CrashWorld, point: str) -> None:
-    nth = 1 if point.startswith(("st", "log: a full")) else world.dice.randint(1, 4)
+    is_rare = point.startswith(("start", "stop", "bounce", "rebind", "log: a full"))
+    nth = 1 if is_rare else world.dice.randint(1, 4)
     async with world.agent(point, nth) as run:
         feeding = asyncio.create_task(world.feed(run, _MESSAGES))
+        ordering = asyncio.create_task(_give_orders(world, run, point))
         if point.startswith("stop"):
             await run.ready()
             await asyncio.sleep(world.dice.random() * 0.3)
@@ -68,17 +70,24 @@ async def _crash_at(world: CrashWorld, point: str) -> None:
         while await run.status(1.0) is None:
             if feeding.done():
                 feeding = asyncio.create_task(world.feed(run, _MESSAGES))
-        await feeding
+        await asyncio.gather(feeding, ordering)
         assert await run.status(0.0) == -signal.SIGKILL, f"{point}: {run.output()}"
+
+
+async def _give_orders(world: CrashWorld, run: Run, point: str) -> None:
+    """Those that the point is about; in one of three other runs, too."""
+    if point.startswith(("bounce", "rebind")) or world.dice.random() < 0.33:
+        await world.give_orders(run)
 
 
 async def _crash_at_any_time(world: CrashWorld) -> None:
     async with world.agent() as run:
         feeding = asyncio.create_task(world.feed(run, _MESSAGES))
+        ordering = asyncio.create_task(_give_orders(world, run, ""))
         await run.ready()
         await asyncio.sleep(world.dice.random() * 0.5)
         run.signal(signal.SIGKILL)
-        await feeding
+        await asyncio.gather(feeding, ordering)
 
 
 async def _come_to_the_end(world: CrashWorld) -> None:
@@ -86,6 +95,7 @@ async def _come_to_the_end(world: CrashWorld) -> None:
     async with world.agent() as run:
         ports = await run.ready()
         assert ports is not None, run.output()
+        await world.order_bounce(ports["grpc"])
         await until(lambda: world.is_done(ports), seconds=40, what="all delivered")
         run.signal(signal.SIGTERM)
         assert await run.status(20.0) == 0, run.output()

@@ -97,6 +97,7 @@ async def test_queued_mail_is_delivered_while_space_is_short_and_no_more_is_take
                     452,
                     b"4.3.1 too little free disk space; try again later",
                 )
+                await world.order_bounce(ports["grpc"])
                 await until(lambda: world.is_done(ports), seconds=40, what="the queue delivered")
             await until(lambda: _is_ready(ports), seconds=20, what="ready again by itself")
             await world.feed(run, 10)
@@ -113,6 +114,7 @@ async def _ports(run: Run) -> dict[str, int]:
 
 
 async def _end(world: CrashWorld, run: Run, ports: dict[str, int]) -> None:
+    await world.order_bounce(ports["grpc"])
     await until(lambda: world.is_done(ports), seconds=40, what="all delivered")
     run.signal(signal.SIGTERM)
     assert await run.status(20.0) == 0, run.output()
