@@ -81,7 +81,8 @@ async def test_a_stop_does_not_wait_for_hosts_that_do_not_greet(tmp_path: Path) 
         begin = time.monotonic()
         await here.stop(30.0)
 
-        assert time.monotonic() - begin < 2
+        # Not the 30 seconds that a transaction would be given.
+        assert time.monotonic() - begin < 10
         await here.start()
         assert len(await here.spool.entries()) == 5
 
