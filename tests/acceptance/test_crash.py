@@ -13,6 +13,7 @@ connection_limit = 5
 max_message_rate = "{rate}"
 max_deliveries_per_connection = 40
 enable_tls = "Disabled"
+on_unreachable = "{on_unreachable}"
 """
 
 
@@ -21,10 +22,10 @@ def _accepted(sink) -> dict[str, int]:
     return sink.report(identities=True)["providers"]["bigmail"]["accepted"]
 
 
-async def _started(fleet: Fleet, sink, *, rate: str) -> Program:
+async def _started(fleet: Fleet, sink, *, rate: str, on_unreachable: str = "Stop") -> Program:
     await fleet.start_server()
     port = sink.listening["bigmail"][0][1]
-    await fleet.import_rules(_RULES.format(port=port, rate=rate))
+    await fleet.import_rules(_RULES.format(port=port, rate=rate, on_unreachable=on_unreachable))
     return await fleet.start_agent("mta-1", source="ip-1", address="127.0.1.1")
 
 
@@ -50,7 +51,8 @@ async def test_killed_agent_loses_nothing_and_doubles_at_most_what_was_in_flight
 async def test_agent_delivers_on_within_its_limits_while_the_server_is_away(fleet, open_sink):
     limits = {"client_max_connections": 5, "client_max_message_rate": "60/s,max_burst=25"}
     async with open_sink(limits=limits) as sink:
-        agent = await _started(fleet, sink, rate="40/s,max_burst=5")
+        # With "Stop" a new start would wait for the server: test_fleet_limits.py.
+        agent = await _started(fleet, sink, rate="40/s,max_burst=5", on_unreachable="Local")
         await inject(agent.ports["smtp"], 20, domain="bigmail.example")
         await until(lambda: len(_accepted(sink)) == 20, what="first 20 delivered")
         assert fleet.server is not None

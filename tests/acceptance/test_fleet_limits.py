@@ -154,34 +154,42 @@ async def test_four_agents_keep_one_limit_whatever_is_killed_or_cut_off(tmp_path
         await asyncio.gather(*(_start(fleet, name, links[name]) for name in _AGENTS))
         await asyncio.gather(*(_fill(fleet, name) for name in _AGENTS))
         used = watched.is_used
-        await until(lambda: used(0.85), what="four agents use what there is")
+        await until(lambda: used(0.85), seconds=60, what="four agents use what there is")
         await until(lambda: all(_holds(fleet, name) for name in _AGENTS), what="all have a part")
 
         killed = time.monotonic()
         fleet.agents["mta-1"].kill()
         # But for its floors, which it may yet come back to use.
-        await until(lambda: used(0.8, since=killed), what="a killed agent's part goes to others")
-        assert time.monotonic() - killed <= _OVER + 10
+        await until(
+            lambda: used(0.8, since=killed), seconds=60, what="a killed agent's part goes to others"
+        )
+        assert time.monotonic() - killed <= _OVER + 15
         assert watched.exceeded() == []
 
         assert fleet.server is not None
         fleet.server.kill()
         await fleet.start_server(_LEASES)
         begun = time.monotonic()
-        await until(lambda: used(0.8, since=begun), what="as much is used after a server's crash")
+        await until(
+            lambda: used(0.8, since=begun),
+            seconds=60,
+            what="as much is used after a server's crash",
+        )
         assert watched.exceeded() == []
 
         cut = time.monotonic()
         links["mta-2"].cut()
         await until(lambda: _modes(fleet, "mta-2") == {"floors"}, what="floors hold")
-        await until(lambda: used(0.8, since=cut), what="what one can't use goes to the others")
+        await until(
+            lambda: used(0.8, since=cut), seconds=60, what="what one can't use goes to the others"
+        )
         assert watched.exceeded() == []
 
         links["mta-2"].heal()
         await _start(fleet, "mta-1", links["mta-1"])
         await until(lambda: all(_holds(fleet, name) for name in _AGENTS), what="all have a part")
         await until(lambda: _modes(fleet, "mta-2") == {"leased"}, what="leases hold again")
-        await until(lambda: used(0.85), what="four agents use what there is")
+        await until(lambda: used(0.85), seconds=60, what="four agents use what there is")
 
         statuses = [await asyncio.to_thread(fleet.agents[name].stop) for name in _AGENTS]
         assert statuses == [0, 0, 0, 0]
