@@ -2,17 +2,22 @@
 RpcServer: the agent's gRPC port: mail in and administration, with `grpc.health.v1` and reflection.
 """
 
+import contextlib
+import os
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from agent.administration.queue_service import QueueService
 from agent.ports import listening_on
 from agent.settings import ListenSection
 from agent.smtp.injection_service import InjectionService
 from penstock.v1 import injection_service_pb2, queue_service_pb2
 from penstock.v1.injection_service_pb2_grpc import add_InjectionServiceServicer_to_server
-from penstock.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
+from penstock.v1.queue_service_pb2_grpc import (
+    QueueServiceServicer,
+    add_QueueServiceServicer_to_server,
+)
 
 _SERVICES = (
     injection_service_pb2.DESCRIPTOR.services_by_name["InjectionService"].full_name,
@@ -33,7 +38,7 @@ class RpcServer:
         listen: ListenSection,
         *,
         injection: InjectionService,
-        queues: QueueService,
+        queues: QueueServiceServicer,
         is_shared: bool = False,
     ) -> None:
         """*is_shared*: beside other processes of the agent on one port."""
@@ -66,4 +71,27 @@ class RpcServer:
     async def stop(self, seconds: float) -> None:
         """Take no more calls; those under way may end within *seconds*."""
         await self._health.enter_graceful_shutdown()
+        await self._server.stop(seconds)
+
+
+class PrivateRpcServer:
+    """Serves the queues of one process to the others of its agent, on a Unix socket."""
+
+    def __init__(self, path: str, queues: QueueServiceServicer) -> None:
+        self._path = path
+        self._server = grpc.aio.server()
+        add_QueueServiceServicer_to_server(queues, self._server)
+
+    async def start(self) -> None:
+        """Listen, in place of a process that was here before. Errors: `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        try:
+            self._server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise OSError(f"{self._path}: can't be listened on") from error
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more calls; those under way may end within *seconds*."""
         await self._server.stop(seconds)

@@ -44,7 +44,7 @@ from agent.policy.access import PolicyAccess, open_policy
 from agent.policy.channel import open_channel
 from agent.policy.effective import PathKey
 from agent.ports import listening_on
-from agent.rpc import RpcServer
+from agent.rpc import PrivateRpcServer, RpcServer
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.smtp.injection_service import InjectionService
@@ -54,8 +54,10 @@ from agent.spool.sqlite import SqliteSpool
 from agent.workers.limit_file import LIMITS_FILE, agent_limits
 from agent.workers.limit_table import LimitTable
 from agent.workers.place import Place, settings_of
+from agent.workers.queue_gateway import QueueGateway
 from agent.workers.ready import Ports
 from agent.workers.shared_limits import SharedSlots, SharedThrottles
+from penstock.v1.queue_service_pb2_grpc import QueueServiceServicer
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +324,10 @@ async def _open_ports(
         with listening_on("listen.http", listen.http):
             await http.start(listen.http.host, listen.http.port)
     grpc_port = 0
+    if place.queue_sockets:
+        private = PrivateRpcServer(place.queue_sockets[place.number], delivery.queues)
+        await private.start()
+        stack.push_async_callback(private.stop, _LAST_CALLS_SECONDS)
     if not place.is_draining:
         grpc_port = await _open_grpc(settings, place, intake, delivery, stack)
         with listening_on("listen.smtp", listen.smtp):
@@ -336,10 +342,14 @@ async def _open_grpc(
     settings: Settings, place: Place, intake: Intake, delivery: _Delivery, stack: AsyncExitStack
 ) -> int:
     listen = settings.listen
+    queues: QueueServiceServicer = delivery.queues
+    if place.queue_sockets:
+        queues = gateway = QueueGateway(place.queue_sockets)
+        stack.push_async_callback(gateway.close)
     server = RpcServer(
         listen,
         injection=InjectionService(intake, most_calls=listen.max_connections),
-        queues=delivery.queues,
+        queues=queues,
         is_shared=place.has_parent,
     )
     grpc_port = await server.start()

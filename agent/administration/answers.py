@@ -37,6 +37,7 @@ def order_of(order: Order, *, bounced: int) -> pb.QueueOrder:
         expire_time=timestamp(order.expire_time),
         suppress_records=order.is_silent,
         bounced_count=bounced,
+        request_id=order.request_id,
     )
 
 

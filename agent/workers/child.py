@@ -129,7 +129,10 @@ class Child:
 
 def place_of(order: dict[str, Any]) -> Place:
     """The place that a process was started for."""
-    return Place(**order["place"])
+    place = order["place"]
+    # JSON has texts as keys.
+    sockets = {int(number): path for number, path in place["queue_sockets"].items()}
+    return Place(**{**place, "queue_sockets": sockets})
 
 
 def _describe_end(status: int) -> str:

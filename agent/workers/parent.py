@@ -20,7 +20,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -146,10 +146,9 @@ class Parent:
             port = self._reserved[-1].getsockname()[1]
             environment[f"PENSTOCK_LISTEN_{kind.upper()}"] = str(Address(address.host, port))
         self._launch = replace(self._launch, environment=environment)
-        self._children = [
-            Child(self._place(number), self._launch)
-            for number in (*range(agent.workers), *left_over)
-        ]
+        numbers = (*range(agent.workers), *left_over)
+        queues = {number: str(self._private / f"queues-{number}.sock") for number in numbers}
+        self._children = [Child(self._place(number, queues), self._launch) for number in numbers]
         self._http = AgentHttp(self._children, self._own_metrics)
         with listening_on("listen.http", listen.http):
             await self._http.start(listen.http.host, listen.http.port)
@@ -226,7 +225,7 @@ class Parent:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _place(self, number: int) -> Place:
+    def _place(self, number: int, queue_sockets: Mapping[int, str]) -> Place:
         workers = self._settings.agent.workers
         return Place(
             number=number,
@@ -234,6 +233,7 @@ class Parent:
             has_parent=True,
             is_draining=number >= workers,
             http_socket=str(self._private / f"worker-{number}.sock"),
+            queue_sockets=queue_sockets,
         )
 
     async def _keep(self, child: Child) -> None:

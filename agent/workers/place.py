@@ -7,7 +7,8 @@ many, and back, without any mail being moved: a shard that has no worker any mor
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.settings import Settings
@@ -29,6 +30,8 @@ class Place:
     is_draining: bool = False
     #: Where its HTTP server listens, for the parent alone; empty: on the port of the settings.
     http_socket: str = ""
+    #: Where each process of the agent serves its own queues, by its number.
+    queue_sockets: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def lease_name(self) -> str:

@@ -92,7 +92,7 @@ class QueueSelector(_message.Message):
     def __init__(self, queue_name: _Optional[str] = ..., domain: _Optional[str] = ..., routing_domain: _Optional[str] = ..., tenant: _Optional[str] = ..., campaign: _Optional[str] = ..., egress_source: _Optional[str] = ..., path_name: _Optional[str] = ..., all_mail: bool = ...) -> None: ...
 
 class QueueOrder(_message.Message):
-    __slots__ = ("id", "kind", "selector", "reason", "create_time", "expire_time", "suppress_records", "bounced_count")
+    __slots__ = ("id", "kind", "selector", "reason", "create_time", "expire_time", "suppress_records", "bounced_count", "request_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SELECTOR_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class QueueOrder(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     SUPPRESS_RECORDS_FIELD_NUMBER: _ClassVar[int]
     BOUNCED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     id: int
     kind: QueueOrderKind
     selector: QueueSelector
@@ -109,7 +110,8 @@ class QueueOrder(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     suppress_records: bool
     bounced_count: int
-    def __init__(self, id: _Optional[int] = ..., kind: _Optional[_Union[QueueOrderKind, str]] = ..., selector: _Optional[_Union[QueueSelector, _Mapping]] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suppress_records: bool = ..., bounced_count: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[_Union[QueueOrderKind, str]] = ..., selector: _Optional[_Union[QueueSelector, _Mapping]] = ..., reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suppress_records: bool = ..., bounced_count: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class QueueWait(_message.Message):
     __slots__ = ("reason", "text", "end_time", "id", "egress_source")

@@ -1,16 +1,22 @@
 """An agent of several processes: nothing is lost, and limits hold over all of them together."""
 
 import asyncio
+import contextlib
 import fcntl
+import json
 import os
 import re
 import signal
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from penstock.v1 import queue_service_pb2 as pb
+from penstock.v1.queue_service_pb2_grpc import QueueServiceStub
 from tests.acceptance.fleet import Fleet, Program, fetch, until
 from tests.acceptance.mail import inject
 
@@ -136,6 +142,52 @@ async def test_another_number_of_workers_loses_nothing_and_frees_no_burst(fleet,
     accepted = _accepted(sink)
     assert (len(accepted), sum(accepted.values())) == (300, 300)
     assert sink.report()["exceeded"] == []
+
+
+async def test_orders_and_lists_of_queues_are_of_the_whole_agent(fleet, open_sink):
+    async with open_sink() as sink:
+        await _rules(fleet, sink, rate="1000/s")
+        agent = await _start(fleet, 2)
+        async with _queues(agent) as stub:
+            selector = pb.QueueSelector(all_mail=True)
+            given = (await stub.SuspendQueue(pb.SuspendQueueRequest(selector=selector))).order
+            await inject(agent.ports["smtp"], 40, domain=_DOMAIN, connections=16)
+            assert all(_by_worker(agent, "penstock_agent_smtp_accepted_total").values())
+
+            (queue,) = (await stub.ListScheduledQueues(pb.ListScheduledQueuesRequest())).queues
+            assert (queue.name, queue.due_count + queue.scheduled_count) == (_DOMAIN, 40)
+            assert {wait.reason for wait in queue.waits} == {pb.WAIT_REASON_ORDER}
+            found = (await stub.ListQueueOrders(pb.ListQueueOrdersRequest())).orders
+            assert [order.id for order in found] == [given.id]
+            for message_id in _stored_ids(fleet):
+                found = await stub.GetMessage(pb.GetMessageRequest(message_id=message_id))
+                assert found.entries[0].queue_name == _DOMAIN
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await stub.GetMessage(pb.GetMessageRequest(message_id="none"))
+            assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+
+        os.kill(_workers(agent)[1]["pid"], signal.SIGKILL)
+        await until(lambda: _workers(agent)[1]["restarts"] == 1, what="worker 1 is back")
+        await until(lambda: _workers(agent)[1]["state"] == "ready", what="worker 1 is back")
+        assert not _accepted(sink), "the order holds after a restart"
+        async with _queues(agent) as stub:
+            # Either wait of a worker names the order by a number of the agent.
+            (queue,) = (await stub.ListScheduledQueues(pb.ListScheduledQueuesRequest())).queues
+            await stub.ResumeQueue(pb.ResumeQueueRequest(order_id=queue.waits[-1].id))
+            assert not (await stub.ListQueueOrders(pb.ListQueueOrdersRequest())).orders
+        await until(lambda: len(_accepted(sink)) == 40, what="all delivered")
+
+
+@contextlib.asynccontextmanager
+async def _queues(agent: Program) -> AsyncIterator[QueueServiceStub]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{agent.ports['grpc']}") as channel:
+        yield QueueServiceStub(channel)
+
+
+def _stored_ids(fleet: Fleet) -> list[str]:
+    """The ids of all messages, by the delivery logs."""
+    logs = (fleet.directory / "mta-1").glob("**/delivery.jsonl")
+    return [json.loads(line)["id"] for log in logs for line in log.read_text().splitlines()]
 
 
 async def test_workers_whose_parent_is_killed_finish_and_the_next_takes_over(fleet, open_sink):
