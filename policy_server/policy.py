@@ -101,10 +101,15 @@ class Policy:
         self._seen_hosts: OrderedDict[str, tuple[MxHost, ...]] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
+        #: The newest look at the database, and whether it has begun.
+        self._look: asyncio.Task[None] | None = None
+        self._has_begun = False
         self._sites_changed = asyncio.Event()
         self._time_changed = asyncio.Event()
         self._schedule = SiteSchedule()
         self._tasks: list[asyncio.Task[None]] = []
+        #: Grows when the database turns out to have another past than what was read of it before.
+        self.past = 0
         #: How the rules last became what they are, and which questions that can concern.
         self.last_change: RulesChange | None = None
         self._recorded: tuple[Issue, ...] | None = None
@@ -137,6 +142,9 @@ class Policy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._look is not None:
+            # Nobody may wait for it any more, but the database is closed after this.
+            await asyncio.gather(self._look, return_exceptions=True)
         await self._resolver.close()
 
     @property
@@ -259,8 +267,20 @@ class Policy:
                 self._seen_hosts.popitem(last=False)
 
     async def reload(self) -> None:
-        """Read what is newer in SQL, at once."""
+        """
+        Read what is newer in SQL, at once: in one look for all who ask before it begins.
+
+        It goes on if whoever asked is cancelled, as what was read must not be put in force by half.
+        """
+        if self._look is None or self._look.done() or self._has_begun:
+            self._has_begun = False
+            self._look = asyncio.create_task(self._look_once())
+        await asyncio.shield(self._look)
+
+    async def _look_once(self) -> None:
         async with self._reloading:
+            # Who asks from now on may have to know of what is committed after it.
+            self._has_begun = True
             await self._read_changes()
 
     async def _read_changes(self) -> None:
@@ -275,6 +295,10 @@ class Policy:
         # In one view: were actions newer than the revision, a client that resumes at the revision
         # would not be told of them, and the next turn would find no difference to tell of.
         changes, actions = await self._database.read(read)
+        if changes.is_other_past:
+            self.past += 1
+            facts = {"revision": changes.revision, "before": present[0]}
+            logger.warning("the database has another past, a backup was put back", extra=facts)
         if actions is not None:
             await self._put_in_force(actions, revision=changes.revision, stamp=changes.stamp)
 

@@ -266,11 +266,18 @@ class PolicyBook:
             self._notify()
         return None
 
-    def lift_action(self, action_id: int) -> None:
-        """End a suspension or a bounce now."""
+    def is_late_removal(self, action_id: int, revision: int) -> bool:
+        """Whether that an action is gone as of *revision* is older than what was heard of it."""
+        return self._words.is_late_removal(action_id, revision)
+
+    def lift_action(self, action_id: int, revision: int = 0) -> None:
+        """End a suspension or a bounce now, as of *revision*; 0 where the server does not tell."""
         is_suspension = self._suspensions.remove(action_id)
-        if self._bounces.remove(action_id) or is_suspension:
-            self._words.note_lifted(action_id)
+        is_held = self._bounces.remove(action_id) or is_suspension
+        if is_held or revision:
+            # What was not held either: a server that lags may still believe it in force.
+            self._words.note_lifted(action_id, revision)
+        if is_held:
             self._disk.forget_action(action_id)
             self._notify()
 

@@ -357,6 +357,10 @@ class PolicyWatch:
             for word in words:
                 if word is not None and self._book.is_late(word.action, word.revision):
                     raise _LateWord(f"a late word on action {word.action.action_id}")
+            for ref in response.removed:
+                number = _action_id(ref)
+                if number is not None and self._book.is_late_removal(number, ref.revision):
+                    raise _LateWord(f"a late word that action {number} is gone")
         return words
 
     def _read_word(self, resource: pb.PolicyResource) -> _Word | None:
@@ -405,8 +409,9 @@ class PolicyWatch:
 
     def _remove(self, ref: pb.ResourceRef) -> None:
         if ref.type in (pb.RESOURCE_TYPE_SUSPENSION, pb.RESOURCE_TYPE_BOUNCE):
-            if ref.name.isdecimal():
-                self._book.lift_action(int(ref.name))
+            number = _action_id(ref)
+            if number is not None:
+                self._book.lift_action(number, ref.revision)
             return
         # The server has no answer for the path just now; the last one serves until it has.
         self._client.refresh([_key_of(ref.name)])
@@ -429,6 +434,12 @@ class PolicyWatch:
 
         timer = asyncio.get_running_loop().call_later(delay, refresh)
         self._timers.add(timer)
+
+
+def _action_id(ref: pb.ResourceRef) -> int | None:
+    """Return the number of the action that is gone; None if it is no action."""
+    is_action = ref.type in (pb.RESOURCE_TYPE_SUSPENSION, pb.RESOURCE_TYPE_BOUNCE)
+    return int(ref.name) if is_action and ref.name.isdecimal() else None
 
 
 def _suspension(body: pb.Suspension, end: float) -> Suspension:

@@ -37,12 +37,12 @@ class WordOrder:
         """An action is over by its own end, which any later word on it has as well."""
         self._held.pop(action_id, None)
 
-    def note_lifted(self, action_id: int) -> None:
-        """An action was taken back."""
-        revision = self._held.pop(action_id, 0)
-        if not revision:
+    def note_lifted(self, action_id: int, revision: int = 0) -> None:
+        """An action was taken back as of *revision*; 0: the server does not tell."""
+        newest = max(revision, self._held.pop(action_id, 0), self._gone.get(action_id, 0))
+        if not newest:
             return
-        self._gone[action_id] = revision
+        self._gone[action_id] = newest
         self._gone.move_to_end(action_id)
         while len(self._gone) > self._most_gone:
             self._gone.popitem(last=False)
@@ -62,6 +62,10 @@ class WordOrder:
             return revision <= self._gone.get(action.action_id, 0)
         # A server may tell again what has not changed in words that it had written before.
         return revision < self._held.get(action.action_id, 0) and not _is_same(action, held)
+
+    def is_late_removal(self, action_id: int, revision: int) -> bool:
+        """Whether that an action is gone as of *revision* is older than a word that it is there."""
+        return 0 < revision < self._held.get(action_id, 0)
 
     def __len__(self) -> int:
         return len(self._held) + len(self._gone)

@@ -330,12 +330,14 @@ class PolicyResource(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ResourceType, str]] = ..., etag: _Optional[str] = ..., revision: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., egress_path: _Optional[_Union[GetEgressPathConfigResponse, _Mapping]] = ..., suspension: _Optional[_Union[Suspension, _Mapping]] = ..., bounce: _Optional[_Union[Bounce, _Mapping]] = ...) -> None: ...
 
 class ResourceRef(_message.Message):
-    __slots__ = ("name", "type")
+    __slots__ = ("name", "type", "revision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: ResourceType
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ResourceType, str]] = ...) -> None: ...
+    revision: int
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ResourceType, str]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Invalidation(_message.Message):
     __slots__ = ("selector", "revision")

@@ -111,6 +111,15 @@ class Acknowledgements:
             if not keys.isdisjoint(sent.keys):
                 self._sent[index] = replace(sent, keys=sent.keys - keys)
 
+    def begin_anew(self) -> None:
+        """Revisions and actions of before are of another past; what is known of paths stays."""
+        self.applied = 0
+        self._refused = {key for key in self._refused if isinstance(key, str)}
+        self._sent = deque(
+            replace(sent, completes=0, keys=frozenset(k for k in sent.keys if isinstance(k, str)))
+            for sent in self._sent
+        )
+
 
 def _choose(keys: frozenset[ResourceKey], rejected: Iterable[str]) -> frozenset[ResourceKey]:
     """Choose those of *keys* that *rejected* names; all of them where it names nothing."""

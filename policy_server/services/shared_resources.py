@@ -49,6 +49,11 @@ class SharedResources:
         self._heads: dict[tuple[int, bytes], tuple[datetime, bytes]] = {}
         self._actions: dict[int, tuple[ActionInForce, datetime, bytes]] = {}
 
+    def forget(self) -> None:
+        """Write everything down anew: what revisions meant has changed."""
+        self._heads.clear()
+        self._actions.clear()
+
     def write_head(self, kind: pb.WatchPolicyResponse.Kind, token: bytes) -> bytes:
         """Write what begins a response: its kind, its token and the server's time."""
         now = self._clock()
@@ -94,9 +99,9 @@ def write_path(name: str, answer: Answer) -> bytes:
     return write_field(_RESOURCES, body)
 
 
-def write_removed(name: str, resource_type: pb.ResourceType) -> bytes:
-    """Write that something is gone, as one entry of `removed`."""
-    removed = pb.ResourceRef(name=name, type=resource_type)
+def write_removed(name: str, resource_type: pb.ResourceType, revision: int) -> bytes:
+    """Write that something is gone as of *revision*, as one entry of `removed`."""
+    removed = pb.ResourceRef(name=name, type=resource_type, revision=revision)
     return bytes(pb.WatchPolicyResponse(removed=[removed]).SerializeToString())
 
 

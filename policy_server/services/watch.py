@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import OVERRIDES, ActionInForce
-from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
+from policy_server.errors import InvalidRequest, PolicyServerError, RulesNotLoaded, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
@@ -49,6 +49,8 @@ _SPREAD_PER_STREAM = 0.01
 _MOST_SPREAD = 10.0
 #: Clients that are turned away try again within this time.
 _TURNED_AWAY = timedelta(seconds=5)
+#: A client that knows more than its server waits for the database no longer.
+_CATCH_UP_SECONDS = 5.0
 #: Clients whose full state is made and sent at one time.
 _SNAPSHOTS_AT_ONCE = 32
 #: One that takes longer to take its state in is not waited for by the others.
@@ -95,6 +97,7 @@ class WatchHub:
         self._gathering: asyncio.TimerHandle | None = None
         self._random = random or Random().random
         self._known_rules: Snapshot | None = None
+        self._known_past = policy.past
         self._canaries = Canaries(
             canaries or CanaryShare(),
             streams=lambda: self._streams,
@@ -154,10 +157,14 @@ class WatchHub:
                 _run(stream, stream.find_sites()),
             ]
             logger.info("watch began", extra={"agent": stream.agent})
-            for part in (self._open(stream, start.resume_token), stream.changes()):
-                async with contextlib.aclosing(part):
-                    async for response in part:
-                        yield response
+            opening: AsyncGenerator[Outgoing, None] | None
+            opening = self._open(stream, start.resume_token)
+            while opening is not None:
+                for part in (opening, stream.changes()):
+                    async with contextlib.aclosing(part):
+                        async for response in part:
+                            yield response
+                opening = self._begin_anew(stream) if stream.must_reset else None
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
             self._streams.pop(stream, None)
@@ -214,6 +221,14 @@ class WatchHub:
             async for response in opening:
                 yield response
 
+    async def _begin_anew(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
+        """Send a client that watches the full state, as the database has another past now."""
+        self._metrics.watch_openings.labels("reset").inc()
+        yield stream.write_reset()
+        async with contextlib.aclosing(self._snapshot(stream)) as opening:
+            async for response in opening:
+                yield response
+
     async def _snapshot(self, stream: WatchStream) -> AsyncGenerator[Outgoing, None]:
         """Send the full state; only so many clients are sent theirs at once."""
         async for bookmark in self._wait_for_turn(stream):
@@ -244,14 +259,15 @@ class WatchHub:
     async def _find_missed(self, raw_token: bytes) -> dict[int, ResourceTypes] | None:
         """List the actions changed since the client's token; None if it can't go on from it."""
         token = decode_token(raw_token)
-        if token is None or token.revision > self._policy.revision:
-            # Another server on this database may have been quicker, and what the client knew or
-            # kept must not go back. What is known here serves while the database is away.
-            with contextlib.suppress(Unavailable):
+        if token is None or (token.datastore, token.filter_hash) != (self._datastore_id, _FILTER):
+            # What is known here serves while the database is away.
+            with contextlib.suppress(PolicyServerError):
                 await self._policy.reload()
-        if token is None or token.datastore != self._datastore_id or token.filter_hash != _FILTER:
             return None
+        if token.revision >= self._policy.revision and token.stamp != self._policy.stamp:
+            await self._catch_up()
         if not 0 <= token.revision <= self._policy.revision:
+            # It was read: a backup has been put back.
             return None
         if (token.revision, token.stamp) == (self._policy.revision, self._policy.stamp):
             # After a restart nearly all come with the newest: the database need not be asked.
@@ -264,6 +280,21 @@ class WatchHub:
             for action_id, kind in touched.items()
             if kind not in OVERRIDES
         }
+
+    async def _catch_up(self) -> None:
+        """
+        Read what a client knows already, of another server on this database or from before it was
+        put back. Errors: `Unavailable`, as what is known here would bring back what was cancelled.
+        """
+        try:
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                await self._policy.reload()
+        except (TimeoutError, PolicyServerError) as error:
+            raise Unavailable(
+                f"this server can't read what the client knows already ({error or 'no answer'}); "
+                "connect again with the same token, here or to another server",
+                retry_delay=_TURNED_AWAY * (0.1 + self._random()),
+            ) from error
 
     async def _read_start(
         self, request_iterator: AsyncIterator[pb.WatchPolicyRequest]
@@ -279,6 +310,11 @@ class WatchHub:
 
     def _hear_change(self) -> None:
         """Work out what changed, once for all streams."""
+        if self._policy.past != self._known_past:
+            self._known_past = self._policy.past
+            self._shared.forget()
+            for stream in self._streams:
+                stream.reset()
         known = self._known_actions
         # What is equal stays the same object: its bytes are known.
         actions = {

@@ -14,6 +14,8 @@ One client's watch: what it is sent, and when.
 6. After an invalidation the client fetches answers by itself. Until it was seen to, an answer is
    *assumed* to be held: if an action touches it, it is sent in any case, and what was not fetched
    in time is sent little by little. Until then its revision has not been applied.
+7. When the database turns out to have another past, what was said of it is not to be built upon:
+   the stream begins anew, with a reset and the full state.
 """
 
 import asyncio
@@ -143,6 +145,8 @@ class WatchStream:
         self._all_known.set()
         self._failure: Exception | None = None
         self._is_closed = False
+        #: Whether the client is to be told that a full state follows.
+        self._must_reset = False
         self._reconnect_after: float | None = None
         self.agent = ""
 
@@ -247,6 +251,27 @@ class WatchStream:
             self._concerned or (), self._acknowledgements.refused,
         )  # fmt: skip
         return sum(map(len, kept))
+
+    @property
+    def must_reset(self) -> bool:
+        """Whether the client is to begin anew, with a reset and the full state."""
+        return self._must_reset and not self._is_ending()
+
+    def reset(self) -> None:
+        """Note that what was sent so far is of another past of the database than what follows."""
+        self._must_reset = True
+        self._alarm.ring()
+
+    def write_reset(self) -> Outgoing:
+        """Write that a full state follows; until it is sent there is nothing to go on from."""
+        self._must_reset = self._is_open = False
+        self._token = b""
+        self._dirty_actions.clear()
+        self._extended_actions.clear()
+        self._extended_due = _NEVER
+        self._acknowledgements.begin_anew()
+        self._last_sent = self._now()
+        return Outgoing([self._shared.write_head(pb.WatchPolicyResponse.KIND_RESET, b"")])
 
     def end(self, reconnect_after: float) -> None:
         """Ask the client to come back later, and end."""
@@ -407,8 +432,8 @@ class WatchStream:
                 yield response
 
     async def changes(self) -> AsyncGenerator[Outgoing, None]:
-        """Send whatever changes, until either side ends."""
-        while not self._is_ending():
+        """Send whatever changes, until either side ends, or the client has to begin anew."""
+        while not self._is_interrupted():
             if self._is_urgent():
                 # Not by a generator of its own: this is what all streams do at once.
                 self._take_touched()
@@ -605,6 +630,7 @@ class WatchStream:
 
     def _take_next(self, keys: list[ResourceKey]) -> Sequence[bytes]:
         """Take one of what is to be looked at; note its key, and return what is to be sent."""
+        revision = self._policy.revision
         if self._dirty_actions:
             action_id = next(iter(self._dirty_actions))
             types = self._dirty_actions.pop(action_id)
@@ -612,12 +638,12 @@ class WatchStream:
             keys.append(action_id)
             action = self._held().get(action_id)
             if action is None:
-                return [write_removed(str(action_id), each) for each in types]
-            return [self._shared.write_action(action, self._policy.revision)]
+                return [write_removed(str(action_id), each, revision) for each in types]
+            return [self._shared.write_action(action, revision)]
         if self._gone_names:
             name = _take(self._gone_names)
             keys.append(name)
-            return [write_removed(name, _EGRESS_PATH)]
+            return [write_removed(name, _EGRESS_PATH, revision)]
         return self._write_path(_take(self._dirty_names), keys)
 
     def _write_path(self, name: str, keys: list[ResourceKey]) -> Sequence[bytes]:
@@ -678,6 +704,9 @@ class WatchStream:
     def _is_ending(self) -> bool:
         return self._is_closed or self._reconnect_after is not None
 
+    def _is_interrupted(self) -> bool:
+        return self._must_reset or self._is_ending()
+
     def _rules_due(self) -> float:
         if self._rules_changed is None:
             return _NEVER
@@ -688,10 +717,10 @@ class WatchStream:
         return self._last_sent + self._timing.bookmark
 
     async def _may_send(self) -> bool:
-        """Wait for room in the window; False if the stream ends instead."""
-        while self.unacknowledged >= self._timing.window and not self._is_ending():
+        """Wait for room in the window; False if the stream ends or begins anew instead."""
+        while self.unacknowledged >= self._timing.window and not self._is_interrupted():
             await self._sleep(_NEVER)
-        return not self._is_ending()
+        return not self._is_interrupted()
 
     async def _sleep(self, until: float) -> None:
         """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""

@@ -23,6 +23,8 @@ class Changes:
     stamp: str = ""
     #: False: it is not known what changed, or too much did.
     is_known: bool = True
+    #: Whether the database was put back to, or replaced by, one that has another past.
+    is_other_past: bool = False
     #: Blocks that changed themselves, or in their parts.
     blocks: frozenset[int] = frozenset()
     has_layers: bool = False
@@ -46,9 +48,10 @@ def read_changes_since(connection: Connection, since: int, *, stamp: str | None 
     if revision == since and stamp in (None, newest):
         return Changes(revision=revision, stamp=newest)
     is_same = stamp is None or read_stamp(connection, since) == stamp
-    if revision <= since or not is_same or not is_known_since(connection, since):
+    is_other_past = revision < since or not is_same
+    if is_other_past or revision == since or not is_known_since(connection, since):
         # Another database was put in the place of the one we knew, or the log begins later.
-        return Changes(revision=revision, stamp=newest, is_known=False)
+        return Changes(revision=revision, stamp=newest, is_known=False, is_other_past=is_other_past)
     log = change_log.c
     statement = (
         select(log.table_name, log.row_id, log.row_name)

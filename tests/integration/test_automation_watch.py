@@ -107,6 +107,7 @@ async def test_an_action_outlives_a_restart_and_its_stream_goes_on_from_the_toke
         async with client.watch(token=token) as late:
             await late.until(lambda: late.removed)
             assert late.removed == [(name, pb.RESOURCE_TYPE_SUSPENSION)]
+            assert late.gone_as_of == {name: client.server.policy.revision}
 
 
 @pytest.mark.parametrize("token", [b"nonsense", b'[1,"other",1,"x"]', b"[" * 400])

@@ -713,11 +713,11 @@ async def test_a_suspension_lasts_as_long_as_it_should_when_the_time_is_set(peer
         await until(lambda: _rows(tmp_path) == (1, 0))
 
 
-def _delta(*resources: pb.PolicyResource, removed: int = 0, number: int) -> Kind:
+def _delta(*resources: pb.PolicyResource, removed: int = 0, as_of: int = 0, number: int) -> Kind:
     delta = Kind(kind=Kind.KIND_DELTA, resources=resources, token=b"t%d" % number)
     delta.nonce = f"d{number}"
     if removed:
-        delta.removed.add(name=str(removed), type=pb.RESOURCE_TYPE_SUSPENSION)
+        delta.removed.add(name=str(removed), type=pb.RESOURCE_TYPE_SUSPENSION, revision=as_of)
     return delta
 
 
@@ -750,6 +750,31 @@ async def test_a_late_word_brings_nothing_back_that_was_taken_back(peer, tmp_pat
         peer.outgoing.put_nowait(_delta(_as_of(8), number=4))
         await until(lambda: policy.suspensions())
         assert all(1 not in held for held in seen[:-1])
+
+
+async def test_a_late_word_that_an_action_is_gone_lifts_nothing(peer, tmp_path):
+    """Of a server that lags: the action was put in force anew, or it was never gone."""
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(_as_of(8), _as_of(8, 2), token=b"t0"))
+        peer.outgoing.put_nowait(_delta(removed=2, as_of=9, number=1))
+        await until(lambda: len(_acks(peer)) == 2)
+        peer.outgoing.put_nowait(_delta(removed=1, as_of=7, number=2))
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert peer.streams[1][0].start.resume_token == b"t1"
+        assert [one["action_id"] for one in policy.suspensions()] == [1]
+
+
+async def test_a_server_that_lags_brings_nothing_back_that_was_never_held(peer, tmp_path):
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(token=b"t0"))
+        peer.outgoing.put_nowait(_delta(removed=1, as_of=9, number=1))
+        peer.outgoing.put_nowait(_delta(_as_of(8), number=2))
+        await until(lambda: len(peer.streams) == 2 and peer.streams[1])
+
+        assert not policy.suspensions()
 
 
 async def test_a_server_that_says_a_late_word_again_is_asked_for_everything(peer, tmp_path):

@@ -180,8 +180,12 @@ class Watch:
         self.newest_nonce = ""
         self.paths: dict[str, pb.GetEgressPathConfigResponse] = {}
         self.removed: list[tuple[str, int]] = []
+        #: As of which revision each name was last said to be gone.
+        self.gone_as_of: dict[str, int] = {}
         self.kinds: list[int] = []
         self.invalidations = 0
+        #: Snapshots whose end has come.
+        self.ends = 0
         self.token = b""
         self.reconnect_after: Any = None
 
@@ -208,6 +212,7 @@ class Watch:
         response: pb.WatchPolicyResponse = received
         self.kinds.append(response.kind)
         self.invalidations += len(response.invalidate)
+        self.ends += response.snapshot_end
         for resource in response.resources:
             if resource.type == pb.RESOURCE_TYPE_SUSPENSION:
                 self.suspensions[resource.name] = resource.suspension
@@ -217,6 +222,7 @@ class Watch:
                 self.paths[resource.name] = resource.egress_path
         for gone in response.removed:
             self.removed.append((gone.name, gone.type))
+            self.gone_as_of[gone.name] = gone.revision
             if gone.type == pb.RESOURCE_TYPE_SUSPENSION:
                 self.suspensions.pop(gone.name, None)
             if gone.type == pb.RESOURCE_TYPE_BOUNCE:

@@ -72,3 +72,24 @@ def test_what_is_remembered_is_bounded(lifted, most):
         order.note_lifted(action_id)
 
     assert len(order) <= most
+
+
+@pytest.mark.parametrize("held", [0, 5])
+def test_a_word_up_to_the_revision_that_says_it_is_gone_is_late(held):
+    order = _heard(held)
+    order.note_lifted(ACTION.action_id, 8)
+    # Said again, by a server that has not heard as much.
+    order.note_lifted(ACTION.action_id, 7)
+
+    assert order.is_late(ACTION, 6, None)
+    assert order.is_late(ACTION, 8, None)
+    assert not order.is_late(ACTION, 9, None)
+
+
+def test_that_an_action_is_gone_is_late_if_a_newer_word_says_it_is_there():
+    order = _heard(8)
+
+    assert order.is_late_removal(ACTION.action_id, 7)
+    assert not order.is_late_removal(ACTION.action_id, 8)
+    assert not order.is_late_removal(ACTION.action_id, 0), "the server does not tell"
+    assert not order.is_late_removal(ACTION.action_id + 1, 7), "nothing is held"
