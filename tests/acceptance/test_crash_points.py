@@ -30,7 +30,7 @@ def _points(seed: int, part: int) -> list[str]:
     return names[part::_PARTS]
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("part", range(_PARTS))
 @pytest.mark.parametrize("seed", range(_FIRST, _LAST))
 async def test_nothing_is_lost_and_little_repeated_wherever_the_agent_is_killed(
