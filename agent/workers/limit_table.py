@@ -115,8 +115,7 @@ class LimitTable:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(self._file).st_size < size:
-                # With its room on the disk: a page that has none would end the process later.
-                os.posix_fallocate(self._file, 0, size)
+                _reserve(self._file, size)
             self._map = mmap.mmap(self._file, size)
         except BaseException:
             os.close(self._file)
@@ -367,3 +366,12 @@ class LimitTable:
 
 def _digest_of(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take *size* bytes of the disk: a page without room there would end the process later."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+        return
+    begin = os.fstat(file).st_size
+    os.pwrite(file, bytes(size - begin), begin)
