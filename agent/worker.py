@@ -37,6 +37,7 @@ from agent.mta_sts.fetch import PolicyFetcher
 from agent.mta_sts.policies import MtaStsPolicies
 from agent.orders.book import FILE_NAME as ORDERS_FILE_NAME
 from agent.orders.book import OrderBook
+from agent.orders.inheritance import inherit_orders
 from agent.outcomes.delivery_log import DeliveryLog
 from agent.outcomes.lines import node_id_of
 from agent.outcomes.uploader import OutcomeUploader
@@ -164,6 +165,9 @@ async def open_agent(
         log.subscribe(metrics.on_records)
         log.subscribe(uploader.on_records)
         uploader.start()
+        if place.number:
+            own_orders = settings.agent.data_dir / ORDERS_FILE_NAME
+            await asyncio.to_thread(inherit_orders, agent_dir / ORDERS_FILE_NAME, own_orders)
         orders = OrderBook(settings.agent.data_dir / ORDERS_FILE_NAME, clock=clock)
         stack.push_async_callback(orders.close)
         await orders.open()

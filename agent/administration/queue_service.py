@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -199,6 +201,8 @@ class QueueService(QueueServiceServicer):
         self, request: pb.SuspendQueueRequest | pb.BounceQueueRequest, kind: OrderKind
     ) -> pb.QueueOrder:
         order = requests.read_order(request, kind=kind, now=self._clock())
+        # By it processes of one agent know the order as the same.
+        order = replace(order, request_id=order.request_id or uuid4().hex)
         given = await self._undisturbed(self._orders.give(order))
         return answers.order_of(given, bounced=self._orders.in_force.bounced(given.order_id))
 
