@@ -43,7 +43,7 @@ class Leaving(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Hold:
+class Slot:
     """The place of one connection under its limits."""
 
     connection: Leaving
@@ -102,7 +102,7 @@ class Limits:
         self.fleet = fleet
         self._monotonic_ns = monotonic_ns
         self.lease_ns = lease_ns
-        self._holds: dict[str, dict[Hold, None]] = {}
+        self._slots_under: dict[str, dict[Slot, None]] = {}
         #: Limits that stand on units of their own while the limit service is away.
         self._static = Throttles(spent_since=monotonic_ns())
         #: Called when the limit service should hear of us soon.
@@ -110,8 +110,8 @@ class Limits:
 
     # Connections.
 
-    def try_open(self, connection: Leaving, options: PathOptions) -> Hold | Wait:
-        """Take a place under each connection limit: the hold, to be given back. Else nothing."""
+    def try_open(self, connection: Leaving, options: PathOptions) -> Slot | Wait:
+        """Take a place under each connection limit: the slot, to be given back. Else nothing."""
         now, leased = self.lease_ns(), options.fleet[Kind.CONNECTIONS]
         own = self._own(options.connection_limits, leased, now)
         for limit in leased.values():
@@ -119,57 +119,57 @@ class Limits:
                 return self._short(limit)
         if self.slots.try_take(own) is not None:
             return Wait(math.inf)
-        hold = Hold(connection, tuple(own), tuple(limit.key for limit in leased.values()))
+        slot = Slot(connection, tuple(own), tuple(limit.key for limit in leased.values()))
         for limit in leased.values():
-            self._count(hold, limit)
-        return hold
+            self._count(slot, limit)
+        return slot
 
-    def close(self, hold: Hold) -> None:
+    def close(self, slot: Slot) -> None:
         """A connection has been closed."""
-        self.slots.release(hold.names)
+        self.slots.release(slot.names)
         is_awaited = False
-        for key in hold.keys:
-            is_awaited |= self._uncount(hold, key)
+        for key in slot.keys:
+            is_awaited |= self._uncount(slot, key)
         if is_awaited:
             self.on_shortage()
 
-    def renew(self, hold: Hold, options: PathOptions) -> None:
+    def renew(self, slot: Slot, options: PathOptions) -> None:
         """Count a connection that is open under the limits that hold now."""
         leased = {limit.key: limit for limit in options.fleet[Kind.CONNECTIONS].values()}
-        if leased.keys() == set(hold.keys):
+        if leased.keys() == set(slot.keys):
             return
-        for key in hold.keys:
+        for key in slot.keys:
             if key not in leased:
-                self._uncount(hold, key)
+                self._uncount(slot, key)
         for key, limit in leased.items():
-            if key not in hold.keys:
-                self._count(hold, limit)
-        hold.keys = tuple(leased)
+            if key not in slot.keys:
+                self._count(slot, limit)
+        slot.keys = tuple(leased)
 
-    def may_stay(self, hold: Hold) -> bool:
+    def may_stay(self, slot: Slot) -> bool:
         """Whether a connection may be used on, as of this moment."""
-        if not hold.is_leaving and hold.keys:
-            self.enforce(hold.keys)
-        return not hold.is_leaving
+        if not slot.is_leaving and slot.keys:
+            self.enforce(slot.keys)
+        return not slot.is_leaving
 
     def enforce(self, keys: Collection[str] | None = None) -> None:
         """Have those leave that are too many, and cut off what had to be gone by now."""
         now = self.lease_ns()
-        for key in list(self._holds) if keys is None else keys:
-            holds = self._holds.get(key)
-            if holds is None or not (surplus := self.fleet.surplus(key, now)):
+        for key in list(self._slots_under) if keys is None else keys:
+            slots = self._slots_under.get(key)
+            if slots is None or not (surplus := self.fleet.surplus(key, now)):
                 continue
-            staying = [hold for hold in holds if not hold.is_leaving]
-            leaving = len(holds) - len(staying)
+            staying = [slot for slot in slots if not slot.is_leaving]
+            leaving = len(slots) - len(staying)
             staying.sort(key=_rank)
-            for hold in staying[: max(0, surplus - leaving)]:
-                hold.is_leaving = True
-                hold.connection.leave()
+            for slot in staying[: max(0, surplus - leaving)]:
+                slot.is_leaving = True
+                slot.connection.leave()
             if must_close := self.fleet.must_close(key, now):
-                gone_first = sorted(holds, key=lambda hold: not hold.is_leaving)
-                for hold in gone_first[:must_close]:
-                    hold.is_leaving = True
-                    hold.connection.cut()
+                gone_first = sorted(slots, key=lambda slot: not slot.is_leaving)
+                for slot in gone_first[:must_close]:
+                    slot.is_leaving = True
+                    slot.connection.cut()
 
     def lent(self, limit: FleetLimit) -> int:
         """How many units of a limit of the fleet may be used now."""
@@ -177,13 +177,13 @@ class Limits:
 
     def make_room(self, limit: FleetLimit) -> None:
         """Another path waits for the limit: have a connection leave that nobody uses."""
-        holds = self._holds.get(limit.key, {})
-        if any(hold.is_leaving for hold in holds):
+        slots = self._slots_under.get(limit.key, {})
+        if any(slot.is_leaving for slot in slots):
             return
-        for hold in holds:
-            if hold.connection.is_idle:
-                hold.is_leaving = True
-                hold.connection.leave()
+        for slot in slots:
+            if slot.connection.is_idle:
+                slot.is_leaving = True
+                slot.connection.leave()
                 return
 
     # Rates.
@@ -266,26 +266,26 @@ class Limits:
         self.on_shortage()
         return Wait(math.inf, limit)
 
-    def _count(self, hold: Hold, limit: FleetLimit) -> None:
+    def _count(self, slot: Slot, limit: FleetLimit) -> None:
         self.fleet.open(limit)
-        self._holds.setdefault(limit.key, {})[hold] = None
+        self._slots_under.setdefault(limit.key, {})[slot] = None
 
-    def _uncount(self, hold: Hold, key: str) -> bool:
+    def _uncount(self, slot: Slot, key: str) -> bool:
         """Take a connection out; whether the limit service waits to hear of that."""
         is_surplus = self.fleet.surplus(key, self.lease_ns()) > 0
         self.fleet.close(key)
-        holds = self._holds[key]
-        del holds[hold]
-        if not holds:
-            del self._holds[key]
+        slots = self._slots_under[key]
+        del slots[slot]
+        if not slots:
+            del self._slots_under[key]
         return is_surplus
 
 
-def _rank(hold: Hold) -> int:
+def _rank(slot: Slot) -> int:
     """Who leaves first: the idle, then those that are not connected yet."""
-    if hold.connection.is_idle:
+    if slot.connection.is_idle:
         return 0
-    return 1 if hold.connection.is_opening else 2
+    return 1 if slot.connection.is_opening else 2
 
 
 def _rates(options: PathOptions, kind: Kind) -> Mapping[str, Rate]:

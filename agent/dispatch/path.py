@@ -27,7 +27,7 @@ from agent.delivery.tls import TlsMode
 from agent.dispatch import waits
 from agent.dispatch.connector import Connector
 from agent.dispatch.holds import Holds
-from agent.dispatch.limits import Hold, Limits, Wait
+from agent.dispatch.limits import Limits, Slot, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.results import Results
 from agent.dispatch.sources import SourceHealth
@@ -195,7 +195,7 @@ class Path:
         self._ready = ReadyQueue(self._options.max_ready)
         self._new_session = new_session
         self._sessions: dict[Connection, asyncio.Task[None]] = {}
-        self._holds: dict[Connection, Hold] = {}
+        self._slots: dict[Connection, Slot] = {}
         #: Since when each has been idle, by the loop's clock, the longest first.
         self._idle: OrderedDict[Connection, float] = OrderedDict()
         self._lease_wait: LeaseWait | None = None
@@ -255,8 +255,8 @@ class Path:
             return
         self._options = options_of(policy)
         self._ready.max_ready = self._options.max_ready
-        for hold in self._holds.values():
-            self.services.limits.renew(hold, self._options)
+        for slot in self._slots.values():
+            self.services.limits.renew(slot, self._options)
         self._warn_of_tls()
 
     def put(self, entry: Entry, tenant: str) -> bool:
@@ -388,11 +388,11 @@ class Path:
                 self._maintain_in(1.0)
                 return
             session = self._new_session(self)
-            hold = self.services.limits.try_open(session, self._options)
-            if isinstance(hold, Wait):
-                self._starve(hold)
+            slot = self.services.limits.try_open(session, self._options)
+            if isinstance(slot, Wait):
+                self._starve(slot)
                 return
-            self._open(session, hold)
+            self._open(session, slot)
         if len(self._ready):
             self._maintain_in(_LONGEST_TIMER)
 
@@ -437,8 +437,8 @@ class Path:
 
     def must_leave(self, session: Connection) -> bool:
         """Whether *session* is to close, as of this moment."""
-        hold = self._holds.get(session)
-        return self._is_stopping or hold is None or not self.services.limits.may_stay(hold)
+        slot = self._slots.get(session)
+        return self._is_stopping or slot is None or not self.services.limits.may_stay(slot)
 
     async def stop(self, most_seconds: float | None) -> None:
         """Close idle connections, let transactions end for a while, then cut them off."""
@@ -621,10 +621,10 @@ class Path:
             facts = {"path": self.name, "limit": wait.limit.key, "queued": self.ready_count}
             logger.info("path waits for a lease", extra=facts)
 
-    def _open(self, session: Connection, hold: Hold) -> None:
+    def _open(self, session: Connection, slot: Slot) -> None:
         if self._lease_wait is not None and self._lease_wait.limit.kind is Kind.CONNECTIONS:
             self._end_wait()
-        self._holds[session] = hold
+        self._slots[session] = slot
         task = asyncio.create_task(session.run(), name=f"session {self.name}")
         self._sessions[session] = task
         task.add_done_callback(lambda done: self._closed(session, done))
@@ -633,7 +633,7 @@ class Path:
         del self._sessions[session]
         self._idle.pop(session, None)
         self._line.pop(session, None)
-        self.services.limits.close(self._holds.pop(session))
+        self.services.limits.close(self._slots.pop(session))
         self.last_used = self.services.clock()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("session failed", exc_info=error, extra={"path": self.name})
@@ -700,8 +700,8 @@ class Path:
     def _close_surplus(self) -> None:
         limits = self.services.limits
         limits.enforce(self._options.fleet_keys)
-        staying = [session for session, hold in self._holds.items() if not hold.is_leaving]
-        leaving = len(self._holds) - len(staying)
+        staying = [session for session, slot in self._slots.items() if not slot.is_leaving]
+        leaving = len(self._slots) - len(staying)
         surplus = max(
             limits.slots.surplus(name, limit) - leaving
             for name, limit in self._options.connection_limits.items()
@@ -710,5 +710,5 @@ class Path:
             surplus = len(staying)
         staying.sort(key=lambda session: not session.is_idle)
         for session in staying[: max(0, surplus)]:
-            self._holds[session].is_leaving = True
+            self._slots[session].is_leaving = True
             session.leave()

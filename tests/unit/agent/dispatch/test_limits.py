@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.dispatch.limits import NO_WAIT, Hold, Limits, Wait
+from agent.dispatch.limits import NO_WAIT, Limits, Slot, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.throttles import Throttles
 from agent.limits.fleet import FleetLimits
@@ -56,10 +56,10 @@ class _World:
         lender: Lender = self.lender
         lender.answer(lender.grant(limit, units, **more), at=self.now)
 
-    def open(self, options: PathOptions, **state: bool) -> Hold:
-        hold = self.limits.try_open(_Session(**state), options)
-        assert isinstance(hold, Hold)
-        return hold
+    def open(self, options: PathOptions, **state: bool) -> Slot:
+        slot = self.limits.try_open(_Session(**state), options)
+        assert isinstance(slot, Slot)
+        return slot
 
 
 def _options(*fleet: FleetLimit, own: int = 10, message_rate: int = 0) -> PathOptions:
@@ -111,11 +111,11 @@ def test_nothing_is_taken_of_leases_where_a_limit_of_our_own_is_full():
     world, limit = _World(), connections()
     options = _options(limit, own=1)
     world.lend(limit, 5)
-    hold = world.open(options)
+    slot = world.open(options)
 
     assert world.limits.try_open(_Session(), options) == Wait(float("inf"))
     assert world.fleet.in_use("c") == 1
-    world.limits.close(hold)
+    world.limits.close(slot)
     assert world.fleet.in_use("c") == world.limits.slots.in_use("limit own") == 0
 
 
@@ -132,44 +132,44 @@ def test_a_smaller_lease_has_the_idle_leave_first_and_no_more_than_need_be():
     world, limit = _World(), connections()
     options = _options(limit)
     world.lend(limit, 4)
-    holds = [world.open(options, is_idle=n in (1, 2), is_opening=n == 3) for n in range(4)]
+    slots = [world.open(options, is_idle=n in (1, 2), is_opening=n == 3) for n in range(4)]
 
     world.lend(limit, 3)
     world.limits.enforce()
-    assert [hold.is_leaving for hold in holds] == [False, True, False, False]
+    assert [slot.is_leaving for slot in slots] == [False, True, False, False]
     world.lend(limit, 1)
     world.limits.enforce({"c"})
-    assert [hold.is_leaving for hold in holds] == [False, True, True, True]
+    assert [slot.is_leaving for slot in slots] == [False, True, True, True]
 
     world.nudges = 0
-    world.limits.close(holds[1])
+    world.limits.close(slots[1])
     assert world.nudges == 1, "the server waits to hear of it"
-    assert not any(hold.connection.is_cut for hold in holds)  # type: ignore[attr-defined]
+    assert not any(slot.connection.is_cut for slot in slots)  # type: ignore[attr-defined]
 
 
 def test_whoever_is_about_to_act_is_told_that_its_lease_is_over():
     world, limit = _World(), connections()
     world.lend(limit, 2)
-    hold = world.open(_options(limit))
-    assert world.limits.may_stay(hold)
+    slot = world.open(_options(limit))
+    assert world.limits.may_stay(slot)
 
     world.now = TIMES.session
 
-    assert not world.limits.may_stay(hold)
+    assert not world.limits.may_stay(slot)
     assert isinstance(world.limits.try_open(_Session(), _options(limit)), Wait)
 
 
 def test_a_connection_that_outlives_its_lease_and_the_drain_is_cut_off():
     world, limit = _World(), connections()
     world.lend(limit, 2, floor=1)
-    holds = [world.open(_options(limit)) for _ in range(2)]
+    slots = [world.open(_options(limit)) for _ in range(2)]
 
     world.now = TIMES.session + TIMES.drain - 1
     world.limits.enforce()
-    assert [hold.connection.is_cut for hold in holds] == [False, False]  # type: ignore[attr-defined]
+    assert [slot.connection.is_cut for slot in slots] == [False, False]  # type: ignore[attr-defined]
     world.now += 1
     world.limits.enforce()
-    cut = [hold.connection.is_cut for hold in holds]  # type: ignore[attr-defined]
+    cut = [slot.connection.is_cut for slot in slots]  # type: ignore[attr-defined]
     assert sorted(cut) == [False, True], "what its floor allows stays"
 
 
@@ -187,12 +187,12 @@ def test_an_idle_connection_makes_room_for_another_path():
 def test_open_connections_move_under_the_limits_that_hold_now():
     world, before, after = _World(), connections("a"), connections("b")
     world.lend(before, 2)
-    hold = world.open(_options(before))
+    slot = world.open(_options(before))
 
-    world.limits.renew(hold, _options(after))
+    world.limits.renew(slot, _options(after))
 
     assert (world.fleet.in_use("a"), world.fleet.in_use("b")) == (0, 1)
-    world.limits.close(hold)
+    world.limits.close(slot)
     assert world.fleet.in_use("b") == 0
 
 
@@ -250,11 +250,11 @@ def test_without_a_limit_service_all_is_as_if_limits_were_our_own():
     world.fleet.is_supported = False
     options = _options(limit, rate, message_rate=10)
 
-    holds = [world.open(options) for _ in range(10)]
+    slots = [world.open(options) for _ in range(10)]
 
     assert isinstance(world.limits.try_open(_Session(), options), Wait)
     assert world.limits.slots.in_use(f"connections {_PATH}") == 10
     taken = [world.limits.try_take(options, Kind.MESSAGE_RATE) is NO_WAIT for _ in range(11)]
     assert sum(taken) == 10
     world.limits.enforce()
-    assert not any(hold.is_leaving for hold in holds)
+    assert not any(slot.is_leaving for slot in slots)
