@@ -50,7 +50,8 @@ local function add_limit(key, server, units, count, period)
   local limit = {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = 0, pool = {}, since = now,
-    ceiling = 0, unclaimed = 0, is_news = false, gone = {}, durable = '', setter = server,
+    ceiling = 0, unclaimed = 0, is_news = false, is_scarce = false, gone = {}, durable = '',
+    setter = server,
     set_at = now, shares = {}, removed = {}, changed = {}, is_whole = true,
   }
   -- What nothing is known of has not been used, or long ago: its units are full.
@@ -109,18 +110,22 @@ local function take_claim(limit, agent, share, demand)
   limit.unclaimed = math.max(0, limit.unclaimed - math.max(0, grown))
 end
 
-local function confirm_grant(agent, key)
-  redis.call('ZREM', PREFIX .. 'unconfirmed:' .. agent, key)
+local function confirm_grant(agent, key, share)
+  if share.is_unconfirmed then
+    share.is_unconfirmed = false
+    redis.call('ZREM', PREFIX .. 'unconfirmed:' .. agent, key)
+  end
 end
 
 -- Take in what an agent says of one limit; false if the limit is not known here.
 local function take(agent, demand)
   local limit = find_limit(demand.key, agent)
   if not limit then return false end
-  redis.call('ZREM', PREFIX .. 'refilling', demand.key)
   earn(limit)
   local share = limit.shares[agent]
   if not share then
+    -- Only what nobody has or wants is waited for.
+    redis.call('ZREM', PREFIX .. 'refilling', demand.key)
     share = new_share()
     add_share(limit, agent, share)
   end
@@ -133,11 +138,11 @@ local function take(agent, demand)
     lower(limit, agent, share, demand)
   end
   share.is_behind = demand.version < share.version
-  if not share.is_behind then confirm_grant(agent, demand.key) end
+  if not share.is_behind then confirm_grant(agent, demand.key, share) end
   limit.changed[agent] = true
   if is_empty(share) then
     remove_share(limit, agent)
-    confirm_grant(agent, demand.key)
+    confirm_grant(agent, demand.key, share)
   end
   mark(demand.key)
   return true
@@ -271,9 +276,10 @@ local function note_scarcity(limit, live, hold)
     local wait = math.max(first_end or 0, 0) + quotient(hold, 10) + 1
     local at = now + math.ceil(wait / 1000)
     redis.call('ZADD', PREFIX .. 'scarce', at, limit.key)
-  else
+  elseif limit.is_scarce then
     redis.call('ZREM', PREFIX .. 'scarce', limit.key)
   end
+  limit.is_scarce = is_waiting
 end
 
 -- Lower the grants that others need, or in which much lies idle.
@@ -406,6 +412,7 @@ local function settle_limit(limit)
   local grants = {}
   for _, agent in each_by_name(changed) do
     redis.call('ZADD', PREFIX .. 'unconfirmed:' .. agent, now, limit.key)
+    live[agent].is_unconfirmed = true
     grants[#grants + 1] = describe_grant(limit, agent, find_session(agent))
   end
   return grants, size

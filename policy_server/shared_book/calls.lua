@@ -70,16 +70,23 @@ local function settle()
       mark(key)
     end
   end
-  write_dirty()
-  -- In one order, those of earlier calls and of this one.
-  local keys = redis.call('ZRANGE', PREFIX .. 'dirty', 0, MOST_LIMITS)
+  -- In one order, those of earlier calls and of this one; what is too much stays for the next.
+  local earlier = {}
+  for _, key in ipairs(redis.call('ZRANGE', PREFIX .. 'dirty', 0, MOST_LIMITS)) do
+    earlier[key] = true
+    mark(key)
+  end
+  local keys = {}
+  for key in pairs(dirty) do keys[#keys + 1] = key end
+  table.sort(keys)
   local promises, grants, size = {}, {}, 0
   for place, key in ipairs(keys) do
     if place > MOST_LIMITS or size >= MOST_SHARES then
       has_more = true
       break
     end
-    redis.call('ZREM', PREFIX .. 'dirty', key)
+    dirty[key] = nil
+    if earlier[key] then redis.call('ZREM', PREFIX .. 'dirty', key) end
     local limit = find_limit(key)
     if limit then
       earn(limit)
@@ -111,6 +118,7 @@ function calls.sync()
     end
     place = place + 4
   end
+  needs_whole = ARGV[4] == '1'
   local taken = {}
   while place <= #ARGV do
     local head, demands = place, {}

@@ -5,6 +5,7 @@
 local CEILING_PART, CEILING_LEAST = 10, 8
 
 local function read_pending(limit)
+  if limit.is_whole then return limit.pending end
   local text = redis.call('HGET', limit.name, 'pending')
   return text and cmsgpack.unpack(text)
 end
@@ -69,6 +70,7 @@ local function promise(limit, size)
   pending = pending or {floors = {}}
   pending.number = redis.call('HINCRBY', SHARD .. ':shard', 'promises', 1)
   for agent, floor in pairs(changed) do pending.floors[agent] = floor end
+  limit.pending = pending
   redis.call('HSET', limit.name, 'pending', cmsgpack.pack(pending))
   return describe_promise(limit, pending)
 end
@@ -93,5 +95,5 @@ local function forget_idle(limit, size)
   limits[limit.key] = false
   redis.call('DEL', limit.name)
   redis.call('ZREM', PREFIX .. 'limits', limit.key)
-  redis.call('ZREM', PREFIX .. 'scarce', limit.key)
+  if limit.is_scarce then redis.call('ZREM', PREFIX .. 'scarce', limit.key) end
 end

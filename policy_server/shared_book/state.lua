@@ -64,7 +64,7 @@ end
 
 local function unpack_limit(key, text)
   local units, count, period, occupied, pool, since, ceiling, unclaimed, news, gone, durable,
-    setter, set_at = cmsgpack.unpack(text)
+    setter, set_at, scarce = cmsgpack.unpack(text)
   return {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = occupied, pool = pool, since = since,
@@ -75,6 +75,8 @@ local function unpack_limit(key, text)
     durable = durable,
     -- Which server said last what the limit is, and when.
     setter = setter, set_at = set_at,
+    -- Whether it is among the scarce.
+    is_scarce = scarce == 1,
     shares = {}, removed = {}, changed = {},
   }
 end
@@ -82,17 +84,19 @@ end
 local function pack_limit(limit)
   return cmsgpack.pack(
     limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.since, limit.ceiling,
-    limit.unclaimed, limit.is_news and 1 or 0, limit.gone, limit.durable, limit.setter, limit.set_at)
+    limit.unclaimed, limit.is_news and 1 or 0, limit.gone, limit.durable, limit.setter, limit.set_at,
+    limit.is_scarce and 1 or 0)
 end
 
 local function unpack_share(text)
   local wants, weight, booked, granted, version, floor, floor_granted, held_since, waiting_since,
-    is_behind, durable_floor, in_use, fill, is_restored = cmsgpack.unpack(text)
+    is_behind, durable_floor, in_use, fill, is_restored, is_unconfirmed = cmsgpack.unpack(text)
   return {
     wants = wants, weight = weight, booked = booked, granted = granted, version = version,
     floor = floor, floor_granted = floor_granted, held_since = held_since,
     waiting_since = waiting_since, is_behind = is_behind == 1, durable_floor = durable_floor,
     in_use = in_use, fill = fill, is_restored = is_restored == 1,
+    is_unconfirmed = is_unconfirmed == 1,
   }
 end
 
@@ -100,7 +104,41 @@ local function pack_share(share)
   return cmsgpack.pack(
     share.wants, share.weight, share.booked, share.granted, share.version, share.floor,
     share.floor_granted, share.held_since, share.waiting_since, share.is_behind and 1 or 0,
-    share.durable_floor, share.in_use, share.fill, share.is_restored and 1 or 0)
+    share.durable_floor, share.in_use, share.fill, share.is_restored and 1 or 0,
+    share.is_unconfirmed and 1 or 0)
+end
+
+-- Whether what is read is settled in this call, and so is needed whole.
+local needs_whole = false
+
+-- Have all shares of a limit at hand, and what is pending of it.
+local function read_fields(limit, found)
+  for place = 1, #found, 2 do
+    local agent = string.match(found[place], '^@(.*)$')
+    if found[place] == 'pending' then
+      limit.pending = cmsgpack.unpack(found[place + 1])
+    elseif agent and limit.shares[agent] == nil then
+      limit.shares[agent] = unpack_share(found[place + 1])
+    end
+  end
+  limit.is_whole = true
+end
+
+local function read_whole(limit)
+  if not limit.is_whole then read_fields(limit, redis.call('HGETALL', limit.name)) end
+end
+
+local function find_whole_limit(key)
+  local found = redis.call('HGETALL', PREFIX .. 'limit:' .. key)
+  for place = 1, #found, 2 do
+    if found[place] == 'limit' then
+      limits[key] = unpack_limit(key, found[place + 1])
+      read_fields(limits[key], found)
+      return limits[key]
+    end
+  end
+  limits[key] = false
+  return false
 end
 
 -- A limit, or false; with *agent*, that one's share as well.
@@ -108,6 +146,7 @@ local function find_limit(key, agent)
   local limit = limits[key]
   if limit == false then return false end
   if limit == nil then
+    if needs_whole then return find_whole_limit(key) end
     local found = redis.call('HMGET', PREFIX .. 'limit:' .. key, 'limit', '@' .. (agent or ''))
     if not found[1] then
       limits[key] = false
@@ -121,19 +160,6 @@ local function find_limit(key, agent)
     limit.shares[agent] = text and unpack_share(text) or false
   end
   return limit
-end
-
--- Have all shares of a limit at hand.
-local function read_whole(limit)
-  if limit.is_whole then return end
-  local found = redis.call('HGETALL', limit.name)
-  for place = 1, #found, 2 do
-    local agent = string.match(found[place], '^@(.*)$')
-    if agent and limit.shares[agent] == nil then
-      limit.shares[agent] = unpack_share(found[place + 1])
-    end
-  end
-  limit.is_whole = true
 end
 
 local function is_rate(limit)
@@ -182,6 +208,8 @@ end
 local function add_share(limit, agent, share)
   share.durable_floor = limit.gone[agent] or share.durable_floor
   limit.gone[agent] = nil
+  -- There may be a grant of an earlier share.
+  share.is_unconfirmed = true
   limit.shares[agent] = share
   limit.changed[agent] = true
   limit.removed[agent] = nil
@@ -192,7 +220,7 @@ local function new_share()
   return {
     wants = 0, weight = 1, booked = 0, granted = 0, version = 0, floor = 0, floor_granted = 0,
     held_since = now, waiting_since = now, is_behind = false, durable_floor = 0, in_use = 0,
-    fill = {}, is_restored = false,
+    fill = {}, is_restored = false, is_unconfirmed = false,
   }
 end
 
@@ -239,13 +267,16 @@ local function find_session(agent)
 end
 
 -- Have the sessions of many agents at hand.
-local function read_sessions(agents)
+local function read_sessions(names)
+  local agents = {}
+  for _, name in ipairs(names) do
+    if sessions[name] == nil then agents[#agents + 1] = name end
+  end
   for first = 1, #agents, 1000 do
     local last = math.min(first + 999, #agents)
     local texts = redis.call('HMGET', PREFIX .. 'sessions', unpack(agents, first, last))
     for place, text in ipairs(texts) do
-      local agent = agents[first + place - 1]
-      if sessions[agent] == nil then sessions[agent] = text and unpack_session(text) end
+      sessions[agents[first + place - 1]] = text and unpack_session(text)
     end
   end
 end
