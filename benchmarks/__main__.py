@@ -17,6 +17,7 @@ from benchmarks import (
     outcomes,
     queue_scale,
     relaying,
+    shared_book,
 )
 from benchmarks.report import Report
 
@@ -30,6 +31,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "matching": matching.measure,
     "outcomes": outcomes.measure,
     "queue_scale": queue_scale.measure,
+    "shared_book": shared_book.measure,
     "relaying": relaying.measure,
 }
 
