@@ -350,6 +350,8 @@ local function describe_grant(limit, agent, session)
     limit.count, limit.period, share.version, share.granted, share.floor_granted,
     -- It is applied once, however often it is sent.
     big_to_text(share.fill),
+    -- For how long the lease lasts at least.
+    session.rates_end - now,
   }
 end
 

@@ -31,6 +31,8 @@ class RoutedGrant:
     #: The server that it last reported to, and what was heard last.
     server: str
     sequence: int
+    #: For how long by the shard's clock its lease lasts at least, in nanoseconds.
+    lasts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,11 +199,12 @@ def spec_from(units: int, count: int, period: int) -> LimitSpec:
 
 
 def _read_grant(item: Sequence[Any], sign: Signer) -> RoutedGrant:
-    agent, server, incarnation, sequence, key, *spec, version, granted, floor, fill = item
+    agent, server, incarnation, sequence, key, *spec, version, granted, floor, fill, lasts = item
     agent, key = _text(agent), _text(key)
     return RoutedGrant(
         server=_text(server),
         sequence=sequence,
+        lasts=lasts * 1000,
         grant=Grant(
             agent=agent,
             incarnation=incarnation,

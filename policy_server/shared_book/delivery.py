@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from policy_server.errors import PolicyServerError
 from policy_server.limits.messages import Grant, NumberedPromise
-from policy_server.limits.spec import LeaseTiming
 from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.calls import RoutedGrant, Synced, spec_arguments, spec_from
 from policy_server.shared_book.epoch import BookEpoch
@@ -31,12 +30,13 @@ _MOST_WAITING = 50_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A grant, and when by the clock of its shard it was decided."""
+    """A grant, when by the clock of its shard it was decided, and for how long its lease lasts."""
 
     grant: Grant
     shard: Shard
     epoch: int
     time: int
+    lasts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,6 @@ class Delivery:
         valkey: Valkey,
         leases: SharedLeases,
         epoch: BookEpoch,
-        timing: LeaseTiming,
         *,
         server: str,
         metrics: ServerMetrics,
@@ -68,7 +67,6 @@ class Delivery:
         self._valkey = valkey
         self._leases = leases
         self._epoch = epoch
-        self._timing = timing
         self._server = server
         self._metrics = metrics
         self._deliver = deliver
@@ -92,8 +90,7 @@ class Delivery:
 
     def is_in_time(self, decided: Decided) -> bool:
         """Whether a grant may still be given to its agent."""
-        # A lease that could be granted lasts for at least the grace from then on.
-        return decided.shard.age_at_most(decided.time) < self._timing.grace
+        return decided.shard.age_at_most(decided.time) < decided.lasts
 
     async def idle(self) -> None:
         """Return once all that was decided before has been acted on."""
@@ -136,28 +133,41 @@ class Delivery:
             return await self._leases.keep(promises, epoch)
 
     async def _send(self, decision: _Decision) -> None:
-        elsewhere: dict[str, list[Grant]] = {}
+        elsewhere: dict[str, list[RoutedGrant]] = {}
         for routed in decision.grants:
             if routed.server == self._server:
-                self._hand_out(decision.shard, decision.epoch, decision.time, routed.grant)
+                self._deliver(
+                    Decided(
+                        grant=routed.grant,
+                        shard=decision.shard,
+                        epoch=decision.epoch,
+                        time=decision.time,
+                        lasts=routed.lasts,
+                    )
+                )
             else:
-                elsewhere.setdefault(routed.server, []).append(routed.grant)
+                elsewhere.setdefault(routed.server, []).append(routed)
         for server, grants in elsewhere.items():
             try:
                 await self._valkey.publish(server, _write_message(decision, grants))
             except PolicyServerError as error:
                 logger.info("grants not handed over", extra={"why": str(error)})
 
-    def _hand_out(self, shard: Shard, epoch: int, time: int, grant: Grant) -> None:
-        self._deliver(Decided(grant=grant, shard=shard, epoch=epoch, time=time))
-
     async def listen(self, shards: Sequence[Shard]) -> None:
         """Deliver what other servers decide for agents that report here."""
         async for payload in self._valkey.listen(self._server):
             number, epoch, time, rows = json.loads(payload)
             if epoch == self._epoch.current:
-                for row in rows:
-                    self._hand_out(shards[number], epoch, time, self._read_grant(row))
+                for lasts, *row in rows:
+                    self._deliver(
+                        Decided(
+                            grant=self._read_grant(row),
+                            shard=shards[number],
+                            epoch=epoch,
+                            time=time,
+                            lasts=lasts,
+                        )
+                    )
 
     def _read_grant(self, row: list[int | str]) -> Grant:
         agent, incarnation, key, units, count, period, version, granted, floor, fill = row
@@ -176,9 +186,10 @@ class Delivery:
         )
 
 
-def _write_message(decision: _Decision, grants: Sequence[Grant]) -> bytes:
+def _write_message(decision: _Decision, grants: Sequence[RoutedGrant]) -> bytes:
     rows = [
         [
+            routed.lasts,
             one.agent,
             one.incarnation,
             one.key,
@@ -188,6 +199,7 @@ def _write_message(decision: _Decision, grants: Sequence[Grant]) -> bytes:
             one.floor,
             str(one.fill),
         ]
-        for one in grants
+        for routed in grants
+        for one in (routed.grant,)
     ]
     return json.dumps([decision.shard.number, decision.epoch, decision.time, rows]).encode()

@@ -101,7 +101,6 @@ class SharedLimitStore:
             valkey,
             leases,
             self._epoch,
-            self._timing,
             server=server,
             metrics=self._metrics,
             deliver=self._deliver,
