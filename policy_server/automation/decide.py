@@ -10,9 +10,10 @@ Nothing here knows which actions exist already: the store puts a plan in force, 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -103,6 +104,10 @@ class PlannedAction:
     fired_time: datetime
     expire_time: datetime
     evidence: tuple[Evidence, ...]
+    #: Event ids of the newest known matches that it rests on as well, and of those of them that
+    #: supported nothing before: evidence that is to be looked up.
+    earlier: tuple[str, ...] = ()
+    joining: tuple[str, ...] = ()
     #: How to adjust; None for other kinds. The values here are for an action that is new.
     adjust: AdjustConfig | None = None
     adjustment: Adjustment | None = None
@@ -137,16 +142,20 @@ def decide(
     now: datetime,
     *,
     known_mail: Sequence[Mail] = (),
+    known_ids: Sequence[str] = (),
 ) -> tuple[PlannedAction, ...]:
     """
     Decide what follows from *new* matches of one (rule, path), beside the *known* ones.
 
     *known* are event times in ascending order, as `threshold.history_spans` asks for; an
     immediate rule needs none. *known_mail* says whose mail each was about; where it is left out, it
-    was that of the newest match. What would have ended by *now* does nothing.
+    was that of the newest match. *known_ids* are their event ids, for evidence. What would have
+    ended by *now* does nothing.
     """
     rule = new[0].rule
-    judged = _judge(new, known, known_mail or [new[-1].mail] * len(known), now)
+    whose = known_mail or [new[-1].mail] * len(known)
+    ids = known_ids or [""] * len(known)
+    judged = _judge(new, list(zip(known, whose, ids, strict=True)), now)
     effects = _find_effects(new)
     for mail in judged.mail_fired_late:
         for effect in _effects_of(rule, _replace_mail(new[-1].outcome, mail)):
@@ -155,13 +164,16 @@ def decide(
     return tuple(plan for plan in plans if plan is not None)
 
 
+#: A match that was known before: when, whose mail, and its event id.
+_Known = tuple[datetime, Mail, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
     """What all matches of one (rule, path) amount to, before the new ones and with them."""
 
     new: Sequence[Match]
-    known: Sequence[datetime]
-    known_mail: Sequence[Mail]
+    known: Sequence[_Known]
     fired_before: Sequence[datetime]
     fired_after: Sequence[datetime]
 
@@ -169,21 +181,18 @@ class _Judged:
     def mail_fired_late(self) -> dict[Mail, None]:
         """Mail of known matches that fire now that late ones are known."""
         late = set(self.fired_after) - set(self.fired_before)
-        matches = zip(self.known, self.known_mail, strict=True)
-        return dict.fromkeys(mail for time, mail in matches if time in late)
+        return dict.fromkeys(mail for time, mail, _ in self.known if time in late)
 
 
-def _judge(
-    new: Sequence[Match], known: Sequence[datetime], known_mail: Sequence[Mail], now: datetime
-) -> _Judged:
+def _judge(new: Sequence[Match], known: Sequence[_Known], now: datetime) -> _Judged:
     rule = new[0].rule
     alive_after = now - rule.duration
-    times = sorted([*known, *(match.outcome.event_time for match in new)])
+    known_times = [time for time, _, _ in known]
+    times = sorted([*known_times, *(match.outcome.event_time for match in new)])
     return _Judged(
         new=new,
         known=known,
-        known_mail=known_mail,
-        fired_before=alive_firing_times(known, rule.trigger, alive_after=alive_after),
+        fired_before=alive_firing_times(known_times, rule.trigger, alive_after=alive_after),
         fired_after=alive_firing_times(times, rule.trigger, alive_after=alive_after),
     )
 
@@ -229,9 +238,10 @@ def _plan(
 ) -> PlannedAction | None:
     newest = matches[-1] if matches else judged.new[-1]
     rule = newest.rule
-    own_known = _own_times(effect, newest, judged)
-    own = sorted([*own_known, *(match.outcome.event_time for match in matches)])
-    before = _sum_up_own(own_known, judged.fired_before, rule)
+    own_known = _own_known(effect, newest, judged)
+    known_times = [time for time, _, _ in own_known]
+    own = sorted([*known_times, *(match.outcome.event_time for match in matches)])
+    before = _sum_up_own(known_times, judged.fired_before, rule)
     after = _sum_up_own(own, judged.fired_after, rule)
     if after is None or not _changes(before, after):
         return None
@@ -250,6 +260,10 @@ def _plan(
         fired_time=after.last,
         expire_time=after.last + rule.duration,
         evidence=tuple(_evidence(match.outcome) for match in matches[-EVIDENCE_KEPT:]),
+        earlier=_newest_ids(own_known, set(after.support)),
+        joining=_newest_ids(
+            own_known, set(after.support).difference(before.support if before else ())
+        ),
         newly_fired=_find_new(before.fired if before else (), after.fired),
     )
     if isinstance(effect.action, AdjustConfig):
@@ -303,16 +317,21 @@ def read_ruled(option: str, spelt: Any) -> Limit | Rate | None:
     return value if isinstance(value, Limit | Rate) else None
 
 
-def _own_times(effect: _Effect, newest: Match, judged: _Judged) -> Sequence[datetime]:
-    """List the times of the known matches that ask for *effect*, too."""
+def _own_known(effect: _Effect, newest: Match, judged: _Judged) -> Sequence[_Known]:
+    """List the known matches that ask for *effect*, too."""
     asking = {
         mail: effect in _effects_of(newest.rule, _replace_mail(newest.outcome, mail))
-        for mail in set(judged.known_mail)
+        for mail in {mail for _, mail, _ in judged.known}
     }
     if all(asking.values()):
         return judged.known
-    matches = zip(judged.known, judged.known_mail, strict=True)
-    return [time for time, mail in matches if asking[mail]]
+    return [known for known in judged.known if asking[known[1]]]
+
+
+def _newest_ids(known: Sequence[_Known], times: Collection[datetime]) -> tuple[str, ...]:
+    """List the event ids of the newest of *known* that were at *times*."""
+    found = (event_id for time, _, event_id in reversed(known) if event_id and time in times)
+    return tuple(islice(found, EVIDENCE_KEPT))
 
 
 def _replace_mail(outcome: Outcome, mail: Mail) -> Outcome:

@@ -39,6 +39,8 @@ class Firing:
     last_support: datetime
     #: All that fire, ascending.
     fired: tuple[datetime, ...]
+    #: All that support them, ascending.
+    support: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ def sum_up(times: Sequence[datetime], fired: Sequence[datetime], trigger: Trigge
         first_support=supporting[0],
         last_support=supporting[-1],
         fired=tuple(fired),
+        support=tuple(supporting),
     )
 
 

@@ -256,8 +256,8 @@ def _decide(connection: Connection, new: Sequence[Match], now: datetime) -> list
     groups = group_matches(new)
     plans: list[PlannedAction] = []
     for group, known in zip(groups, read_known(connection, groups), strict=True):
-        times = [time for time, _ in known]
-        plans += decide(group, times, now, known_mail=[mail for _, mail in known])
+        times, mail, ids = map(list, zip(*known, strict=True)) if known else ([], [], [])
+        plans += decide(group, times, now, known_mail=mail, known_ids=ids)
     return plans
 
 

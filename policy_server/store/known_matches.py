@@ -46,8 +46,8 @@ _READ_ARRAYS = (
     ") AS known"
 )
 
-#: Matches by event time, each with whose mail it was about.
-Known = list[tuple[datetime, Mail]]
+#: Matches by event time, each with whose mail it was about and its event id.
+Known = list[tuple[datetime, Mail, str]]
 #: Event id, event time, routing domain, tenant, campaign.
 _Row = tuple[str, datetime, str, str, str]
 
@@ -89,7 +89,7 @@ def read_known(connection: Connection, groups: Sequence[Sequence[Match]]) -> lis
             mail = mails.get(key) or mails.setdefault(
                 key, Mail(routing_domain=key[0], tenant=key[1], campaign=key[2])
             )
-            found[number].append((time, mail))
+            found[number].append((time, mail, event_id))
     for known in found:
         known.sort(key=lambda entry: entry[0])
     return found

@@ -5,7 +5,7 @@ They are kept in the transaction that counts them, each event once, without the 
 addresses, and within bounds of age and number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,18 +20,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from policy_server.automation.actions import Evidence
 from policy_server.automation.outcomes import (
     MAX_REPLY_LENGTH,
     Outcome,
     OutcomeType,
     Reply,
     cut_bare,
+    evidence_text,
 )
 from policy_server.store.rows import storable
 from policy_server.store.tables import outcomes as outcomes_table
 
 #: Longest command kept, in characters; RFC 5321 4.5.3.1.4 allows 512.
 _MAX_COMMAND = 1024
+#: SQLite allows 32,766 values in one statement.
+_IDS_PER_STATEMENT = 2000
 #: The largest number that a column takes.
 _MAX_INTEGER = 2**31 - 1
 
@@ -100,6 +104,33 @@ def read_outcomes(
         .limit(limit)
     )
     return tuple(map(_to_outcome, connection.execute(statement)))
+
+
+def read_evidence_of(connection: Connection, event_ids: Collection[str]) -> dict[str, Evidence]:
+    """Read the replies of these events, as far as they are kept."""
+    found: dict[str, Evidence] = {}
+    ordered = sorted(event_ids)
+    for start in range(0, len(ordered), _IDS_PER_STATEMENT):
+        some = ordered[start : start + _IDS_PER_STATEMENT]
+        statement = select(
+            _outcomes.event_id,
+            _outcomes.event_time,
+            _outcomes.code,
+            _outcomes.enhanced_code,
+            _outcomes.content,
+        ).where(_outcomes.event_id.in_(some))
+        for row in connection.execute(statement):
+            reply = evidence_text(
+                Reply(
+                    code=row.code,
+                    enhanced_code=_read_enhanced(row.enhanced_code),
+                    content=row.content,
+                )
+            )
+            found[row.event_id] = Evidence(
+                event_id=row.event_id, event_time=row.event_time, reply=reply
+            )
+    return found
 
 
 def sweep_outcomes(

@@ -27,12 +27,14 @@ from policy_server.automation.actions import (
     EVIDENCE_KEPT,
     ActionInForce,
     ActionState,
+    Evidence,
     block_title,
 )
 from policy_server.automation.decide import PlannedAction, plan_adjustment
 from policy_server.rules.layers import AdjustConfig
 from policy_server.rules.values import format_value
 from policy_server.store.action_rows import read_adjustment, read_readable, select_actions
+from policy_server.store.outcomes import read_evidence_of
 from policy_server.store.rows import storable
 from policy_server.store.tables import automation_actions, automation_evidence
 
@@ -89,6 +91,8 @@ class Ledger:
         #: Those of them whose adjustment changed as well.
         self._adjusted: set[int] = set()
         self._evidence: list[dict[str, Any]] = []
+        #: Events of earlier reports that led to an action: (action, event id).
+        self._earlier: list[tuple[int, str]] = []
         self.begun: set[int] = set()
 
     def put(self, plan: PlannedAction) -> int | None:
@@ -97,7 +101,10 @@ class Ledger:
         put = self._extend if place in self._live else self._begin
         action_id = put(place, plan)
         if action_id is not None:
-            self._evidence += _write_evidence(action_id, plan)
+            self._evidence += _write_evidence(action_id, plan.evidence)
+            earlier = plan.earlier if action_id in self.begun else plan.joining
+            wanted = earlier[: EVIDENCE_KEPT - len(plan.evidence)]
+            self._earlier += [(action_id, event_id) for event_id in wanted]
         return action_id
 
     def write(self) -> None:
@@ -107,9 +114,23 @@ class Ledger:
         for statement, values in ((_EXTEND, extended), (_ADJUST, adjusted)):
             if values:
                 self._connection.execute(statement, values)
+        self._look_up_earlier()
         if self._evidence:
             self._connection.execute(insert(automation_evidence), self._evidence)
             _forget_evidence(self._connection, {each["action_id"] for each in self._evidence})
+
+    def _look_up_earlier(self) -> None:
+        """Add the replies of earlier reports, as far as their outcomes are kept."""
+        if not self._earlier:
+            return
+        known = _read_evidence_ids(
+            self._connection, {action_id for action_id, _ in self._earlier} - self.begun
+        )
+        wanted = [pair for pair in self._earlier if pair not in known]
+        found = read_evidence_of(self._connection, {event_id for _, event_id in wanted})
+        for action_id, event_id in wanted:
+            if event_id in found:
+                self._evidence += _write_evidence(action_id, [found[event_id]])
 
     def _extend(self, place: _Place, plan: PlannedAction) -> int | None:
         action = self._live[place]
@@ -289,7 +310,7 @@ def _cancelled_time(connection: Connection, plan: PlannedAction) -> datetime | N
     return connection.execute(statement).scalar()
 
 
-def _write_evidence(action_id: int, plan: PlannedAction) -> list[dict[str, Any]]:
+def _write_evidence(action_id: int, evidence: Iterable[Evidence]) -> list[dict[str, Any]]:
     return [
         {
             "action_id": action_id,
@@ -297,8 +318,20 @@ def _write_evidence(action_id: int, plan: PlannedAction) -> list[dict[str, Any]]
             "event_time": item.event_time,
             "reply": storable(item.reply),
         }
-        for item in plan.evidence
+        for item in evidence
     ]
+
+
+def _read_evidence_ids(connection: Connection, action_ids: Iterable[int]) -> set[tuple[int, str]]:
+    """Read which events are evidence of these actions: pairs of action and event id."""
+    ordered = sorted(action_ids)
+    known: set[tuple[int, str]] = set()
+    for start in range(0, len(ordered), _PLANS_PER_STATEMENT):
+        some = ordered[start : start + _PLANS_PER_STATEMENT]
+        statement = select(_evidence.action_id, _evidence.event_id)
+        rows = connection.execute(statement.where(_evidence.action_id.in_(some)))
+        known.update((row.action_id, row.event_id) for row in rows)
+    return known
 
 
 def _forget_evidence(connection: Connection, action_ids: Iterable[int]) -> None:

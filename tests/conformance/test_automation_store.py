@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from policy_server.automation.actions import EVIDENCE_KEPT, ActionKind, ActionScope, ActionState
 from policy_server.automation.decide import Match
+from policy_server.automation.outcomes import Reply
 from policy_server.errors import InvalidRequest, NotFound, NotInForce
 from policy_server.rules.layers import (
     AdjustConfig,
@@ -42,6 +43,8 @@ from policy_server.store.operator_actions import (
     extend_action,
     pin_action,
 )
+from policy_server.store.outcomes import OutcomeBounds
+from policy_server.store.reports import take_report
 from policy_server.store.retention import LedgerBounds, forget_actions
 from policy_server.store.revisions import read_revision
 from policy_server.store.rows import insert_row
@@ -134,6 +137,66 @@ def test_any_order_and_repetition_of_reports_ends_in_the_same_actions(
     _report(database, *shuffled[cut:])
 
     assert _ledger(database) == in_order
+
+
+def _take(database, rule, *outcomes):
+    """Report outcomes that the rule matches, as one report."""
+    return database.write_now(
+        lambda connection: take_report(
+            connection,
+            outcomes=outcomes,
+            matches=[Match(rule=rule, outcome=outcome) for outcome in outcomes],
+            bounds=OutcomeBounds(),
+            now=_NOW,
+        )
+    )
+
+
+def _replies(database, action_id):
+    evidence = database.read_now(lambda c: read_evidence(c, action_id=action_id))
+    return [(item.event_id, item.reply) for item in evidence]
+
+
+def _said(event_id, minute, **changes):
+    reply = Reply(code=421, content=f"<joe@yahoo.com> slow {event_id}")
+    return make_outcome(event_id, minute, reply=reply, **changes)
+
+
+def test_the_evidence_of_a_threshold_has_the_replies_of_earlier_reports(database):
+    rule = make_rule(
+        trigger=Threshold(count=3, period=timedelta(minutes=20)),
+        duration=timedelta(minutes=90),
+        actions=(SuspendTenant(),),
+    )
+    of_acme = [_said(f"e{minute}", minute, tenant="acme") for minute in (101, 150, 151)]
+    _take(database, rule, *of_acme)
+    # Of the same path, but no reply that the tenant's action rests on.
+    _take(database, rule, _said("other", 152, tenant="zeta"))
+    assert [a.scope.tenant for a in _in_force(database)] == ["zeta"]
+
+    counted = _take(database, rule, _said("e153", 153, tenant="acme"))
+
+    (number,) = counted.begun_ids
+    assert _replies(database, number) == [
+        (event_id, f"421 <@yahoo.com> slow {event_id}") for event_id in ("e153", "e151", "e150")
+    ]
+    # One that comes late joins, and brings along what did not count before.
+    _take(database, rule, _said("e120", 120, tenant="acme"), _said("e110", 110, tenant="acme"))
+    assert [event_id for event_id, _ in _replies(database, number)] == [
+        "e153", "e151", "e150", "e120", "e110", "e101"
+    ]  # fmt: skip
+
+
+def test_of_many_earlier_replies_the_newest_are_evidence(database):
+    rule = make_rule(
+        trigger=Threshold(count=30, period=timedelta(minutes=60)), duration=timedelta(minutes=90)
+    )
+    for number in range(29):
+        assert not _take(database, rule, _said(f"e{number:02}", 150 + number)).begun_ids
+    (action_id,) = _take(database, rule, _said("e29", 179)).begun_ids
+
+    expected = [f"e{number:02}" for number in range(29, 29 - EVIDENCE_KEPT, -1)]
+    assert [event_id for event_id, _ in _replies(database, action_id)] == expected
 
 
 def test_a_later_match_extends_what_is_in_force_under_one_revision(database):

@@ -103,6 +103,8 @@ async def test_a_threshold_reached_by_halves_is_one_action_that_all_watchers_hea
         (listed,), (again,) = await _actions(one.client), await _actions(other.client)
         assert listed == again
         assert listed.count == _THRESHOLD
+        shown = await one.client.automation.GetAction(GetActionRequest(id=listed.id))
+        assert {item.event_id for item in shown.evidence} == {f"e{n}" for n in range(_THRESHOLD)}
         for watch in watches:
             ((name, suspension),) = watch.suspensions.items()
             assert (name, suspension.egress_source) == (str(listed.id), "ip-1")
