@@ -101,7 +101,8 @@ def give_up_book(connection: Connection, epoch: int) -> None:
 def read_promises(connection: Connection) -> dict[str, DurableLimit]:
     """Read all that was promised."""
     floors: dict[str, dict[str, int]] = {}
-    for row in connection.execute(select(lease_floors)):
+    # Servers that keep a book together leave a 0 where there is no floor any more.
+    for row in connection.execute(select(lease_floors).where(_floors.floor > 0)):
         floors.setdefault(row.key, {})[row.holder] = row.floor
     return {
         row.key: DurableLimit(
