@@ -16,6 +16,8 @@ import pytest
 
 from policy_server.errors import Unavailable
 from policy_server.lending.clock import boottime_ns
+from policy_server.lending.embedded import EmbeddedLimitStore
+from policy_server.lending.keeper import BookKeeper
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.store import SharedLimitStore
@@ -269,3 +271,34 @@ async def test_a_server_that_would_lend_for_other_times_lends_nothing(
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_servers_together_wait_for_one_alone_and_for_what_it_lent(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    keeper = BookKeeper(database, owner="alone", address="127.0.0.1:1")
+    alone = EmbeddedLimitStore(database, keeper, server="alone", timing=TIMING)
+    await alone.start()
+    await until_kept(alone)
+    has, wants = (Agent(name, LimitSpec(units=LIMIT), key=KEY) for name in "ab")
+    has.attach(alone)
+    await has.sync(alone, wants=LIMIT)
+    assert has.cap == LIMIT
+
+    together = await _start(database, valkey, "server 0")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await _until_refused(together, "keeps the book of limits alone")
+            await alone.close()
+            await until_kept(together)
+        wants.attach(together)
+        begun = boottime_ns()
+        async with asyncio.timeout(PATIENCE):
+            while wants.cap < LIMIT:
+                assert wants.cap == 0 or boottime_ns() - begun > TIMING.session
+                with contextlib.suppress(Unavailable):
+                    await wants.sync(together, wants=LIMIT)
+                assert has.cap + wants.cap <= LIMIT
+                await asyncio.sleep(0.02)
+    finally:
+        await together.close()
