@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 from agent.administration.queue_service import QueueService
+from agent.collector import set_apart
 from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
@@ -268,7 +269,12 @@ async def _open_delivery(
     stack.push_async_callback(dispatcher.stop, settings.agent.shutdown_timeout.total_seconds())
     dispatcher.start()
     leases.client.start()
-    recovery = Recovery(spool, dispatcher.accept, on_end=dispatcher.recovered, clock=time.time)
+
+    def recovered() -> None:
+        dispatcher.recovered()
+        set_apart()
+
+    recovery = Recovery(spool, dispatcher.accept, on_end=recovered, clock=time.time)
     stack.push_async_callback(recovery.stop)
     await recovery.start()
     metrics.add_gauge(

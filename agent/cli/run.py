@@ -12,6 +12,7 @@ import uvloop
 
 from agent.cli.config import config_option, config_path_of, settings_for
 from agent.cli.log_format import start_log
+from agent.collector import look_seldom
 from agent.settings import Settings
 from agent.workers.child import Launch
 from agent.workers.place import find_left_over
@@ -38,6 +39,7 @@ def run(config_path: str | None, log_level: str, as_json: bool) -> None:
     """
     settings = settings_for(config_path)
     start_log(log_level)
+    look_seldom()
     allow_connections()
     on_ready = _print_ports if as_json else None
     agent = settings.agent

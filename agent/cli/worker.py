@@ -11,6 +11,7 @@ import uvloop
 from agent import worker
 from agent.cli.log_format import start_log
 from agent.cli.run import allow_connections
+from agent.collector import look_seldom
 from agent.errors import AgentError
 from agent.settings import load_settings
 from agent.workers.child import place_of
@@ -26,6 +27,7 @@ def main() -> None:
     settings = load_settings(None if config is None else f"/dev/fd/{config}")
     if config is not None:
         os.close(config)
+    look_seldom()
     allow_connections()
     uvloop.run(worker.run(settings, place=place, on_ready=_tell_parent, lifeline=order["lifeline"]))
 
