@@ -302,3 +302,20 @@ async def test_servers_together_wait_for_one_alone_and_for_what_it_lent(
                 await asyncio.sleep(0.02)
     finally:
         await together.close()
+
+
+async def test_a_valkey_that_may_drop_leases_keeps_no_book(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    with valkey.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    store = await _start(database, valkey, "server 0")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await _until_refused(store, 'its maxmemory-policy is "allkeys-lru"')
+
+        with valkey.client() as client:
+            client.config_set("maxmemory-policy", "noeviction")
+        await until_kept(store)
+    finally:
+        await store.close()
