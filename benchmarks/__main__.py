@@ -13,6 +13,7 @@ from benchmarks import (
     fan_out,
     imports,
     leases,
+    limits,
     matching,
     outcomes,
     queue_scale,
@@ -28,6 +29,7 @@ _BENCHMARKS: Mapping[str, Callable[[], Report]] = {
     "changes": changes.measure,
     "fan_out": fan_out.measure,
     "leases": leases.measure,
+    "limits": limits.measure,
     "matching": matching.measure,
     "outcomes": outcomes.measure,
     "queue_scale": queue_scale.measure,
@@ -50,6 +52,8 @@ def main(names: tuple[str, ...], json_path: Path | None, small: bool) -> None:
             report = answers.measure(answers.SIZES[:-1])
         elif name == "fan_out" and small:
             report = fan_out.measure(fan_out.SMALL)
+        elif name == "limits" and small:
+            report = limits.measure(limits.WORKERS // 10)
         elif name == "queue_scale" and small:
             report = queue_scale.measure(queue_scale.MESSAGES // 10)
         else:

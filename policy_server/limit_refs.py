@@ -6,6 +6,7 @@ A key is the option's name and what the limit is for: the path, or for the furth
 lends them.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -60,12 +61,18 @@ def find_limits(config: EgressPathConfig, path_name: str) -> Iterator[limit_pb2.
 def to_spec(ref: limit_pb2.LimitRef) -> LimitSpec:
     """Say in what units a limit is lent."""
     if ref.kind == limit_pb2.LIMIT_KIND_CONNECTIONS:
-        return LimitSpec(units=max(1, min(ref.limit, MOST_UNITS)))
+        return _make_spec(ref.limit, 0, 0)
     period_ns = ref.period.seconds * 1_000_000_000 + ref.period.nanos
-    return LimitSpec(
-        units=max(1, min(ref.burst, MOST_UNITS)),
-        earning=Earning(count=max(1, min(ref.limit, _MOST_COUNT)), period_ns=max(1, period_ns)),
-    )
+    return _make_spec(ref.burst, ref.limit, max(1, period_ns))
+
+
+@functools.lru_cache(maxsize=4096)
+def _make_spec(units: int, count: int, period_ns: int) -> LimitSpec:
+    """Make the one of its size: very many limits are alike."""
+    earning = None
+    if period_ns:
+        earning = Earning(count=max(1, min(count, _MOST_COUNT)), period_ns=period_ns)
+    return LimitSpec(units=max(1, min(units, MOST_UNITS)), earning=earning)
 
 
 def kind_of(key: str) -> _Kind:

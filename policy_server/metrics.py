@@ -150,8 +150,7 @@ class ServerMetrics:
         )
         self.shared_sources = Gauge(
             "penstock_server_sources_shared",
-            "Egress sources that more than one connected agent sends from; each of them keeps the"
-            " limits for itself.",
+            "Egress sources that more than one connected agent sends from, and so shares.",
             registry=self.registry,
         )
         self.limit_reports = Counter(

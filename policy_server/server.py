@@ -169,6 +169,8 @@ class Server:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._limit_names is not None:
+            self._limit_names.close()
         if self._limit_store is not None:
             await self._limit_store.close()
         if self._directory is not None and self._readiness.is_set():

@@ -75,7 +75,7 @@ class LimitServiceServicer(object):
         request when it has answered the one before, and sends a client that is slow only the newest
         of each grant. After any error: reconnect, and go on with the same leases. Errors:
         INVALID_ARGUMENT when worker or incarnation change within the stream; ABORTED when another
-        stream of the same worker takes over.
+        stream or an ExchangeLimits of the same worker takes over, or a later start of it reports.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +84,7 @@ class LimitServiceServicer(object):
     def ExchangeLimits(self, request, context):
         """ExchangeLimits is one request and one response of SyncLimits, for clients that poll: all
         grants that its worker has not confirmed by version are in the response. Errors: see
-        LimitService.
+        LimitService; ABORTED when a later start of the worker has reported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,8 +31,10 @@ from policy_server.supervisor import keep_running
 logger = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
-#: How long what comes in is gathered after a turn; a lone report waits for nobody.
-_GATHER_SECONDS = 0.05
+#: How long what comes in is gathered after a turn, at least and at most: the longer the longer a
+#: turn takes, so that there is time for other things. A lone report waits for nobody.
+_GATHER_LEAST, _GATHER_MOST = 0.002, 0.05
+_GATHER_PART = 4
 _RETRY_SECONDS = 0.5
 _MOST_HOLDERS = 1000
 _SLICE = 1000
@@ -61,7 +63,6 @@ class EmbeddedLimitStore:
         metrics: ServerMetrics | None = None,
         timing: LeaseTiming | None = None,
         clock: Callable[[], int] = boottime_ns,
-        gather: float = _GATHER_SECONDS,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -69,7 +70,6 @@ class EmbeddedLimitStore:
         self._metrics = metrics or ServerMetrics()
         self._timing = timing or LeaseTiming()
         self._clock = clock
-        self._gather = gather
         self._book: LeaseBook | None = None
         self._epoch = 0
         self._listeners: dict[str, _Listener] = {}
@@ -240,7 +240,9 @@ class EmbeddedLimitStore:
             await self._wait(book)
             self._news.clear()
             waiting, self._waiting = self._waiting, []
-            decision = book.settle(self._clock())
+            begun = self._clock()
+            decision = book.settle(begun)
+            took = (self._clock() - begun) / _SECOND
             try:
                 await self._keep(decision)
             finally:
@@ -250,7 +252,7 @@ class EmbeddedLimitStore:
             if was_recovering and not book.is_recovering:
                 was_recovering = False
                 logger.info("all that was lent before is accounted for")
-            await asyncio.sleep(self._gather)
+            await asyncio.sleep(min(max(took * _GATHER_PART, _GATHER_LEAST), _GATHER_MOST))
 
     async def _wait(self, book: LeaseBook) -> None:
         """Wait until something came in, or something ends by itself."""

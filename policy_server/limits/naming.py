@@ -26,8 +26,9 @@ class NamedLimits:
 
     def __init__(self) -> None:
         self._paths: dict[Hashable, _Path] = {}
-        #: Paths by key. Most limits are named by one.
-        self._keys: dict[str, dict[Hashable, LimitSpec]] = {}
+        #: By key: the one path that names it, as for most; or all paths, with the smallest value.
+        self._alone: dict[str, Hashable] = {}
+        self._shared: dict[str, dict[Hashable, LimitSpec]] = {}
         self._smallest: dict[str, LimitSpec] = {}
         self._namings: dict[str, set[Hashable]] = {}
 
@@ -44,8 +45,15 @@ class NamedLimits:
         known = self._paths.get(path)
         if known is None or known.specs is specs or known.specs == specs:
             return {}
-        before, known.specs = known.specs, specs
-        return self._change(path, before, specs)
+        keys = known.specs.keys() | specs.keys()
+        before = {key: self.spec(key) for key in keys}
+        for key in known.specs:
+            self._leave(key, path)
+        known.specs = specs
+        for key in specs:
+            self._enter(key, path)
+        after = ((key, self.spec(key)) for key in keys)
+        return {key: spec for key, spec in after if spec is not None and spec != before[key]}
 
     def forget(self, namer: str) -> None:
         """Forget what *namer* named; limits stay as they are for those who have them."""
@@ -53,16 +61,18 @@ class NamedLimits:
             known = self._paths[path]
             known.namings -= 1
             if not known.namings:
+                self.update(path, {})
                 del self._paths[path]
-                self._change(path, known.specs, {})
 
     def spec(self, key: str) -> LimitSpec | None:
         """Return the limit as it holds; None: no path names it."""
+        if key in self._alone:
+            return self._paths[self._alone[key]].specs[key]
         return self._smallest.get(key)
 
     def disagreeing(self, key: str) -> int:
         """Count the other values that paths name."""
-        return len(set(self._keys.get(key, {}).values()) - {self._smallest.get(key)})
+        return len(set(self._shared.get(key, {}).values()) - {self._smallest.get(key)})
 
     def paths(self) -> list[Hashable]:
         """List the paths that are named."""
@@ -72,22 +82,28 @@ class NamedLimits:
         """Count the paths that *namer* names."""
         return len(self._namings.get(namer, ()))
 
-    def _change(self, path: Hashable, before: Specs, after: Specs) -> dict[str, LimitSpec]:
-        changed = {}
-        for key in before.keys() | after.keys():
-            values = self._keys.setdefault(key, {})
-            if key in after:
-                values[path] = after[key]
-            else:
-                values.pop(path, None)
-            if not values:
-                del self._keys[key]
-                self._smallest.pop(key, None)
-                continue
-            smallest = find_smallest(values)
-            if self._smallest.get(key) != smallest:
-                self._smallest[key] = changed[key] = smallest
-        return changed
+    def _enter(self, key: str, path: Hashable) -> None:
+        if key not in self._shared and key not in self._alone:
+            self._alone[key] = path
+            return
+        if key in self._alone:
+            first = self._alone.pop(key)
+            self._shared[key] = {first: self._paths[first].specs[key]}
+        values = self._shared[key]
+        values[path] = self._paths[path].specs[key]
+        self._smallest[key] = find_smallest(values)
+
+    def _leave(self, key: str, path: Hashable) -> None:
+        if self._alone.get(key) == path:
+            del self._alone[key]
+            return
+        values = self._shared[key]
+        del values[path]
+        if len(values) > 1:
+            self._smallest[key] = find_smallest(values)
+            return
+        (self._alone[key],) = values
+        del self._shared[key], self._smallest[key]
 
 
 def find_smallest(values: Mapping[Hashable, LimitSpec]) -> LimitSpec:

@@ -1,8 +1,8 @@
 """
 Which connected agents send from which egress sources.
 
-Limits are kept by each agent for itself, so a source that two agents use is allowed twice its
-limits: that must be seen.
+Agents that send from one source share its limits. One of an earlier version, which has no leases,
+keeps them for itself, and the source is then allowed more: that must be seen.
 """
 
 from collections import Counter, defaultdict

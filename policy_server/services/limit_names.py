@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Most paths that one worker may name.
 MOST_PATHS = 100_000
+#: Paths whose hosts are looked up at a time.
+_MOST_LOOKING = 100
 #: So many answers are looked at before others have a turn.
 _SLICE = 200
 _FORGET_SECONDS = 1800.0
@@ -49,6 +51,8 @@ class LimitNames:
         self._names = NamedLimits()
         #: When each worker was last there, in seconds of the loop's clock.
         self._seen: dict[str, float] = {}
+        #: Paths whose hosts are looked up.
+        self._looking: dict[bytes, asyncio.Task[None]] = {}
         self._touched = _Touched()
         self._actions: dict[int, ActionInForce] = {}
         self._rules: object = None
@@ -58,22 +62,50 @@ class LimitNames:
     def close(self) -> None:
         """Follow the policy no more."""
         self._unsubscribe()
+        for task in tuple(self._looking.values()):
+            task.cancel()
 
     async def name(self, holder: str, paths: Sequence[pb.LimitPath]) -> None:
-        """Note that a worker names *paths*; one that has no answer now is left out."""
+        """Note that a worker names *paths*; one that has no answer at once is left out."""
         for number, path in enumerate(paths):
             if self._names.has_named(holder) >= MOST_PATHS:
                 return
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            with contextlib.suppress(PolicyServerError):
-                question = await self._policy.question(
-                    path.routing_domain,
-                    path.egress_source,
-                    path.site_name,
-                    read_hosts(path.mx_hosts),
-                )
-                self._names.name(holder, question, self._policy.answer(question).limits)
+            if self._is_known(path):
+                with contextlib.suppress(PolicyServerError):
+                    self._put(holder, await self._ask(path))
+            elif len(self._looking) < _MOST_LOOKING:
+                self._look_up(holder, path)
+
+    def _is_known(self, path: pb.LimitPath) -> bool:
+        """Whether the DNS need not be asked: a worker's leases must not wait for that."""
+        if path.mx_hosts:
+            return True
+        return self._policy.is_loaded and bool(self._policy.known_hosts(path.site_name))
+
+    def _look_up(self, holder: str, path: pb.LimitPath) -> None:
+        """Find a path's hosts meanwhile; the worker will name it again, as its key is unknown."""
+        key = path.SerializeToString(deterministic=True)
+        if key not in self._looking:
+            task = asyncio.create_task(self._name_later(holder, path))
+            self._looking[key] = task
+            task.add_done_callback(lambda _: self._looking.pop(key, None))
+
+    async def _name_later(self, holder: str, path: pb.LimitPath) -> None:
+        with contextlib.suppress(PolicyServerError):
+            self._put(holder, await self._ask(path))
+
+    async def _ask(self, path: pb.LimitPath) -> Question:
+        hosts = read_hosts(path.mx_hosts)
+        return await self._policy.question(
+            path.routing_domain, path.egress_source, path.site_name, hosts
+        )
+
+    def _put(self, holder: str, question: Question) -> None:
+        # Without its hosts the answer is another one, whose limits may be higher.
+        if question.mx_hosts and holder in self._seen:
+            self._names.name(holder, question, self._policy.answer(question).limits)
 
     def note_seen(self, holder: str) -> None:
         """A worker is there."""

@@ -76,8 +76,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
             next_sync=self._next_sync,
             metrics=self._metrics,
         )
-        if (earlier := self._streams.get(holder)) is not None:
-            earlier.give_way()
+        self._end_earlier(holder)
         self._streams[holder] = stream
         try:
             async with contextlib.aclosing(stream.serve(first, request_iterator)) as responses:
@@ -94,6 +93,8 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._refuse_if_full()
         report = request.report
         holder = name_holder(_read_agent(context), report.worker)
+        # What is there for the worker goes to one place.
+        self._end_earlier(holder)
         detach = self._store.attach(holder, _do_nothing)
         try:
             unknown = await self._receiver(holder).take(report)
@@ -146,6 +147,10 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._is_draining = True
         for stream in tuple(self._streams.values()):
             stream.end(_SOONEST + _SPREAD * self._random.random())
+
+    def _end_earlier(self, holder: str) -> None:
+        if (earlier := self._streams.pop(holder, None)) is not None:
+            earlier.give_way()
 
     def _receiver(self, holder: str) -> Receiver:
         return Receiver(self._store, self._names, holder=holder, metrics=self._metrics)

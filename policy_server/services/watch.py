@@ -203,7 +203,7 @@ class WatchHub:
         if shared:
             source, others = next(iter(shared.items()))
             facts = {"agent": agent, "sources": len(shared), "one": source, "others": others[:5]}
-            logger.warning("agents share egress sources, each keeps the limits alone", extra=facts)
+            logger.info("agents share egress sources, and their limits", extra=facts)
         return sources
 
     async def _open(self, stream: WatchStream, raw_token: bytes) -> AsyncGenerator[Outgoing, None]:

@@ -63,9 +63,7 @@ class EmbeddedStores:
     async def start(self, timing: LeaseTiming = CALM) -> LimitStore:
         """Start a store of the same server as before."""
         keeper = BookKeeper(self._database, owner="server 1", address="127.0.0.1:1")
-        store = EmbeddedLimitStore(
-            self._database, keeper, server="server 1", timing=timing, gather=0.001
-        )
+        store = EmbeddedLimitStore(self._database, keeper, server="server 1", timing=timing)
         await store.start()
         await until_kept(store)
         self._running[id(store)] = store, keeper

@@ -218,6 +218,40 @@ async def test_a_later_stream_of_a_worker_takes_over_and_is_told_what_was_lost(u
             assert await _end_of(call) is grpc.StatusCode.ABORTED
 
 
+async def test_who_begins_to_poll_leaves_its_stream(url) -> None:
+    async with lending(url, connection_limit=10) as (_, channel):
+        worker = Worker("mta-1")
+        async with worker.connected(channel):
+            await worker.report()
+            await worker.until(lambda: worker.answers)
+
+            worker.want(KEY, 10, path())
+            await worker.exchange(channel)
+
+            assert worker.cap(KEY) == 10
+            assert (await worker.ended()).code() is grpc.StatusCode.ABORTED
+
+
+async def test_a_path_whose_hosts_nobody_told_is_no_path_with_other_limits(url) -> None:
+    """No name server answers here, and the hosts say which provider's limit holds."""
+    async with lending(url, connection_limit=10) as (_, channel):
+        unknown = pb.LimitPath(
+            routing_domain="yahoo.example", egress_source="ip-1", site_name="mx.yahoo.example"
+        )
+        key = "connection_limit:ip-1->mx.yahoo.example"
+        worker = Worker("mta-1")
+        worker.want(key, 1, unknown)
+        answer = await worker.exchange(channel)
+        assert list(answer.unknown) == [key]
+        # Of a site that was asked about the hosts are known.
+        known = pb.LimitPath(routing_domain="yahoo.com", egress_source="ip-1", site_name=SITE)
+        worker.want(KEY, 1, known)
+
+        await worker.exchange(channel)
+
+        assert worker.cap(KEY) == 10
+
+
 async def test_a_worker_that_started_again_leaves_nothing_to_the_earlier_one(url) -> None:
     async with lending(url, connection_limit=10) as (_, channel):
         old, new = Worker("mta-1"), Worker("mta-1", incarnation=2)
