@@ -6,7 +6,7 @@ server process with very many workers.
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,16 @@ class _Worker:
             if time.perf_counter() - self.reported_at > _ROUND_SECONDS:
                 await self.report()
 
+    async def _name_again(self, keys: Collection[str]) -> None:
+        """The server had no time to look at the paths: say them again a while later."""
+        await asyncio.sleep(_ROUND_SECONDS)
+        again = set(keys)
+        for number, lease in enumerate(self.leases):
+            if lease.key in again:
+                lease.is_told = False
+                self.dirty[number + 1] = None
+        await self.report()
+
     async def _read(self) -> None:
         async for response in self.call:
             answer = response.answer
@@ -129,6 +139,8 @@ class _Worker:
                 lease = self.leases[grant.handle - 1]
                 lease.units, lease.version = grant.units, grant.version
                 self.dirty[grant.handle] = None
+            if answer.unknown:
+                self.tasks.append(asyncio.create_task(self._name_again(answer.unknown)))
             if answer.grants:
                 await self.report()
             self.news.set()

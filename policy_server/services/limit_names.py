@@ -9,6 +9,7 @@ worker that has not been seen for as long as its floors last is forgotten with w
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -27,10 +28,14 @@ logger = logging.getLogger(__name__)
 
 #: Most paths that one worker may name.
 MOST_PATHS = 100_000
+#: Paths of one worker, before another one has its turn.
+_TURN = 1000
+#: For so long a report waits for what it names; well within the time of a lease.
+_NAMING_SECONDS = 1.0
 #: Paths whose hosts are looked up at a time.
 _MOST_LOOKING = 100
 #: So many answers are looked at before others have a turn.
-_SLICE = 200
+_SLICE = 20
 _FORGET_SECONDS = 1800.0
 _GATHER_SECONDS = 0.02
 
@@ -51,6 +56,9 @@ class LimitNames:
         self._names = NamedLimits()
         #: When each worker was last there, in seconds of the loop's clock.
         self._seen: dict[str, float] = {}
+        #: What each worker has named, and is to be looked at.
+        self._pending: dict[str, _Pending] = {}
+        self._naming: asyncio.Task[None] | None = None
         #: Paths whose hosts are looked up.
         self._looking: dict[bytes, asyncio.Task[None]] = {}
         self._touched = _Touched()
@@ -64,19 +72,46 @@ class LimitNames:
         self._unsubscribe()
         for task in tuple(self._looking.values()):
             task.cancel()
+        if self._naming is not None:
+            self._naming.cancel()
 
     async def name(self, holder: str, paths: Sequence[pb.LimitPath]) -> None:
-        """Note that a worker names *paths*; one that has no answer at once is left out."""
-        for number, path in enumerate(paths):
-            if self._names.has_named(holder) >= MOST_PATHS:
-                return
-            if number % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
-            if self._is_known(path):
-                with contextlib.suppress(PolicyServerError):
-                    self._put(holder, await self._ask(path))
-            elif len(self._looking) < _MOST_LOOKING:
-                self._look_up(holder, path)
+        """
+        Note that a worker names *paths*. After a start very many do so at once: what takes longer
+        than a moment goes on meanwhile, so that reports are answered and leases hold.
+        """
+        waiting = self._pending.setdefault(holder, _Pending())
+        waiting.paths.extend(paths[: MOST_PATHS - len(waiting.paths)])
+        if self._naming is None:
+            self._naming = asyncio.create_task(self._name_pending(), name="limit-names")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NAMING_SECONDS):
+                await waiting.is_done.wait()
+
+    async def _name_pending(self) -> None:
+        """Name what is pending, who came first first: so some are done, not all nearly."""
+        try:
+            while self._pending:
+                for holder, waiting in list(self._pending.items()):
+                    for number in range(min(_TURN, len(waiting.paths))):
+                        await self._name_one(holder, waiting.paths.popleft())
+                        if number % _SLICE == _SLICE - 1:
+                            await asyncio.sleep(0)
+                    if not waiting.paths:
+                        del self._pending[holder]
+                        waiting.is_done.set()
+                    await asyncio.sleep(0)
+        finally:
+            self._naming = None
+
+    async def _name_one(self, holder: str, path: pb.LimitPath) -> None:
+        if self._names.has_named(holder) >= MOST_PATHS:
+            return
+        if self._is_known(path):
+            with contextlib.suppress(PolicyServerError):
+                self._put(holder, await self._ask(path))
+        elif len(self._looking) < _MOST_LOOKING:
+            self._look_up(holder, path)
 
     def _is_known(self, path: pb.LimitPath) -> bool:
         """Whether the DNS need not be asked: a worker's leases must not wait for that."""
@@ -172,6 +207,14 @@ class LimitNames:
                 self._touched.sites |= change.sites
                 self._touched.domains |= change.domains
         self._news.set()
+
+
+class _Pending:
+    """What one worker has named, and is to be looked at."""
+
+    def __init__(self) -> None:
+        self.paths: deque[pb.LimitPath] = deque()
+        self.is_done = asyncio.Event()
 
 
 class _Touched:

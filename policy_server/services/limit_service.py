@@ -160,7 +160,9 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
             raise Unavailable("no more workers are taken now; connect again")
 
     def _next_sync(self) -> timedelta:
-        return max(_SYNC_LEAST, min(_SYNC_MOST, _SYNC_EACH * len(self._streams)))
+        wished = max(_SYNC_LEAST, min(_SYNC_MOST, _SYNC_EACH * len(self._streams)))
+        # One report may be lost, and the next one late, before a lease is over.
+        return min(wished, timedelta(microseconds=self._store.timing.session // 3000))
 
 
 def _do_nothing() -> None:

@@ -75,9 +75,9 @@ class Receiver:
         check_report(message)
         keys = [self.handles.read_key(one, index) for index, one in enumerate(message.demands)]
         self._names.note_seen(self._holder)
-        for demand in message.demands:
-            if demand.paths:
-                await self._names.name(self._holder, demand.paths)
+        paths = [path for demand in message.demands for path in demand.paths]
+        if paths:
+            await self._names.name(self._holder, paths)
         specs = self._names.specs(keys)
         demands = tuple(
             read_demand(demand, key, specs.get(key))
