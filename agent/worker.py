@@ -143,7 +143,7 @@ async def open_agent(
         stack.push_async_callback(spool.close)
         channel = open_channel(settings.policy.server)
         stack.push_async_callback(channel.close)
-        policy = await open_policy(settings, channel, clock=clock, random=random)
+        policy = await open_policy(settings, channel, clock=clock, random=random, worker=place.name)
         stack.push_async_callback(policy.close)
         node_id = node_id_of(settings.agent.name)
         log = DeliveryLog(settings.agent.data_dir / "log", node_id=node_id, clock=clock)
@@ -243,7 +243,7 @@ async def _open_delivery(
     stack.push_async_callback(mta_sts.close)
     metrics.add_tls(mta_sts)
     leases = open_leases(
-        settings, worker=place.lease_name, clock=time.time, clock_ns=lease_clock_ns, random=random
+        settings, worker=place.name, clock=time.time, clock_ns=lease_clock_ns, random=random
     )
     dispatcher = Dispatcher(
         settings,

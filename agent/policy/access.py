@@ -99,20 +99,32 @@ def _describe_end(expire_time: float) -> float | None:
 
 
 async def open_policy(
-    settings: Settings, channel: grpc.aio.Channel, *, clock: Callable[[], float], random: Random
+    settings: Settings,
+    channel: grpc.aio.Channel,
+    *,
+    clock: Callable[[], float],
+    random: Random,
+    worker: str = "",
 ) -> PolicyAccess:
-    """Load what was last known, and begin to watch the server behind *channel*."""
+    """
+    Load what was last known, and begin to watch the server behind *channel*; *worker* names this
+    process where the agent has several.
+    """
     max_stale = settings.policy.max_stale.total_seconds()
     disk = PolicyDisk(settings.agent.data_dir / FILE_NAME)
     book = PolicyBook(disk, clock=clock, random=random, max_stale=max_stale)
     await book.open()
-    client = PolicyClient(channel, book, agent_name=settings.agent.name, random=random)
+    client = PolicyClient(
+        channel, book, agent_name=settings.agent.name, random=random, worker=worker
+    )
     info = AgentInfo(
         name=settings.agent.name,
         version=version("penstock"),
         egress_sources=list(settings.sources),
     )
-    watch = PolicyWatch(channel, book, client, agent_info=info, clock=clock, random=random)
+    watch = PolicyWatch(
+        channel, book, client, agent_info=info, clock=clock, random=random, worker=worker
+    )
     watch.start()
     return PolicyAccess(
         client=client, book=book, watch=watch, disk=disk, clock=clock, max_stale=max_stale

@@ -46,6 +46,10 @@ def open_channel(target: str, *, is_shared: bool = True) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=options)
 
 
-def identity(agent_name: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata by which a call says who makes it."""
-    return (("penstock-agent", agent_name),)
+def identity(agent_name: str, worker: str = "") -> tuple[tuple[str, str], ...]:
+    """
+    Return the metadata by which a call says who makes it; *worker* names one of several processes
+    of an agent, each of which is told of changes by itself.
+    """
+    agent = (("penstock-agent", agent_name),)
+    return (*agent, ("penstock-worker", worker)) if worker else agent

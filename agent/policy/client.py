@@ -63,11 +63,12 @@ class PolicyClient:
         *,
         agent_name: str,
         random: Random,
+        worker: str = "",
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
         """Ask over *channel* as *agent_name*; keep answers in *book*; *deadline* in seconds."""
         self._stub = PolicyServiceStub(channel)
-        self._metadata = identity(agent_name)
+        self._metadata = identity(agent_name, worker)
         self._book = book
         self._random = random
         self._deadline = deadline

@@ -103,6 +103,7 @@ class PolicyWatch:
         agent_info: pb.AgentInfo,
         clock: Callable[[], float],
         random: Random,
+        worker: str = "",
         deadman: float = DEADMAN_SECONDS,
     ) -> None:
         """Watch over *channel* for *book*; ask again by *client*; *deadman* in seconds."""
@@ -110,6 +111,7 @@ class PolicyWatch:
         self._book = book
         self._client = client
         self._info = agent_info
+        self._worker = worker
         self._clock = clock
         self._random = random
         self._deadman = deadman
@@ -189,7 +191,7 @@ class PolicyWatch:
         self._server_clock = ServerClock()
         self._leave_at = None
         self._is_answered = False
-        call = self._stub.WatchPolicy(metadata=identity(self._info.name))
+        call = self._stub.WatchPolicy(metadata=identity(self._info.name, self._worker))
         writer: asyncio.Task[None] | None = None
         try:
             await self._greet(call)

@@ -34,8 +34,8 @@ class Place:
     queue_sockets: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def lease_name(self) -> str:
-        """What tells this process from the others of the agent where limits are lent."""
+    def name(self) -> str:
+        """What tells this process from the others of the agent where the server knows each."""
         return f"worker-{self.number}" if self.has_parent else ""
 
 

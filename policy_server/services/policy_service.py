@@ -16,7 +16,7 @@ from policy_server.convert import read_hosts, to_bounce, to_explained, to_suspen
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
-from policy_server.services.caller import read_caller
+from policy_server.services.caller import read_process
 from policy_server.services.interceptors import status_message, status_number
 from policy_server.services.paging import read_page_size, read_page_token
 from policy_server.services.watch import WatchHub
@@ -41,7 +41,7 @@ class PolicyService:
         """Answer for one egress path, in wire form."""
         question = await self._question(request)
         answer = self._policy.answer(question)
-        self._hub.note_fetched(read_caller(context), question, answer.etag)
+        self._hub.note_fetched(read_process(context), question, answer.etag)
         return answer.not_modified if request.if_none_match == answer.etag else answer.payload
 
     async def batch_get_egress_path_configs(
@@ -51,7 +51,7 @@ class PolicyService:
         if len(request.requests) > _MAX_BATCH:
             message = f"{len(request.requests)} requests in a batch; at most {_MAX_BATCH} are taken"
             raise InvalidRequest(message, field="requests")
-        caller = read_caller(context)
+        caller = read_process(context)
         # A task for each is worth its cost only where some may have to wait for the DNS.
         asked = [one for one in request.requests if not one.mx_hosts]
         waiting = iter(await asyncio.gather(*(self._look_up(one) for one in asked)))

@@ -22,7 +22,7 @@ from policy_server.rules.snapshot import Snapshot
 from policy_server.services.action_changes import ResourceTypes, compare_actions, types_of
 from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.announced_sources import MAX_SOURCES, AnnouncedSources
-from policy_server.services.caller import read_caller
+from policy_server.services.caller import read_caller, read_process
 from policy_server.services.canary import Canaries, CanaryShare
 from policy_server.services.resume_token import (
     ResumeToken,
@@ -145,11 +145,13 @@ class WatchHub:
         )
         self._streams[stream] = None
         tasks: list[asyncio.Task[None]] = []
-        sources: frozenset[str] = frozenset()
+        agent, sources = "", frozenset[str]()
         try:
             start = await self._read_start(request_iterator)
-            stream.start(start, caller=read_caller(context))
-            sources = self._announce(stream.agent, start.agent_info.egress_sources)
+            stream.start(start, caller=read_process(context))
+            # The workers of one agent share its sources as a matter of course.
+            agent = read_caller(context) or stream.agent
+            sources = self._announce(agent, start.agent_info.egress_sources)
             self._directory.connect(stream, start.agent_info)
             self._by_agent[stream.agent] = stream
             tasks = [
@@ -172,7 +174,7 @@ class WatchHub:
             if self._by_agent.get(stream.agent) is stream:
                 del self._by_agent[stream.agent]
             self._directory.disconnect(stream)
-            self._sources.remove(stream.agent, sources)
+            self._sources.remove(agent, sources)
             for task in tasks:
                 task.cancel()
             logger.info("watch ended", extra={"agent": stream.agent})
@@ -192,7 +194,7 @@ class WatchHub:
             stream.end(_SOONEST + self._random() * spread)
 
     def note_fetched(self, agent: str, question: Question, etag: str) -> None:
-        """An agent asked for an answer by itself, as it does after an invalidation."""
+        """An agent's process asked for an answer by itself, as it does after an invalidation."""
         stream = self._by_agent.get(agent)
         if stream is not None:
             stream.note_fetched(question, etag)

@@ -226,3 +226,31 @@ async def test_streams_that_come_and_go_leave_nothing_behind(url):
             return len(asyncio.all_tasks()) <= tasks + 5
 
         await _until(are_over)
+
+
+async def test_each_worker_of_an_agent_is_known_for_itself(url):
+    write_rules(url, yahoo(_SUSPEND))
+    first, second = (
+        (("penstock-agent", "mta-1"), ("penstock-worker", f"worker-{number}"))
+        for number in (0, 1)
+    )
+    async with serving(url) as client:
+
+        async def connected():
+            return set(await _agents(client, connected_only=True))
+
+        async def both():
+            return await connected() == {"mta-1/worker-0", "mta-1/worker-1"}
+
+        async def one():
+            return await connected() == {"mta-1/worker-0"}
+
+        async with client.watch("yahoo.com", info=_INFO, metadata=first) as watch:
+            await watch.until(lambda: watch.token)
+            async with client.watch("yahoo.com", info=_INFO, metadata=second) as other:
+                await other.until(lambda: other.token)
+                await _until(both)
+            await _until(one)
+
+        # The processes of one agent share its sources as a matter of course.
+        assert client.metric("penstock_watch_shared_sources") == 0
