@@ -250,7 +250,6 @@ async def test_each_worker_of_an_agent_is_known_for_itself(url):
             async with client.watch("yahoo.com", info=_INFO, metadata=second) as other:
                 await other.until(lambda: other.token)
                 await _until(both)
+                # They share the agent's sources as a matter of course.
+                assert client.metric("penstock_server_sources_shared") == 0
             await _until(one)
-
-        # The processes of one agent share its sources as a matter of course.
-        assert client.metric("penstock_watch_shared_sources") == 0
