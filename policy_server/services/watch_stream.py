@@ -62,6 +62,9 @@ _STRIDE = 25
 _QUESTIONS_AT_ONCE = 32
 _LOGGED_LENGTH = 200
 
+#: Times within the span of a bookmark at which bookmarks are sent.
+_BOOKMARK_STEPS = 20
+
 _AT_ONCE = (0.0, 0.0)
 
 _Response = pb.WatchPolicyResponse
@@ -238,7 +241,9 @@ class WatchStream:
     @property
     def applied_revision(self) -> int:
         """Up to which revision the client has applied all that concerns it; 0: not known yet."""
-        if self._is_current():
+        known = self._acknowledgements.applied
+        # All agents are looked at each second, and most of the time all have all there is.
+        if (known != self._policy.revision or self._dirty_since) and self._is_current():
             self._acknowledgements.note_current(self._policy.revision)
         return self._acknowledgements.applied
 
@@ -443,12 +448,17 @@ class WatchStream:
                     yield response
                 continue
             lane = self._choose_lane()
-            if lane is None:
+            if lane is not None:
+                async with contextlib.aclosing(lane):
+                    async for response in lane:
+                        yield response
+            elif self._now() >= self._bookmark_due():
+                # Nor this, which is all that there is to do for a stream that is idle. Nothing is
+                # due, so the client knows all suspensions up to the policy's revision.
+                self._token = self._write_token()
+                yield self.write_bookmark()
+            else:
                 await self._sleep(min(self._rules_due(), self._extended_due, self._bookmark_due()))
-                continue
-            async with contextlib.aclosing(lane):
-                async for response in lane:
-                    yield response
         if self._failure is not None:
             raise self._failure
         if self._reconnect_after is not None:
@@ -459,15 +469,18 @@ class WatchStream:
         self._alarm.close()
 
     def _choose_lane(self) -> AsyncGenerator[Outgoing, None] | None:
-        """Choose what to do now that nothing is urgent; None: nothing is due."""
+        """Choose what to do now that nothing is urgent; None: at most a bookmark is due."""
         now = self._now()
         if now >= self._rules_due():
             return self._compare()
         if now >= self._extended_due:
             return self._flush()
         if now >= self._bookmark_due():
-            # A token must not say that the client knows what waits here.
-            return self._flush() if self._extended_actions else self._keep_alive()
+            if self._extended_actions:
+                # A token must not say that the client knows what waits here.
+                return self._flush()
+            if self._paths.assumed and now >= self._invalidated_at + self._timing.fetching:
+                return self._send_assumed()
         return None
 
     async def _flush(self) -> AsyncGenerator[Outgoing, None]:
@@ -557,16 +570,11 @@ class WatchStream:
             if path is not None and path.question is not None:
                 self._paths.assume(path, self._policy.answer(path.question).etag)
 
-    async def _keep_alive(self) -> AsyncGenerator[Outgoing, None]:
-        """Say that nothing changed; or send some of what the client should have asked for."""
-        if self._paths.assumed and self._now() >= self._invalidated_at + self._timing.fetching:
-            self._dirty_names.update(dict.fromkeys(self._paths.oldest_assumed(_MAX_CHANGED)))
-            async for response in self._flush():
-                yield response
-            return
-        # Nothing is due, so the client knows all suspensions up to the policy's revision.
-        self._token = self._write_token()
-        yield self.write_bookmark()
+    async def _send_assumed(self) -> AsyncGenerator[Outgoing, None]:
+        """Send some of what the client should have asked for."""
+        self._dirty_names.update(dict.fromkeys(self._paths.oldest_assumed(_MAX_CHANGED)))
+        async for response in self._flush():
+            yield response
 
     def write_bookmark(self) -> Outgoing:
         """Write that the stream is alive, and nothing more."""
@@ -714,7 +722,10 @@ class WatchStream:
         return min(last + self._timing.debounce, first + self._timing.debounce_most)
 
     def _bookmark_due(self) -> float:
-        return self._last_sent + self._timing.bookmark
+        # A little sooner, so that many streams have theirs in one turn of the loop: to wake it for
+        # each would cost more than what is sent.
+        step = self._timing.bookmark / _BOOKMARK_STEPS
+        return (self._last_sent + self._timing.bookmark) // step * step
 
     async def _may_send(self) -> bool:
         """Wait for room in the window; False if the stream ends or begins anew instead."""
