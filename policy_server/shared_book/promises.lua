@@ -93,6 +93,9 @@ local function forget_idle(limit, size)
     return
   end
   limits[limit.key] = false
+  for agent in pairs(limit.removed) do
+    redis.call('SREM', PREFIX .. 'keys:' .. agent, limit.key)
+  end
   redis.call('DEL', limit.name)
   redis.call('ZREM', PREFIX .. 'limits', limit.key)
   if limit.is_scarce then redis.call('ZREM', PREFIX .. 'scarce', limit.key) end
