@@ -231,8 +231,7 @@ async def test_streams_that_come_and_go_leave_nothing_behind(url):
 async def test_each_worker_of_an_agent_is_known_for_itself(url):
     write_rules(url, yahoo(_SUSPEND))
     first, second = (
-        (("penstock-agent", "mta-1"), ("penstock-worker", f"worker-{number}"))
-        for number in (0, 1)
+        (("penstock-agent", "mta-1"), ("penstock-worker", f"worker-{number}")) for number in (0, 1)
     )
     async with serving(url) as client:
 
