@@ -10,13 +10,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from agent.delivery import internal
 from agent.delivery.batches import RecipientBatches
 from agent.delivery.classify import (
-    RecipientResult,
     Replies,
     Result,
     classify,
@@ -24,20 +23,20 @@ from agent.delivery.classify import (
     is_accepted,
     result_of,
 )
-from agent.delivery.envelope import is_sendable, mail_command, wire_form
-from agent.delivery.plan import Candidate, Host, HostFilter, NoWay, make_plan
+from agent.delivery.envelope import mail_command
+from agent.delivery.plan import Candidate
 from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
-from agent.delivery.tls_policy import DomainTls
 from agent.dispatch.path import Path
 from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, SourceUnusable
+from agent.dispatch.route import Route
 from agent.dispatch.settling import Attempt, Way
 from agent.dispatch.watchdog import Watchdog
-from agent.dns import DnsUnavailable, DomainNotFound, FoundMx
+from agent.dispatch.work import Work, begin_work, give_all
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
-from agent.spool.messages import LastReply, Settlement, SpooledMessage
+from agent.spool.messages import LastReply, Settlement
 from penstock.v1.egress_path_pb2 import ReconnectStrategy
 
 logger = logging.getLogger(__name__)
@@ -51,25 +50,10 @@ _STALLED_SECONDS = 60.0
 
 
 class _Paused(AgentError):
-    """The connection rate asks for a wait that is too long to hold a slot, or the slot is gone."""
-
-
-@dataclass(slots=True)
-class _Work:
-    """The entry in hand."""
-
-    entry: Entry
-    queue: QueueName
-    message: SpooledMessage
-    batches: RecipientBatches
-    content: bytes
-    is_8bit: bool
-    #: What no further transaction of this attempt will change.
-    results: list[RecipientResult]
-    #: Over which connection.
-    way: Way
-    #: Where the message was sent to in this attempt.
-    tried: set[Candidate]
+    """
+    The session has to end: the connection rate asks for a wait that is too long to hold a slot, the
+    slot is gone, or the source can't be used.
+    """
 
 
 class Session:
@@ -83,9 +67,12 @@ class Session:
         self._host_name = host_name
         self._id = uuid4().hex
         self._peer: Peer | None = None
-        self._candidates: list[Candidate] | None = None
-        #: Along the present plan, at least once.
-        self._has_connected = False
+        self._route = Route(
+            self._services.resolver,
+            self._services.connector.demands,
+            options=lambda: path.options,
+            shuffle=self._services.random.shuffle,
+        )
         self._posture: object = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
@@ -101,9 +88,6 @@ class Session:
         self._watchdog = Watchdog()
         #: Why the watchdog ended the attempt in hand; None: it did not.
         self._stalled: Response | None = None
-        self._hosts: frozenset[str] = frozenset()
-        #: What the domain that the plan was made for asks of TLS.
-        self._tls = DomainTls()
 
     @property
     def in_hand(self) -> tuple[Entry, ...]:
@@ -170,7 +154,8 @@ class Session:
 
         if (is_found := await self._watched(find())) is not None:
             return is_found
-        self._candidates, self._is_leaving = None, True
+        self._route.forget()
+        self._is_leaving = True
         if self._entry is not None:
             await self._put_off_stalled(entry)
         return False
@@ -240,7 +225,7 @@ class Session:
             self._drop_peer()
         if self._peer is None:
             # A plan that has been used up after it served ends the session, not the next message.
-            return self._has_connected and not self._candidates
+            return self._route.has_served and not self._route.has_more
         options = self._path.options
         # What was opened by other rules, for TLS above all, is not used any more.
         return self._transactions >= options.max_deliveries or self._posture != options.posture
@@ -281,76 +266,53 @@ class Session:
     # Connecting
 
     async def _leave_other_hosts(self, entry: Entry) -> None:
-        """
-        Two host sets can bear one site name, and a domain's hosts can change: never send mail to
-        hosts that are not its own.
-        """
-        if self._candidates is None:
+        """Hang up, and plan anew, where mail for the domain of *entry* must not go."""
+        route = self._route
+        if not route.is_made:
             return
-        domain = self._services.holding.parse(entry.queue_name).next_domain
-        mx = await self._mx_of(domain)
-        hosts = frozenset(host.host for host in mx.hosts) if mx is not None else self._hosts
-        if hosts == self._hosts and await self._is_covered(domain, mx):
+        accepted_name = self._peer.accepted_name if self._peer is not None else ""
+        if await route.serves(self._domain_of(entry), accepted_name=accepted_name):
             return
-        self._candidates, self._has_connected = None, False
+        route.forget()
+        route.has_served = False
         if self._peer is not None:
             peer, self._peer = self._peer, None
             await peer.quit()
 
-    async def _mx_of(self, domain: str) -> FoundMx | None:
-        """The MX hosts of *domain*; None: the DNS does not tell now."""
-        resolver = self._services.resolver
-        try:
-            return resolver.known_mx_answer(domain) or await resolver.mx_answer(domain)
-        except (DnsUnavailable, DomainNotFound):
-            return None
-
-    async def _is_covered(self, domain: str, mx: FoundMx | None) -> bool:
-        """Whether mail for *domain* gets what it asks of TLS over what this session opens."""
-        asked = await self._tls_of(
-            domain, is_secure_mx=self._tls.is_secure if mx is None else mx.is_secure
-        )
-        if not self._tls.covers(asked, self._hosts):
-            return False
-        accepted_name = self._peer.accepted_name if self._peer is not None else ""
-        if accepted_name == self._tls.domain != domain:
-            # DANE: a certificate for that domain's name says nothing to this one.
-            return False
-        self._tls = replace(self._tls, domain=domain)
-        return True
-
-    async def _tls_of(self, domain: str, *, is_secure_mx: bool) -> DomainTls:
-        demands = self._services.connector.demands
-        return await demands.of_domain(domain, self._path.options, is_secure_mx=is_secure_mx)
+    def _domain_of(self, entry: Entry) -> str:
+        return self._services.holding.parse(entry.queue_name).next_domain
 
     async def _connect(self, entry: Entry) -> bool:
         """Open a connection for *entry*; if none is to be had, settle it or put it back."""
-        if self._candidates is None and not await self._make_plan(entry):
+        if not self._route.is_made and not await self._make_route(entry):
             return False
         failures: list[str] = []
         self.is_opening = True
         try:
-            while self._candidates:
-                candidate = self._candidates.pop(0)
-                try:
-                    await self._open(candidate)
-                except SourceUnusable as error:
-                    self._services.sources.fail(self._path.policy.egress_source, str(error))
-                    self._is_leaving = True
-                    self._give_back(entry)
-                    return False
-                except CandidateFailed as error:
-                    failures.append(str(error))
-                    continue
-                except _Paused:
-                    self._candidates.insert(0, candidate)
-                    self._is_leaving = True
-                    self._give_back(entry)
-                    return False
+            if await self._open_next(failures):
                 return True
+        except _Paused:
+            self._is_leaving = True
+            self._give_back(entry)
+            return False
         finally:
             self.is_opening = False
         await self._unreachable(entry, tuple(failures))
+        return False
+
+    async def _open_next(self, failures: list[str]) -> bool:
+        """Open a connection along the route; False: there is none to be had. Errors: `_Paused`."""
+        while self._route.has_more:
+            candidate = self._route.take()
+            try:
+                await self._open(candidate)
+            except SourceUnusable as error:
+                self._services.sources.fail(self._path.policy.egress_source, str(error))
+                raise _Paused from None
+            except CandidateFailed as error:
+                failures.append(str(error))
+                continue
+            return True
         return False
 
     async def _open(self, candidate: Candidate) -> None:
@@ -361,7 +323,7 @@ class Session:
             async with opening:
                 self._peer = await self._services.connector.open(
                     candidate,
-                    domain=self._tls,
+                    domain=self._route.tls,
                     path_name=path.name,
                     source_address=source.source_address or "",
                     ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
@@ -377,7 +339,7 @@ class Session:
         finally:
             self._opening = None
         path.failures = 0
-        self._posture, self._has_connected = options.posture, True
+        self._posture, self._route.has_served = options.posture, True
         self._transactions, self._needs_reset = 0, False
 
     async def _pace(self) -> None:
@@ -393,55 +355,17 @@ class Session:
                 await self._wait(wait)
         raise _Paused
 
-    async def _make_plan(self, entry: Entry) -> bool:
-        options, resolver = self._path.options, self._services.resolver
+    async def _make_route(self, entry: Entry) -> bool:
+        """Find a way for *entry*, or settle it where there is none."""
         self._watchdog.progress("lookup")
-        domain = self._services.holding.parse(entry.queue_name).next_domain
-        try:
-            hosts = []
-            found = await resolver.mx_answer(domain)
-            self._hosts = frozenset(host.host for host in found.hosts)
-            self._tls = await self._tls_of(domain, is_secure_mx=found.is_secure)
-            for host in found.hosts:
-                if host.host not in (".", "") and not self._tls.may_have(host.host):
-                    continue
-                hosts.append(
-                    Host(
-                        name=host.host,
-                        preference=host.preference,
-                        addresses=await self._addresses(host.host),
-                    )
-                )
-        except DomainNotFound:
-            await self._finish([entry], internal.no_such_domain(domain))
-            return False
-        except DnsUnavailable as error:
-            await self._finish([entry], internal.lookup_failed(domain, str(error)))
-            return False
-        if found.hosts and not hosts:
-            await self._finish([entry], internal.not_named_by_policy(domain))
-            return False
         source_address = self._path.source.source_address or ""
-        host_filter = HostFilter(
-            prohibited=options.prohibited, skipped=options.skipped, source_address=source_address
-        )
-        plan = make_plan(hosts, host_filter, self._services.random.shuffle)
-        if isinstance(plan, NoWay):
-            await self._finish([entry], plan.response)
-            return False
-        self._candidates = list(plan)
-        return True
-
-    async def _addresses(self, host: str) -> tuple[str, ...]:
-        if host in (".", ""):
-            return ()
-        try:
-            return await self._services.resolver.addresses(host, self._path.options.ip_strategy)
-        except (DnsUnavailable, DomainNotFound):
-            return ()
+        response = await self._route.make(self._domain_of(entry), source_address=source_address)
+        if response is not None:
+            await self._finish([entry], response)
+        return response is None
 
     async def _unreachable(self, entry: Entry, failures: tuple[str, ...]) -> None:
-        if self._has_connected:
+        if self._route.has_served:
             # The plan served before; the message in hand deserves a plan of its own.
             self._give_back(entry)
             return
@@ -488,7 +412,7 @@ class Session:
             self._let_go()
             return
         queue = self._services.holding.parse(entry.queue_name)
-        work = _new_work(entry, queue, message, self._way(queue))
+        work = begin_work(entry, queue, message, self._way(queue))
         while work.batches.waiting:
             if self._peer is None or not await self._may_send(entry):
                 break
@@ -499,14 +423,14 @@ class Session:
                 break
             await self._settle(work, goes_on=True)
             self._stalled = None
-            work.batches = RecipientBatches(_put_off(work))
+            work.batches = RecipientBatches(work.put_off)
             work.results = []
             if not await self._connect_again(work):
                 break
             work.way = self._way(queue)
         await self._end_work(work)
 
-    async def _end_work(self, work: _Work) -> None:
+    async def _end_work(self, work: Work) -> None:
         if not work.results:
             if self._stalled is not None:
                 await self._put_off_stalled(work.entry)
@@ -517,14 +441,14 @@ class Session:
         before, self._entry = self._settling, None
         self._unsettled = work.entry
         self._settling = asyncio.create_task(self._settle_in_turn(work, before))
-        if work.batches.waiting or _put_off(work):
+        if work.batches.waiting or work.put_off:
             await self._settle_before()
         elif before is not None:
             # All recipients are final: made durable while the next message is on its way to the
             # peer, but before its content is, so at most one message a connection is in doubt.
             await asyncio.wait([before])
 
-    async def _settle_in_turn(self, work: _Work, before: asyncio.Task[None] | None) -> None:
+    async def _settle_in_turn(self, work: Work, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
         try:
@@ -555,7 +479,7 @@ class Session:
         with self._watchdog.pause():
             await self._settle_before()
 
-    async def _settle(self, work: _Work, *, goes_on: bool = False) -> Settlement:
+    async def _settle(self, work: Work, *, goes_on: bool = False) -> Settlement:
         for each in work.results:
             self._count(each.result, 1)
         if work.results:
@@ -601,7 +525,7 @@ class Session:
         # A lease may come at any moment, and go again soon: be ready for it.
         return seconds == math.inf and await self._wait(idle)
 
-    async def _transact(self, work: _Work) -> Broken | None:
+    async def _transact(self, work: Work) -> Broken | None:
         """One transaction; returns what broke the connection, if anything did."""
         peer, options = self._peer, self._path.options
         assert peer is not None
@@ -614,7 +538,7 @@ class Session:
             force=options.force_8bit,
         )
         if isinstance(command, Response):
-            work.results += work.batches.settle(_alike(recipients, command))
+            work.results += work.batches.settle(give_all(recipients, command))
             return None
         is_first = self._transactions == 0
         self._transactions += 1
@@ -658,40 +582,24 @@ class Session:
         if not self._path.options.try_next_host or failure.is_after_content or self._is_leaving:
             return False
         # A strategy that returns to the same host would never come to an end with this message.
-        self._candidates = [each for each in self._candidates or () if each not in tried]
-        return bool(self._candidates)
+        self._route.leave_out(tried)
+        return self._route.has_more
 
-    async def _connect_again(self, work: _Work) -> bool:
+    async def _connect_again(self, work: Work) -> bool:
+        """Open a connection for what is left of *work*; if none is to be had, that has failed."""
         failures: list[str] = []
-        is_open = await self._watched(self._open_next(failures))
-        if is_open or self._is_leaving:
-            return bool(is_open)
+        try:
+            is_open = await self._watched(self._open_next(failures))
+        except _Paused:
+            is_open = None
         if is_open is None:
             self._is_leaving = True
             return False
-        left = work.batches.waiting
-        work.batches = RecipientBatches(())
-        work.results = _alike(left, internal.unreachable(tuple(failures)))
-        return False
-
-    async def _open_next(self, failures: list[str]) -> bool:
-        """Open a connection to what is left of the plan; False: there is none to be had."""
-        while self._candidates:
-            candidate = self._candidates.pop(0)
-            try:
-                await self._open(candidate)
-            except SourceUnusable as error:
-                self._services.sources.fail(self._path.policy.egress_source, str(error))
-                self._is_leaving = True
-                return False
-            except CandidateFailed as error:
-                failures.append(str(error))
-                continue
-            except _Paused:
-                self._is_leaving = True
-                return False
-            return True
-        return False
+        if not is_open and not self._is_leaving:
+            left = work.batches.waiting
+            work.batches = RecipientBatches(())
+            work.results = give_all(left, internal.unreachable(tuple(failures)))
+        return is_open
 
     def _drop_peer(self) -> None:
         """The connection is gone; the strategy says where the session goes on."""
@@ -701,9 +609,9 @@ class Session:
         peer.abort()
         match self._path.options.reconnect:
             case ReconnectStrategy.RECONNECT_STRATEGY_RECONNECT_SAME_HOST:
-                self._candidates = [peer.candidate, *(self._candidates or [])]
+                self._route.put_first(peer.candidate)
             case ReconnectStrategy.RECONNECT_STRATEGY_TERMINATE_SESSION:
-                self._candidates = []
+                self._route.end()
                 self._is_leaving = True
             case _:
                 pass
@@ -749,37 +657,6 @@ class Session:
             tls_version=peer.tls_version,
             tls_cipher=peer.tls_cipher,
         )
-
-
-def _new_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way) -> _Work:
-    sendable = [each for each in message.recipients if is_sendable(each)]
-    refused = [each for each in message.recipients if not is_sendable(each)]
-    return _Work(
-        entry=entry,
-        queue=queue,
-        message=message,
-        batches=RecipientBatches(sendable),
-        content=wire_form(message.body),
-        is_8bit=not message.body.isascii(),
-        results=_alike(refused, internal.UNSENDABLE_ADDRESS),
-        way=way,
-        tried=set(),
-    )
-
-
-def _alike(recipients: list[str] | tuple[str, ...], response: Response) -> list[RecipientResult]:
-    return [
-        RecipientResult(recipient=each, result=result_of(response), response=response)
-        for each in recipients
-    ]
-
-
-def _put_off(work: _Work) -> tuple[str, ...]:
-    """Recipients that this attempt leaves for another."""
-    return (
-        tuple(each.recipient for each in work.results if each.result is Result.TRANSIENT)
-        + work.batches.waiting
-    )
 
 
 def _closing(replies: Replies) -> Broken | None:
