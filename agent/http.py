@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from agent.dispatch.lanes import HeldQueue
-from agent.dispatch.path import LeaseWait, PathState
+from agent.dispatch.path_state import LeaseWait, PathState
 from agent.metrics import CONTENT_TYPE, AgentMetrics
 from agent.policy.access import PolicyAccess
 

@@ -15,10 +15,12 @@ from agent.dispatch.holds import HoldKind, Holds
 from agent.dispatch.inspection import Inspection
 from agent.dispatch.lanes import Ending, HeldQueue, parse
 from agent.dispatch.limits import Limits, without_leases
-from agent.dispatch.path import DispatchCounts, Path, PathState, Services
+from agent.dispatch.path import Path
+from agent.dispatch.path_state import PathState
 from agent.dispatch.rebinding import Moved, Rebinder, Rebinding
 from agent.dispatch.results import RecordSink, Results
 from agent.dispatch.scheduler import Scheduler
+from agent.dispatch.services import DispatchCounts, Services
 from agent.dispatch.session import Session
 from agent.dispatch.settling import Way
 from agent.dispatch.sources import SourceHealth
@@ -236,7 +238,7 @@ class Dispatcher:
         """Due entries that suspensions hold, by how much of the mail those hold."""
         return self._scheduler.held_counts()
 
-    # What paths ask for: `agent.dispatch.path.Holding`
+    # What paths ask for: `agent.dispatch.services.Holding`
 
     def parse(self, queue_name: str) -> QueueName:
         """The parts of a queue's name."""

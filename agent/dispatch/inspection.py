@@ -12,8 +12,9 @@ from enum import StrEnum
 
 from agent.dispatch import waits
 from agent.dispatch.lanes import parse
-from agent.dispatch.path import Path, Services
+from agent.dispatch.path import Path
 from agent.dispatch.scheduler import Scheduler
+from agent.dispatch.services import Services
 from agent.dispatch.waits import UNDER_WAY, QueueWait
 from agent.queue.names import QueueName
 from agent.spool.messages import StoredEntry

@@ -15,33 +15,26 @@ Path: the ready queue of one egress path, its limits and its connections.
 import asyncio
 import logging
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from random import Random
-from typing import Protocol
 
 from agent.delivery.connections import wanted_connections
 from agent.delivery.tls import TlsMode
 from agent.dispatch import waits
-from agent.dispatch.connector import Connector
-from agent.dispatch.holds import Holds
-from agent.dispatch.limits import Limits, Slot, Wait
+from agent.dispatch.limits import Slot, Wait
 from agent.dispatch.options import PathOptions, options_of
-from agent.dispatch.results import Results
-from agent.dispatch.sources import SourceHealth
+from agent.dispatch.path_state import Counters, LeaseWait, PathState
+from agent.dispatch.services import Connection, Services
 from agent.dispatch.tls_contexts import without_effect
 from agent.dispatch.waits import QueueWait
-from agent.dns import Resolver
 from agent.limits.fleet import Wish
 from agent.limits.limit import FleetLimit, Kind
-from agent.policy.answer import PathPolicy, PolicySource
+from agent.policy.answer import PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
 from agent.queue.ready import ReadyQueue
-from agent.settings import Settings, Source
+from agent.settings import Source
 from agent.spool.messages import LastReply
 
 logger = logging.getLogger(__name__)
@@ -59,118 +52,6 @@ _OPENING_SECONDS = 2.0
 #: How long a session that was cut off may take to close.
 _LAST_SECONDS = 3.0
 _NS = 1_000_000_000
-
-
-class Holding(Protocol):
-    """What a path asks of the queues behind it."""
-
-    def parse(self, queue_name: str) -> QueueName:
-        """The parts of a queue's name."""
-
-    def take_back(self, entry: Entry) -> None:
-        """Let *entry* wait again, due as it is, to be given to whichever path can send it."""
-
-    def give_up(self, entry: Entry, path: "Path") -> None:
-        """End an entry that has grown too old."""
-
-    def has_room(self, path: "Path") -> None:
-        """Room was made in the ready queue."""
-
-    def starves(self, path: "Path") -> None:
-        """The path wants a connection, and a limit that it may share has no slot left."""
-
-    def slots_freed(self) -> None:
-        """Connection slots were given back."""
-
-
-@dataclass(slots=True)
-class DispatchCounts:
-    """What happened since the start, over all paths."""
-
-    #: Sessions that the watchdog ended.
-    watchdog_aborts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What every path works with."""
-
-    settings: Settings
-    policies: PolicySource
-    holds: Holds
-    resolver: Resolver
-    results: Results
-    connector: Connector
-    limits: Limits
-    holding: Holding
-    random: Random
-    sources: SourceHealth
-    counts: DispatchCounts = field(default_factory=DispatchCounts)
-    clock: Callable[[], float] = time.time
-
-
-class Connection(Protocol):
-    """A session, as its path sees it."""
-
-    is_idle: bool
-    is_opening: bool
-
-    async def run(self) -> None:
-        """Work until there is nothing more to do."""
-
-    def leave(self) -> None:
-        """Close after the transaction in progress."""
-
-    def cut(self) -> None:
-        """Close now."""
-
-    def wake(self) -> None:
-        """Look again: something has changed."""
-
-    @property
-    def in_hand(self) -> tuple[Entry, ...]:
-        """The entries that it sends, or whose outcome it stores."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Recipients by what became of them, since the path came to be."""
-
-    delivered: int = 0
-    transient: int = 0
-    bounced: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathState:
-    """A path at one moment, for metrics and for people."""
-
-    path_name: str
-    provider: str
-    site_name: str
-    egress_source: str
-    #: In the ready queue, in hand, or due and waiting for room in it.
-    queued: int
-    connections: int
-    connection_limit: int
-    #: The tightest of its message rates, in the operators' spelling; empty: none.
-    rate: str
-    delivered: int
-    transient: int
-    bounced: int
-    #: Seconds since the epoch; 0: not suspended.
-    suspended_until: float
-    #: The limit of the fleet that it waits for a lease of, and since when; None: it does not.
-    waits_for: "LeaseWait | None" = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseWait:
-    """A path has mail to send, and what was lent to this agent of a limit does not let it."""
-
-    limit: FleetLimit
-    #: Seconds since the epoch.
-    since: float
 
 
 class Path:

@@ -18,9 +18,10 @@ from uuid import uuid4
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.dispatch.lanes import parse
-from agent.dispatch.path import Path, Services
+from agent.dispatch.path import Path
 from agent.dispatch.results import RecordSink
 from agent.dispatch.scheduler import Scheduler
+from agent.dispatch.services import Services
 from agent.errors import RebindUnderWay
 from agent.orders.order import QueueScope, scope_of_queue
 from agent.queue.entry import Entry

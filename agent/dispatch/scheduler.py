@@ -20,7 +20,8 @@ from agent.dispatch import waits
 from agent.dispatch.holds import BounceOrder, HoldKind, MailHold
 from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait, parse
 from agent.dispatch.limits import NO_WAIT
-from agent.dispatch.path import Path, Services
+from agent.dispatch.path import Path
+from agent.dispatch.services import Services
 from agent.dispatch.settling import Way
 from agent.dispatch.waits import UNDER_WAY, QueueWait
 from agent.dns import DnsUnavailable, DomainNotFound

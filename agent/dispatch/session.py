@@ -57,7 +57,7 @@ class _Paused(AgentError):
 
 
 class Session:
-    """Implements `agent.dispatch.path.Connection`."""
+    """Implements `agent.dispatch.services.Connection`."""
 
     def __init__(self, path: Path, *, host_name: str) -> None:
         self.is_idle = False

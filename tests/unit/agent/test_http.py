@@ -1,6 +1,6 @@
 import pytest
 
-from agent.dispatch.path import PathState
+from agent.dispatch.path_state import PathState
 from agent.http import describe_path
 
 
