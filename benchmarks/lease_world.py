@@ -96,7 +96,8 @@ class _Agent:
 
     def __init__(self, world: "LeaseWorld", name: str) -> None:
         self.world, self.name = world, name
-        random = world.random
+        #: Its own, so that it is the same fleet whatever the book decides.
+        self.random = random = Random(f"agent {name} of {world.seed}")
         self.rate = 1 + random.uniform(-1, 1) * world.scenario.drift
         self.offset = random.randrange(10**15)
         self.incarnation = 0
@@ -162,7 +163,10 @@ class LeaseWorld:
         make_book: BookMaker = LeaseBook,
     ) -> None:
         self.scenario = scenario
+        self.seed = seed
         self.random = Random(seed)
+        #: Faults come at the same times whatever the book decides: so books can be compared.
+        self._chance = Random(f"faults of {seed}")
         self.timing = timing or LeaseTiming()
         self._make_book = make_book
         self.now = 0
@@ -219,9 +223,9 @@ class LeaseWorld:
 
         def again() -> None:
             step()
-            self._after(self.random.expovariate(1 / mean), again)
+            self._after(self._chance.expovariate(1 / mean), again)
 
-        self._after(self.random.expovariate(1 / mean), again)
+        self._after(self._chance.expovariate(1 / mean), again)
 
     def _soon(self, agent: _Agent, low: float, high: float) -> None:
         """Begin an agent's loops, each anew after a crash."""
@@ -236,7 +240,7 @@ class LeaseWorld:
                     return
                 self._after(step(agent), turn)
 
-            self._after(self.random.uniform(low, high), turn)
+            self._after(agent.random.uniform(low, high), turn)
 
         loop(self._demand)
         loop(self._use)
@@ -245,9 +249,9 @@ class LeaseWorld:
     # What agents do.
 
     def _demand(self, agent: _Agent) -> float:
-        agent.set_wants(self.random.randint(*self.scenario.wants))
+        agent.set_wants(agent.random.randint(*self.scenario.wants))
         self._tell_wants(agent)
-        return self.random.uniform(0.5, 1.5) * self.scenario.wants_every
+        return agent.random.uniform(0.5, 1.5) * self.scenario.wants_every
 
     def _tell_wants(self, agent: _Agent) -> None:
         agent.holder.want(_KEY, min(agent.wants, self.scenario.spec.units))
@@ -256,7 +260,7 @@ class LeaseWorld:
 
     def _report(self, agent: _Agent) -> float:
         self._send_report(agent)
-        return 2 * self.random.uniform(0.9, 1.1)
+        return 2 * agent.random.uniform(0.9, 1.1)
 
     def _use(self, agent: _Agent) -> float:
         clock, holder = agent.clock(), agent.holder
@@ -413,12 +417,12 @@ class LeaseWorld:
     # Faults.
 
     def _any_agent(self) -> _Agent:
-        return self._agents[str(self.random.randrange(len(self._agents)))]
+        return self._agents[str(self._chance.randrange(len(self._agents)))]
 
     def _cut_off(self) -> None:
         agent = self._any_agent()
         agent.cut_off_until = self.now + int(
-            self.random.uniform(*self.scenario.cut_off_for) * SECOND
+            self._chance.uniform(*self.scenario.cut_off_for) * SECOND
         )
         self._note(f"{agent.name} cut off until {agent.cut_off_until / SECOND:.1f}")
 
@@ -433,11 +437,11 @@ class LeaseWorld:
             agent.start()
             self._soon(agent, 0, 0.5)
 
-        self._after(self.random.uniform(0.5, 60), restart)
+        self._after(self._chance.uniform(0.5, 60), restart)
 
     def _freeze(self) -> None:
         agent = self._any_agent()
-        until = self.now + int(self.random.uniform(0.5, 40) * SECOND)
+        until = self.now + int(self._chance.uniform(0.5, 40) * SECOND)
         agent.frozen_until = max(agent.frozen_until, until)
         self._note(f"{agent.name} frozen until {agent.frozen_until / SECOND:.1f}")
 
@@ -446,7 +450,7 @@ class LeaseWorld:
             return
         self._book = None
         self._note("server crashed")
-        self._after(self.random.uniform(*self.scenario.server_away), self._start_server)
+        self._after(self._chance.uniform(*self.scenario.server_away), self._start_server)
 
     # Looking.
 

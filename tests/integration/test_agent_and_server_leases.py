@@ -10,7 +10,7 @@ from agent.dispatch.limits import lease_clock_ns
 from agent.leases.access import LeaseAccess, open_leases
 from agent.leases.client import Parts
 from agent.limits.fleet import Mode, Wish
-from agent.limits.limit import FleetLimit, Kind
+from agent.limits.limit import FleetLimit, Kind, LimitPath
 from agent.policy.answer import PathPolicy
 from agent.settings import Settings
 from tests.integration.policy_peer import until
@@ -34,8 +34,11 @@ class Worker:
         self.fleet = access.fleet
         self.limits = {limit.kind: limit for limit in policy.fleet_limits}
         self.wishes: list[Wish] = []
+        #: Paths whose limits the server did not know.
+        self.unknown: list[LimitPath] = []
         access.client.parts = Parts(
-            tell_demand=lambda: self.fleet.want(self.wishes, lease_clock_ns())
+            tell_demand=lambda: self.fleet.want(self.wishes, lease_clock_ns()),
+            on_unknown=self.unknown.append,
         )
 
     @property
@@ -153,6 +156,8 @@ async def test_leases_hold_over_a_restart_of_the_server(tmp_path: Path) -> None:
                 await until(lambda: one.fleet.holder.epoch > epoch, 20)
                 assert one.cap() == 8
                 assert one.fleet.mode(one.connections, lease_clock_ns()) is Mode.LEASED
+                # The path was told with its MX hosts: nobody has to ask for an answer first.
+                assert not one.unknown
                 async with working(port, tmp_path, policy, "mta-2") as two:
                     two.want(8)
                     await until(lambda: two.cap() >= 1)
