@@ -160,7 +160,7 @@ async def exchange(directory: Path) -> None:
         tls = f"with ESMTPS\r\n\t(TLSv1.3 {record.tls_cipher}) id {record.id};"
         assert tls.encode() in loaded.body
         assert here.listener.handshakes == 1
-        assert not here.listener.connections
+        await here.until(lambda: not here.listener.connections)
 
 
 @pytest.mark.parametrize("new_loop", LOOPS)
