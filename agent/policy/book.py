@@ -426,11 +426,16 @@ class PolicyBook:
         return self._suspensions.get(action_id) or self._bounces.get(action_id)
 
     def _put_action(self, action: Suspension | Bounce) -> bool:
+        """One id is one action: in another database it may be one of the other kind."""
         if isinstance(action, Suspension):
-            return self._suspensions.put(action)
+            if not self._suspensions.put(action):
+                return False
+            self._bounces.remove(action.action_id)
+            return True
         is_new = self._bounces.get(action.action_id) is None
         if not self._bounces.put(action):
             return False
+        self._suspensions.remove(action.action_id)
         self.bounces_begun += is_new
         return True
 

@@ -807,6 +807,22 @@ async def test_a_response_that_comes_twice_is_taken_in_once(peer, tmp_path):
         assert {held["action_id"] for held in policy.suspensions()} == {1, 2}
 
 
+async def test_an_id_that_is_of_another_kind_in_another_database_is_one_action(peer, tmp_path):
+    bounce = pb.PolicyResource(
+        name="1",
+        type=pb.RESOURCE_TYPE_BOUNCE,
+        bounce=pb.Bounce(action_id=1, routing_domain="x.example"),
+    )
+    async with running(peer, tmp_path) as policy:
+        await until(lambda: peer.streams)
+        peer.outgoing.put_nowait(snapshot(bounce))
+        await until(policy.bounces)
+        peer.outgoing.put_nowait(snapshot(suspension(1), nonce="n2"))
+        await until(policy.suspensions)
+
+        assert not policy.bounces()
+
+
 async def test_a_word_that_was_long_on_its_way_draws_no_suspension_out(peer, tmp_path):
     async with running(peer, tmp_path) as policy:
         await until(lambda: peer.streams)
