@@ -349,6 +349,7 @@ async def test_a_pattern_that_takes_too_long_is_counted(url):
 
 async def test_agents_that_share_a_source_are_told_of_in_log_and_metric(url, caplog):
     write_rules(url, yahoo(_SUSPEND))
+    caplog.set_level(logging.INFO)
 
     def info(name, *sources):
         return pb.AgentInfo(name=name, egress_sources=sources)
