@@ -24,7 +24,7 @@ import grpc
 from agent.leases.wire import Handles, answer_of, report_message, times_of
 from agent.limits.fleet import FleetLimits
 from agent.limits.limit import LimitPath
-from agent.policy.channel import identity
+from agent.policy.channel import identity, raise_failure
 from penstock.v1 import limit_service_pb2 as pb
 from penstock.v1.limit_service_pb2_grpc import LimitServiceStub
 
@@ -262,13 +262,7 @@ class LeaseClient:
             raise
         if response is not grpc.aio.EOF:
             return response.answer  # type: ignore[no-any-return] # the stub is untyped
-        if await call.code() is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(),
-                await call.initial_metadata(),
-                await call.trailing_metadata(),
-                await call.details(),
-            )
+        await raise_failure(call)
         return None
 
     # Telling.

@@ -20,6 +20,7 @@ from agent.convert import filter_of, skipped_of
 from agent.outcomes.batches import Batch
 from agent.outcomes.outbox import Outbox
 from agent.outcomes.outcome_filter import CompiledFilter, compile_filter
+from agent.policy.channel import raise_failure
 from penstock.v1 import feedback_service_pb2 as pb
 
 #: Batches that may be unanswered.
@@ -180,13 +181,7 @@ class OutcomeStream:
                     after = response.reconnect_after
                     self.reconnect_after = after.seconds + after.nanos / 1e9
             self._wake.set()
-        if await call.code() is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(),
-                await call.initial_metadata(),
-                await call.trailing_metadata(),
-                await call.details(),
-            )
+        await raise_failure(call)
 
     async def _take_ack(self, ack: pb.OutcomeAck) -> None:
         batch = self._unanswered.get(ack.batch_id)

@@ -4,6 +4,7 @@ their own.
 """
 
 import json
+from typing import Any
 
 import grpc
 
@@ -53,3 +54,14 @@ def identity(agent_name: str, worker: str = "") -> tuple[tuple[str, str], ...]:
     """
     agent = (("penstock-agent", agent_name),)
     return (*agent, ("penstock-worker", worker)) if worker else agent
+
+
+async def raise_failure(call: Any) -> None:
+    """Raise the error that a stream has ended with; return if it has ended well."""
+    if await call.code() is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            await call.code(),
+            await call.initial_metadata(),
+            await call.trailing_metadata(),
+            await call.details(),
+        )

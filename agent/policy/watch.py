@@ -32,7 +32,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.policy.answer import Bounce, MxHost, Suspension
 from agent.policy.book import PolicyBook, Rejection
-from agent.policy.channel import identity
+from agent.policy.channel import identity, raise_failure
 from agent.policy.client import PolicyClient
 from agent.policy.effective import PathKey, StoredAnswer
 from agent.policy.server_clock import ServerClock
@@ -236,13 +236,7 @@ class PolicyWatch:
             raise
         if response is not grpc.aio.EOF:
             return response  # type: ignore[no-any-return] # the stub is untyped
-        if await call.code() is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(),
-                await call.initial_metadata(),
-                await call.trailing_metadata(),
-                await call.details(),
-            )
+        await raise_failure(call)
         return None
 
     async def _write(self, call: Any) -> None:
