@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.throttle.permit import try_take
-from agent.throttle.rate import Rate
+from agent.throttle.rate import Rate, RateThrottle
 from agent.throttle.share import Claim, may_open, surplus_of
 from agent.workers.limit_table import MOST_CONNECTIONS, Busy, LimitTable
 
@@ -35,17 +35,14 @@ class SharedThrottles:
         """Let one event pass all of *rates*: 0. Else take nothing; the wait in nanoseconds."""
         if not rates:
             return 0
-        table = self._table
         try:
-            with table.locked():
-                rows = table.rate_rows(rates, now_ns)
-                if rows is None:
+            with self._table.locked():
+                found = self._find(rates, now_ns)
+                if found is None:
                     return _BUSY_NS
-                pairs = zip(rows, rates.values(), strict=True)
-                buckets = [table.bucket(row, rate, now_ns) for row, rate in pairs]
-                if (wait := try_take(buckets, now_ns)) == 0:
-                    for row, bucket in zip(rows, buckets, strict=True):
-                        table.store(row, bucket)
+                if (wait := try_take([bucket for _, bucket in found], now_ns)) == 0:
+                    for row, bucket in found:
+                        self._table.store(row, bucket)
                 return wait
         except Busy:
             return _BUSY_NS
@@ -54,17 +51,26 @@ class SharedThrottles:
         """How long until an event may pass, if *ahead* others go first; takes nothing."""
         if not rates:
             return 0
-        table = self._table
         try:
-            with table.locked():
-                rows = table.rate_rows(rates, now_ns)
-                if rows is None:
-                    return _BUSY_NS
-                pairs = zip(rows, rates.values(), strict=True)
-                buckets = [table.bucket(row, rate, now_ns) for row, rate in pairs]
+            with self._table.locked():
+                found = self._find(rates, now_ns)
         except Busy:
             return _BUSY_NS
-        return max(bucket.wait_ns(now_ns, ahead) for bucket in buckets)
+        if found is None:
+            return _BUSY_NS
+        return max(bucket.wait_ns(now_ns, ahead) for _, bucket in found)
+
+    def _find(
+        self, rates: Mapping[str, Rate], now_ns: int
+    ) -> list[tuple[int, RateThrottle]] | None:
+        """The row and the bucket of each rate, with the table locked; None: there is no room."""
+        rows = self._table.rate_rows(rates, now_ns)
+        if rows is None:
+            return None
+        return [
+            (row, self._table.bucket(row, rate, now_ns))
+            for row, rate in zip(rows, rates.values(), strict=True)
+        ]
 
     def forget_idle(self, now_ns: int) -> None:
         """Nothing to do: rows that are idle are given to others when they are needed."""
