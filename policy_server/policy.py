@@ -48,7 +48,7 @@ from policy_server.store.revisions import (
 )
 from policy_server.store.rules import replace_rule_errors
 from policy_server.store.sites import StoredSite, save_sites
-from policy_server.supervisor import keep_running
+from policy_server.supervisor import end, keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,7 @@ class Policy:
 
     async def close(self) -> None:
         """Stop keeping the policy current."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._look is not None:
             # Nobody may wait for it any more, but the database is closed after this.
             await asyncio.gather(self._look, return_exceptions=True)

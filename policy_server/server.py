@@ -60,7 +60,7 @@ from policy_server.store.operator_actions import OperatorActionStore
 from policy_server.store.outcomes import OutcomeBounds
 from policy_server.store.reports import ReportStore
 from policy_server.store.schema import check_schema, upgrade
-from policy_server.supervisor import keep_running
+from policy_server.supervisor import end, keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +166,7 @@ class Server:
         if self._grpc is not None:
             await self._grpc.stop(grace.total_seconds())
         await self._http.stop()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await end(self._keepers)
         if self._limit_names is not None:
             self._limit_names.close()
         if self._limit_store is not None:

@@ -29,7 +29,7 @@ from policy_server.shared_book.valkey import SHARDS, Valkey, shard_of
 from policy_server.shared_book.views import read_limit_view, read_limit_views
 from policy_server.store.datastore import read_datastore_id
 from policy_server.store.shared_leases import SharedLeases
-from policy_server.supervisor import keep_running
+from policy_server.supervisor import end, keep_running
 
 #: Agents whose shards are remembered; of others Valkey is asked again.
 _MOST_AGENTS = 20_000
@@ -144,9 +144,7 @@ class SharedLimitStore:
         for shard in self._shards:
             shard.close()
         self._delivery.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._valkey.close()
 
     # Reports.
