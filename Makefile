@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Two processes run the tests, a file each at a time; the long files are collected first.
+JOBS   ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test check bench generate format clean
 .DEFAULT_GOAL := help
@@ -21,7 +24,7 @@ demo: $(STAMP) ## Run the main job on loopback: server, two agents, simulated pr
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(STAMP) ## Check format, lint, types, imports, proto, generated code and tests
 	$(BIN)/ruff format --check .
@@ -30,7 +33,7 @@ check: $(STAMP) ## Check format, lint, types, imports, proto, generated code and
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against tests/data/contract.binpb
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(STAMP) ## Measure answers, imports and changes; BENCH="--small --json results.json" passes options
 	$(BIN)/python -m benchmarks $(BENCH)
