@@ -8,8 +8,10 @@ not decided here. Any bytes that a peer may send lead to a result; nothing here 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.delivery import internal
 from agent.delivery.record import Response, on_one_line
@@ -40,8 +42,7 @@ class TooMany(StrEnum):
     MAYBE = "maybe"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipientResult:
+class RecipientResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one recipient, and the reply that says so."""
 
     recipient: str
@@ -49,8 +50,7 @@ class RecipientResult:
     response: Response
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replies:
+class Replies(msgspec.Struct, frozen=True, kw_only=True):
     """The replies to one transaction; None where the command was not sent or got no reply."""
 
     recipients: tuple[str, ...]

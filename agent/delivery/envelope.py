@@ -4,7 +4,8 @@ Envelope: the commands and the octets of one transaction, and whether the peer c
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.delivery import internal
 from agent.delivery.record import Response
@@ -16,8 +17,7 @@ _UNSENDABLE = re.compile(r"[\x00-\x20\x7f<>]")
 _QUOTED = re.compile(r'^"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"@')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MailCommand:
+class MailCommand(msgspec.Struct, frozen=True, kw_only=True):
     """MAIL FROM with what the peer must know beforehand."""
 
     path: bytes

@@ -4,8 +4,9 @@ that automation learns from, one outcome for the policy server. Field names are 
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 #: Longest text of a response that is kept.
 LONGEST_CONTENT = 1024
@@ -49,8 +50,7 @@ REPORTED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A reply of the peer, or the text that the agent made where no peer replied."""
 
     code: int
@@ -64,16 +64,14 @@ class Response:
     internal: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The host at the other end."""
 
     name: str
     addr: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What happened to a message, for recipients that met the same reply."""
 
     type: RecordType

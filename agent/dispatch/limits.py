@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from agent.dispatch.options import PathOptions
 from agent.dispatch.throttles import RateLimits, Throttles
 from agent.limits.fleet import FleetLimits, Mode
@@ -54,8 +56,7 @@ class Slot:
     is_leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Something can't be had now."""
 
     #: For so long; infinity: until something is given back or lent.

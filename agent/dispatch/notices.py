@@ -14,7 +14,9 @@ No input or output: the id and the time are arguments.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from agent.delivery.dsn import Failure, Report, TellSender, build_dsn
 from agent.delivery.record import Record, RecordType, Response

@@ -11,10 +11,12 @@ Rebinding: moves queued mail to other scheduled queues.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from sys import intern
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.dispatch.lanes import parse

@@ -10,10 +10,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Protocol
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from agent.delivery.record import Record, Response
 from agent.dispatch.notices import Origin, told_records, with_notice

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Collection
-from dataclasses import replace
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from agent.delivery import internal
 from agent.delivery.batches import RecipientBatches

@@ -5,7 +5,8 @@ No input or output: time and chance are arguments.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from agent.delivery import internal
 from agent.delivery.classify import RecipientResult, Result
@@ -25,8 +26,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Way(msgspec.Struct, frozen=True, kw_only=True):
     """The way that mail took or would have taken, for its records."""
 
     pool: str = ""
@@ -39,8 +39,7 @@ class Way:
     tls_cipher: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One entry's attempt: what was tried and what became of each recipient."""
 
     entry: Entry
@@ -54,8 +53,7 @@ class Attempt:
     goes_on: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chance:
+class Chance(msgspec.Struct, frozen=True, kw_only=True):
     """What a settlement needs besides the facts."""
 
     now: float
@@ -173,7 +171,7 @@ def _record(
     chance: Chance,
 ) -> Record:
     entry, message, way, policy = attempt.entry, attempt.message, attempt.way, attempt.way.policy
-    record = Record(
+    return Record(
         type=type_,
         event_id=chance.event_id(),
         timestamp=chance.now,
@@ -183,6 +181,8 @@ def _record(
         response=response,
         created=entry.created,
         queue=entry.queue_name,
+        site=policy.path_name if policy else "",
+        site_name=policy.site_name if policy else "",
         routing_domain=attempt.queue.next_domain,
         recipient_domain=attempt.queue.domain,
         size=len(message.body),
@@ -190,6 +190,7 @@ def _record(
         egress_pool=way.pool,
         egress_source=way.source,
         source_address=way.source_address,
+        provider_name=policy.provider_name if policy else "",
         # As queued now: mail may have been bound to another tenant since it came.
         tenant=attempt.queue.tenant,
         campaign=attempt.queue.campaign,
@@ -199,14 +200,6 @@ def _record(
         session_id=way.session_id,
         tls_protocol_version=way.tls_version,
         tls_cipher=way.tls_cipher,
-    )
-    if policy is None:
-        return record
-    return replace(
-        record,
-        site=policy.path_name,
-        site_name=policy.site_name,
-        provider_name=policy.provider_name,
     )
 
 

@@ -158,7 +158,7 @@ class DeliveryLog:
         lines = [line for one in batch if isinstance(one, Record) and (line := self._line(one))]
         try:
             if lines:
-                self._file.append("".join(lines).encode("ascii"), self._clock())
+                self._file.append(b"".join(lines), self._clock())
         # Supervisor: whatever one write does, the thread that writes must live on.
         except Exception as error:
             if self.is_healthy:
@@ -173,13 +173,13 @@ class DeliveryLog:
                 one.set_result(None)
         return True
 
-    def _line(self, record: Record) -> str:
+    def _line(self, record: Record) -> bytes:
         try:
             return format_line(record, node_id=self._node_id)
         except (ValueError, TypeError, OverflowError, OSError):
             self.dropped += 1
             logger.exception("record not fit for the delivery log", extra={"id": record.id})
-            return ""
+            return b""
 
 
 def has_reported(records: Sequence[Record]) -> bool:

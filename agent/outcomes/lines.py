@@ -11,6 +11,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from agent.delivery.record import Record, Response
 
 #: Left out where they are empty; every other field is always there.
@@ -18,6 +20,7 @@ _ONLY_IF_SET = ("tls_cipher", "tls_protocol_version", "provider_name", "session_
 _META = ("tenant", "campaign")
 #: Fixed for ever, so that an agent keeps its id over restarts and reinstallations.
 _NODES = uuid.UUID("5c1a3a52-8d0e-5d0a-9f5e-0d8a6f2f7c31")
+_ENCODER = msgspec.json.Encoder()
 
 
 def node_id_of(agent_name: str) -> str:
@@ -30,9 +33,16 @@ def node_id_of(agent_name: str) -> str:
     return str(uuid.uuid5(_NODES, agent_name))
 
 
-def format_line(record: Record, *, node_id: str) -> str:
-    """Return *record* as one line, with its line end."""
-    return json.dumps(_fields(record, node_id), ensure_ascii=True, separators=(",", ":")) + "\n"
+def format_line(record: Record, *, node_id: str) -> bytes:
+    """Return *record* as one line in ASCII, with its line end."""
+    fields = _fields(record, node_id)
+    try:
+        line = _ENCODER.encode(fields)
+    except UnicodeEncodeError:
+        line = b""
+    if not line or not line.isascii():
+        line = json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode()
+    return line + b"\n"
 
 
 def _fields(record: Record, node_id: str) -> dict[str, Any]:

@@ -5,13 +5,12 @@ Nothing escapes in a name, so what would be read back as something else is refus
 made. Tenants and campaigns are kept as they came; domains are to be lower-case A-labels already.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 _LONGEST_LABEL = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueName:
+class QueueName(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a name; empty parts are left out of the text."""
 
     domain: str

@@ -12,9 +12,10 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from agent.delivery.record import Peer, Record, RecordType, Response
 from agent.errors import BadContent, BadRecipient, OverLimit, SpoolUnavailable, TryLater
@@ -52,8 +53,7 @@ class MailStore(Protocol):
         """How many entries are queued."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IncomingMessage:
+class IncomingMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message as it was handed to us."""
 
     sender: str

@@ -18,6 +18,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from agent.errors import Refusal
 from agent.smtp.addresses import parse_recipient, parse_sender
 
@@ -38,8 +40,7 @@ def most_received(max_message_size: int) -> int:
     return max_message_size * 4 // 3 + 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Lines to send."""
 
     text: str
@@ -53,8 +54,7 @@ class Reply:
         return self.text.encode("utf-8", "replace") + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A message to store, to be answered."""
 
     sender: str

@@ -1,8 +1,9 @@
 """What goes into the spool and comes out of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.delivery.record import Record, Response
 from agent.queue.entry import Entry
@@ -11,16 +12,14 @@ from agent.queue.entry import Entry
 LAST_ENTRY = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
     """The recipients of a message that go to one scheduled queue."""
 
     queue_name: str
     recipients: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMessage:
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that was received and is to be made safe."""
 
     id: str
@@ -35,8 +34,7 @@ class NewMessage:
     reception_protocol: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpooledMessage:
+class SpooledMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery needs of one entry."""
 
     entry_id: int
@@ -51,8 +49,7 @@ class SpooledMessage:
     reception_protocol: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastReply:
+class LastReply(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What put an entry off, for people."""
 
     response: Response
@@ -62,8 +59,7 @@ class LastReply:
     peer: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery attempt changes; written in one transaction with its records."""
 
     entry_id: int
@@ -79,8 +75,7 @@ class Settlement:
     last_reply: LastReply | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEntry:
+class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry as it is on disk."""
 
     entry_id: int
@@ -93,8 +88,7 @@ class StoredEntry:
     last_reply: LastReply | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredMessage:
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message as it is on disk, without its body."""
 
     id: str
@@ -109,8 +103,7 @@ class StoredMessage:
     entries: tuple[StoredEntry, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Move(msgspec.Struct, frozen=True, kw_only=True):
     """An entry that is to wait in another queue."""
 
     entry_id: int
@@ -119,8 +112,7 @@ class Move:
     due: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingRecord:
+class PendingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record in the outbox."""
 
     seq: int

@@ -1,72 +1,55 @@
-"""How records are written in the outbox: compact JSON that leaves out what is at its default."""
+"""
+How records are written in the outbox: compact JSON that leaves out what is at its default. A
+response, a peer and a last reply are lists of their fields, in order.
+"""
 
 import json
-from dataclasses import MISSING, fields
-from typing import Any
+from typing import TypeVar
 
-from agent.delivery.record import Peer, Record, RecordType, Response
+import msgspec
+
+from agent.delivery.record import Record
 from agent.spool.messages import LastReply
 
-_DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(Record) if field.default is not MISSING
-}
-_REQUIRED = tuple(field.name for field in fields(Record) if field.default is MISSING)
+_Written = TypeVar("_Written", Record, LastReply)
+
+_ENCODER = msgspec.json.Encoder()
+_RECORDS = msgspec.json.Decoder(Record)
+_REPLIES = msgspec.json.Decoder(LastReply)
 
 
 def encode_record(record: Record) -> bytes:
     """Write *record* down; `decode_record` gives an equal one back."""
-    table = {name: getattr(record, name) for name in _REQUIRED}
-    for name, default in _DEFAULTS.items():
-        value = getattr(record, name)
-        if value != default:
-            table[name] = value
-    table["response"] = _write_response(record.response)
-    if record.peer_address is not None:
-        table["peer_address"] = [record.peer_address.name, record.peer_address.addr]
-    return json.dumps(table, separators=(",", ":")).encode()
+    return _encode(record)
 
 
 def decode_record(data: bytes) -> Record:
     """Read a record that `encode_record` wrote."""
-    table = json.loads(data)
-    table["response"] = _read_response(table["response"])
-    table["type"] = RecordType(table["type"])
-    table["recipients"] = tuple(table["recipients"])
-    if "peer_address" in table:
-        table["peer_address"] = Peer(name=table["peer_address"][0], addr=table["peer_address"][1])
-    return Record(**table)
+    return _decode(_RECORDS, data)
 
 
 def encode_reply(reply: LastReply) -> str:
     """Write down what put an entry off; `decode_reply` gives an equal value back."""
-    table = [_write_response(reply.response), reply.time, reply.peer]
-    return json.dumps(table, separators=(",", ":"))
+    return _encode(reply).decode()
 
 
 def decode_reply(text: str) -> LastReply | None:
     """Read what `encode_reply` wrote; empty: None."""
-    if not text:
-        return None
-    response, time, peer = json.loads(text)
-    return LastReply(response=_read_response(response), time=time, peer=peer)
+    return _decode(_REPLIES, text) if text else None
 
 
-def _write_response(response: Response) -> list[Any]:
-    return [
-        response.code,
-        response.enhanced_code,
-        response.content,
-        response.command,
-        response.internal,
-    ]
+# A peer may reply with any bytes: of those that are no UTF-8 only `json` makes text, and back.
 
 
-def _read_response(row: list[Any]) -> Response:
-    code, enhanced_code, content, command, internal = row
-    return Response(
-        code=code,
-        enhanced_code=None if enhanced_code is None else tuple(enhanced_code),
-        content=content,
-        command=command,
-        internal=internal,
-    )
+def _encode(value: Record | LastReply) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
+
+
+def _decode(decoder: msgspec.json.Decoder[_Written], data: bytes | str) -> _Written:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError:
+        return msgspec.convert(json.loads(data), decoder.type)

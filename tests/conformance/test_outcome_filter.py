@@ -8,6 +8,7 @@ real matching and the real store. An agent holds whatever filter it was last tol
 from dataclasses import replace
 from datetime import timedelta
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
@@ -196,7 +197,9 @@ def test_the_same_actions_result_with_and_without_the_filter(database, phases):
         snapshot = _snapshot(layer, revision)
         for records in batches:
             pending = [
-                PendingRecord(seq=seq + n, record=replace(one, event_id=f"e{seq + n}"))
+                PendingRecord(
+                    seq=seq + n, record=msgspec.structs.replace(one, event_id=f"e{seq + n}")
+                )
                 for n, one in enumerate(records, 1)
             ]
             seq += len(records)

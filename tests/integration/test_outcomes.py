@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
 
 import pytest
+from msgspec.structs import replace
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes import log_file

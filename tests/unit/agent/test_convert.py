@@ -1,8 +1,7 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.convert import LONGEST_CONTENT, outcome_of, response_of
 from agent.delivery.record import REPORTED, Record, RecordType, Response

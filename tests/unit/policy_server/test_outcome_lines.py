@@ -160,7 +160,7 @@ def test_each_line_that_an_agent_logs_is_read_as_it_was_reported():
         num_attempts=3,
     )
 
-    outcome = _read(format_line(record, node_id="n")).outcome
+    outcome = _read(format_line(record, node_id="n").decode()).outcome
 
     assert (outcome.event_id, outcome.type) == ("event-1", OutcomeType.BOUNCE)
     assert (outcome.recipient_domain, outcome.routing_domain) == ("foo.example", "relay.example")

@@ -108,7 +108,7 @@ def test_any_octets_give_replies_of_a_bounded_size_that_classify(
         }
         record = _record(response)
         assert decode_record(encode_record(record)) == record
-        assert format_line(record, node_id="n").count("\n") == 1
+        assert format_line(record, node_id="n").count(b"\n") == 1
 
 
 def _record(response: Response) -> Record:

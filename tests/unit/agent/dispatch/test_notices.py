@@ -2,12 +2,12 @@
 
 import email
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.delivery.classify import RecipientResult, Result
 from agent.delivery.record import Peer, RecordType, Response

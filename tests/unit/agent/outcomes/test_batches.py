@@ -1,4 +1,4 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes.batches import TOO_OLD_SECONDS, make_batch

@@ -1,9 +1,9 @@
 import json
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.delivery.record import Peer, Record, Response
 from agent.outcomes.lines import format_line, node_id_of
@@ -20,8 +20,9 @@ ALWAYS = {
 
 def _fields(record: Record) -> Any:
     line = format_line(record, node_id="node")
-    assert line.endswith("\n")
-    assert line.count("\n") == 1
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert line.isascii()
     return json.loads(line)
 
 

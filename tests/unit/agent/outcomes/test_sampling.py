@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes.sampling import FailureSample
