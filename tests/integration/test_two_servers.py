@@ -168,9 +168,9 @@ async def test_an_action_that_both_extend_ends_once_and_at_the_time_that_one_set
 
         # The ledger says so a moment after whoever watches was told.
         async with asyncio.timeout(20):
-            while (action := await _action(one.client, number)).state != (
-                actions_pb.ACTION_STATE_EXPIRED
-            ):
+            expired = actions_pb.ACTION_STATE_EXPIRED
+            # The ledger tells nobody of its changes, it can only be asked.
+            while (action := await _action(one.client, number)).state != expired:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert action.count == 2
 
