@@ -1,5 +1,5 @@
 """
-Results: makes what happened durable, then tells the log and the queues.
+Results: works out what happened, makes it durable, then tells the log and the queues.
 
 What an attempt led to is held in memory until the spool has taken it, however long the disk is
 full; meanwhile the entry is in no queue, so it is not sent again.
@@ -17,6 +17,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from agent.delivery.record import Record, Response
+from agent.dispatch.durable import DurableWrites, until_done
 from agent.dispatch.notices import Origin, told_records, with_notice
 from agent.dispatch.settling import (
     Attempt,
@@ -36,9 +37,10 @@ from agent.spool.messages import Settlement, Spool, SpooledMessage
 
 logger = logging.getLogger(__name__)
 
-_FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0
 #: How often a message is read in vain before others go first.
 _MOST_READS = 5
+#: How long it waits for the second read; twice as long each further time.
+_FIRST_RETRY = 0.1
 #: When a message that can't be read is tried again, in seconds.
 _UNREAD_SECONDS = 60.0
 #: How long the last outcomes may take to reach the disk at the end, in seconds.
@@ -80,30 +82,26 @@ class Results:
         self._ids = MessageIds(secrets.randbits)
         self._clock = clock
         self._random = random
-        self._unsettled = 0
-        self._failing = 0
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes = DurableWrites(spool, self._tell)
 
     @property
     def is_healthy(self) -> bool:
         """Whether the spool takes what happened; if not, nothing more should be made to happen."""
-        return self._failing == 0
+        return self._writes.is_healthy
 
     @property
     def unsettled(self) -> int:
         """How many settlements wait for the spool."""
-        return self._unsettled
+        return self._writes.unsettled
 
-    async def settle(self, attempt: Attempt) -> Settlement:
+    def settle(self, attempt: Attempt) -> tuple[Settlement, asyncio.Future[None]]:
         """
-        Make an attempt's results durable, however long it takes; return what now holds. The
-        entry's own due time and attempts are set; queueing it again is left to the caller.
+        Make an attempt's results durable: what holds then, and when, however long it takes; to be
+        waited for by `until_done`. What it means for the entry is left to the caller.
         """
         settings = self._settings.queue_for(attempt.queue.domain)
         settlement = self._noticed(attempt, settle_attempt(attempt, settings, self._chance()))
-        await self._write([settlement])
-        attempt.entry.due, attempt.entry.attempts = settlement.due, settlement.attempts
-        return settlement
+        return settlement, self._writes.write([settlement])
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read an entry's message; None if it is finished. Errors: `SpoolUnavailable`."""
@@ -147,7 +145,9 @@ class Results:
             waiting += unread
             settlements = [decide(attempt) for attempt in attempts]
             if settlements:
-                await self._write(settlements)
+                durable = self._writes.write(settlements)
+                await until_done(durable)
+                durable.result()
             for attempt, settlement in zip(attempts, settlements, strict=True):
                 if settlement.remaining:
                     attempt.entry.due = settlement.due
@@ -204,48 +204,14 @@ class Results:
 
     async def drain(self, deadline: float = _LAST_SECONDS) -> None:
         """Wait for what is on its way to the disk, at most *deadline* seconds; then give it up."""
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=deadline)
-        for task in tuple(self._writes):
-            task.cancel()
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self._writes.drain(deadline)
 
-    async def _write(self, settlements: list[Settlement]) -> None:
-        # A task of its own: what the spool took is told to the log and the queues, even if whoever
-        # asked for it is stopped meanwhile.
-        task = asyncio.create_task(self._write_and_tell(settlements))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        await asyncio.shield(task)
-
-    async def _write_and_tell(self, settlements: list[Settlement]) -> None:
-        self._unsettled += len(settlements)
-        try:
-            added = await self._write_until_durable(settlements)
-        finally:
-            self._unsettled -= len(settlements)
+    def _tell(self, settlements: Sequence[Settlement], added: Sequence[Entry]) -> None:
         if added:
             self._accept(added)
         records = [record for settlement in settlements for record in settlement.records]
         if records:
             self._log.write(records)
-
-    async def _write_until_durable(self, settlements: list[Settlement]) -> list[Entry]:
-        delay, is_failing = _FIRST_RETRY, False
-        try:
-            while True:
-                try:
-                    return await self._spool.settle(settlements)
-                except SpoolUnavailable:
-                    if not is_failing:
-                        is_failing = True
-                        self._failing += 1
-                        logger.exception("outcome not yet durable, held in memory")
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _LONGEST_RETRY)
-        finally:
-            if is_failing:
-                self._failing -= 1
 
     def _chance(self) -> Chance:
         return Chance(now=self._clock(), jitter=self._random.random(), event_id=lambda: uuid4().hex)

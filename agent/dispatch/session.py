@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Collection
+from functools import partial
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ from agent.delivery.envelope import mail_command
 from agent.delivery.plan import Candidate
 from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
+from agent.dispatch.durable import until_done
 from agent.dispatch.path import Path
 from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, SourceUnusable
 from agent.dispatch.route import Route
@@ -77,15 +79,16 @@ class Session:
         self._posture: object = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
-        #: The entry that was sent and whose outcome is being stored.
-        self._unsettled: Entry | None = None
+        #: The entries that were sent and whose outcome is being stored, two at most.
+        self._unsettled: list[Entry] = []
         #: Transactions on this connection.
         self._transactions = 0
         self._needs_reset = False
         self._is_leaving = False
         self._opening: asyncio.Timeout | None = None
         self._changed = asyncio.Event()
-        self._settling: asyncio.Task[None] | None = None
+        #: Done when the outcome of the message before is durable.
+        self._settling: asyncio.Future[None] | None = None
         self._watchdog = Watchdog()
         #: Why the watchdog ended the attempt in hand; None: it did not.
         self._stalled: Response | None = None
@@ -93,8 +96,7 @@ class Session:
     @property
     def in_hand(self) -> tuple[Entry, ...]:
         """The entries that it sends, or whose outcome it stores."""
-        found = (self._entry, self._unsettled)
-        return tuple(entry for entry in found if entry is not None)
+        return (self._entry, *self._unsettled) if self._entry else tuple(self._unsettled)
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
@@ -422,7 +424,9 @@ class Session:
                 continue
             if not self._goes_on(failure, work.tried):
                 break
-            await self._settle(work, goes_on=True)
+            _, durable = self._settle(work, goes_on=True)
+            await until_done(durable)
+            durable.result()
             self._stalled = None
             work.batches = RecipientBatches(work.put_off)
             work.results = []
@@ -438,55 +442,66 @@ class Session:
             else:
                 self._give_back(work.entry)
             return
-        # A task of its own: a session that is cut off must not forget what the peer has taken.
+        # It goes on by itself: a session that is cut off must not forget what the peer has taken.
         before, self._entry = self._settling, None
-        self._unsettled = work.entry
-        self._settling = asyncio.create_task(self._settle_in_turn(work, before))
+        self._unsettled.append(work.entry)
+        try:
+            settlement, self._settling = self._settle(work)
+        except Exception as error:
+            self._end_settling(work.entry, error)
+            return
+        self._settling.add_done_callback(partial(self._on_settled, work, settlement))
         if work.batches.waiting or work.put_off:
             await self._settle_before()
         elif before is not None:
             # All recipients are final: made durable while the next message is on its way to the
             # peer, but before its content is, so at most one message a connection is in doubt.
-            await asyncio.wait([before])
+            await until_done(before)
 
-    async def _settle_in_turn(self, work: Work, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        try:
-            settlement = await self._settle(work)
-        except Exception:
-            # Supervisor: sent mail that can't be struck out must not be sent over and over. It
-            # stays in the spool, in no queue, until the next start.
-            logger.exception("outcome can't be stored", extra={"entry": work.entry.id})
-            self._path.let_go()
-            return
-        finally:
-            if self._unsettled is work.entry:
-                self._unsettled = None
-        self._path.let_go()
-        if settlement.remaining:
+    def _on_settled(
+        self, work: Work, settlement: Settlement, durable: asyncio.Future[None]
+    ) -> None:
+        # Cancelled: the agent stops, and the disk has not taken it; what is there decides.
+        error = None if durable.cancelled() else durable.exception()
+        self._end_settling(work.entry, error)
+        if error is None and not durable.cancelled() and settlement.remaining:
+            work.entry.due, work.entry.attempts = settlement.due, settlement.attempts
             if self._stalled is not None:
                 later = self._services.random.uniform(0, _STALLED_SECONDS)
                 work.entry.due = max(work.entry.due, self._services.clock() + later)
             self._services.holding.take_back(work.entry)
 
+    def _end_settling(self, entry: Entry, error: BaseException | None) -> None:
+        self._unsettled.remove(entry)
+        self._path.let_go()
+        if error is not None:
+            # Supervisor: sent mail that can't be struck out must not be sent over and over. It
+            # stays in the spool, in no queue, until the next start.
+            facts = {"entry": entry.id}
+            logger.error("outcome can't be stored", exc_info=error, extra=facts)
+
     async def _settle_before(self) -> None:
         """Wait until the message before this one is settled."""
         if self._settling is not None:
-            await asyncio.wait([self._settling])
+            await until_done(self._settling)
 
     async def _settle_unwatched(self) -> None:
         """Wait for the message before, for as long as the disk takes."""
+        if self._settling is None or self._settling.done():
+            return
         with self._watchdog.pause():
             await self._settle_before()
 
-    async def _settle(self, work: Work, *, goes_on: bool = False) -> Settlement:
+    def _settle(
+        self, work: Work, *, goes_on: bool = False
+    ) -> tuple[Settlement, asyncio.Future[None]]:
+        """Hand in what became of *work*: what holds from now on, and when that is durable."""
         for each in work.results:
             self._count(each.result, 1)
         if work.results:
             refused = (each for each in work.results if each.result is not Result.DELIVERED)
             self._note_reply(next(refused, work.results[-1]).response, work.way.peer)
-        return await self._services.results.settle(
+        return self._services.results.settle(
             Attempt(
                 entry=work.entry,
                 queue=work.queue,
@@ -618,14 +633,10 @@ class Session:
                 pass
 
     async def _close(self) -> None:
-        try:
-            if self._peer is not None:
-                peer, self._peer = self._peer, None
-                await peer.quit()
-            await self._settle_before()
-        finally:
-            if self._settling is not None:
-                self._settling.cancel()
+        if self._peer is not None:
+            peer, self._peer = self._peer, None
+            await peer.quit()
+        await self._settle_before()
 
     def _note_reply(self, response: Response, peer: PeerName | None) -> None:
         host = peer.name if peer is not None and not response.internal else ""

@@ -2,8 +2,8 @@
 Intake: the one way into the agent, for SMTP and gRPC alike.
 
 A message is checked, gets its id and its trace field, is made safe in the spool, and only then
-handed to the queues and the log. Whoever calls may answer "accepted" when `receive` returns, and
-not before.
+handed to the queues and the log. Whoever calls may answer "accepted" once it has the id, and not
+before.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -45,7 +45,7 @@ NOT_STORED = "mail can't be stored now; try again later"
 class MailStore(Protocol):
     """What the intake needs of a spool."""
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+    def add(self, messages: Sequence[NewMessage]) -> Awaitable[list[Entry]]:
         """Store messages durably; return their entries. Errors: `SpoolUnavailable`."""
 
     @property
@@ -99,7 +99,7 @@ class Intake:
         self._ids = MessageIds(secrets.randbits)
         self._tenant_field = FieldFinder(settings.listen.tenant_header)
         self._campaign_field = FieldFinder(settings.listen.campaign_header)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._storing: set[asyncio.Future[list[Entry]]] = set()
         #: Bytes on their way into the spool: a slow disk must not fill the memory.
         self._in_flight = 0
 
@@ -108,6 +108,10 @@ class Intake:
         Take a message; return its id once it is durably on disk. Errors: a `Refusal`, and then
         nothing of the message is kept.
         """
+        return await self.take(incoming)
+
+    def take(self, incoming: IncomingMessage) -> asyncio.Future[str]:
+        """Do what `receive` does, for callers that wait otherwise; a refusal may come at once."""
         self.check_room()
         size = len(incoming.content)
         if self._in_flight and self._in_flight + size > self._limits.most_buffered:
@@ -115,12 +119,13 @@ class Intake:
         now = self._clock()
         message = self._make_message(incoming, now)
         self._in_flight += size
-        # Once handed to the spool it must reach the queues too, even if the client is gone.
-        task = asyncio.create_task(self._store_and_accept(message, incoming))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._on_stored, size))
-        await asyncio.shield(task)
-        return message.id
+        taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # Nobody else has this one, to cancel it: once handed to the spool the message must reach
+        # the queues too, even if the client is gone.
+        stored = asyncio.ensure_future(self._store.add([message]))
+        self._storing.add(stored)
+        stored.add_done_callback(partial(self._on_stored, message, incoming, taken))
+        return taken
 
     def check_room(self) -> None:
         """Refuse while the agent must protect itself. Errors: `TryLater`."""
@@ -137,18 +142,36 @@ class Intake:
 
     async def drain(self) -> None:
         """Wait for messages that are on their way into the spool."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._storing:
+            await asyncio.wait(self._storing)
 
-    def _on_stored(self, size: int, task: asyncio.Task[None]) -> None:
-        self._in_flight -= size
-        self._tasks.discard(task)
+    def _on_stored(
+        self,
+        message: NewMessage,
+        incoming: IncomingMessage,
+        taken: asyncio.Future[str],
+        stored: asyncio.Future[list[Entry]],
+    ) -> None:
+        self._storing.discard(stored)
+        self._in_flight -= len(incoming.content)
+        error = stored.exception()
+        if error is None:
+            self._hand_on(message, incoming, stored.result())
+        elif isinstance(error, SpoolUnavailable):
+            refusal = TryLater(NOT_STORED)
+            refusal.__cause__ = error
+            error = refusal
+        if taken.done():
+            # Nobody waits any more.
+            return
+        if error is None:
+            taken.set_result(message.id)
+        else:
+            taken.set_exception(error)
 
-    async def _store_and_accept(self, message: NewMessage, incoming: IncomingMessage) -> None:
-        try:
-            entries = await self._store.add([message])
-        except SpoolUnavailable as error:
-            raise TryLater(NOT_STORED) from error
+    def _hand_on(
+        self, message: NewMessage, incoming: IncomingMessage, entries: list[Entry]
+    ) -> None:
         self._accept(entries)
         try:
             self._log(_reception_records(message, incoming))

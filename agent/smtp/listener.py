@@ -141,7 +141,8 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._session = Session(listener.limits, listener.intake.check_room)
         self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None
+        #: What is under way that the client has to wait for: a message to be stored, or TLS.
+        self._pending: asyncio.Future[str] | asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: When it last did something, by the loop's clock; bytes alone move it a little.
         self._last_heard = 0.0
@@ -192,7 +193,7 @@ class _Connection(asyncio.Protocol):
         # A message on its way in is still answered; everything else ends here.
         self._is_stopping = True
         # TLS closes both ways at once.
-        return self._task is not None and not self._tls_version and not self._is_starting_tls
+        return self._pending is not None and not self._tls_version and not self._is_starting_tls
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -216,7 +217,7 @@ class _Connection(asyncio.Protocol):
         self._is_stopping = True
         if self._is_starting_tls:
             self.abort()
-        elif self._task is None:
+        elif self._pending is None:
             self._send(_STOPPING)
 
     def abort(self) -> None:
@@ -228,14 +229,18 @@ class _Connection(asyncio.Protocol):
         """Do what the session asks for until it waits for the client or the spool."""
         replies: list[Reply] = []
         gathered = 0
-        while self._task is None and not self._is_blocked:
+        while self._pending is None and not self._is_blocked:
             action = self._session.next_action()
             if action is None:
                 break
             self._last_heard = self._loop.time()
             if isinstance(action, Submission):
-                self._task = self._loop.create_task(self._store(action))
-                break
+                # What came before it is answered first, whatever comes of the message.
+                self._send(*replies)
+                replies, gathered = [], 0
+                action = self._take(action)
+                if action is None:
+                    break
             replies.append(action)
             if action.starts_tls:
                 self._begin_tls(replies)
@@ -262,7 +267,7 @@ class _Connection(asyncio.Protocol):
         # Before anything else can come in clear; the handshake reads on.
         transport.pause_reading()
         self._is_starting_tls = True
-        self._task = self._loop.create_task(self._start_tls(transport, certificate.context()))
+        self._pending = self._loop.create_task(self._start_tls(transport, certificate.context()))
 
     async def _start_tls(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
         try:
@@ -289,7 +294,7 @@ class _Connection(asyncio.Protocol):
         self._tls_cipher, self._tls_version = cipher[0], cipher[1]
         # Of the connection below; that of TLS tells anew.
         self._is_blocked = False
-        self._is_starting_tls, self._task = False, None
+        self._is_starting_tls, self._pending = False, None
         self._last_heard = self._loop.time()
         self._session.tls_started()
         if self._is_stopping:
@@ -301,19 +306,10 @@ class _Connection(asyncio.Protocol):
         self._listener.buffered += held - self._held
         self._held = held
 
-    async def _store(self, submission: Submission) -> None:
-        reply = self._session.answer(await self._receive(submission))
-        self._task = None
-        self._last_heard = self._loop.time()
-        self._send(reply)
-        if self._is_stopping:
-            self._send(_STOPPING)
-        else:
-            self._go_on()
-
-    async def _receive(self, submission: Submission) -> str:
+    def _take(self, submission: Submission) -> Reply | None:
+        """Have a message stored, which is answered later; the reply, if it is refused at once."""
         try:
-            message_id = await self._listener.intake.receive(
+            self._pending = taken = self._listener.intake.take(
                 IncomingMessage(
                     sender=submission.sender,
                     recipients=submission.recipients,
@@ -326,13 +322,22 @@ class _Connection(asyncio.Protocol):
                     tls_cipher=self._tls_cipher,
                 )
             )
-        except Refusal as refusal:
-            return refusal.reply
         # Supervisor: a fault of ours must not leave the client without an answer.
-        except Exception:
-            logger.exception("message not taken")
-            return _BROKEN
-        return f"250 2.0.0 queued as {message_id}"
+        except Exception as error:
+            return self._session.answer(_answer_to(error))
+        taken.add_done_callback(self._on_taken)
+        return None
+
+    def _on_taken(self, taken: asyncio.Future[str]) -> None:
+        error = taken.exception()
+        text = f"250 2.0.0 queued as {taken.result()}" if error is None else _answer_to(error)
+        self._pending = None
+        self._last_heard = self._loop.time()
+        self._send(self._session.answer(text))
+        if self._is_stopping:
+            self._send(_STOPPING)
+        else:
+            self._go_on()
 
     def _send(self, *replies: Reply) -> None:
         if self._transport is None or self._transport.is_closing() or not replies:
@@ -356,7 +361,7 @@ class _Connection(asyncio.Protocol):
     def _set_reading(self) -> None:
         if self._transport is None or self._transport.is_closing() or self._is_starting_tls:
             return
-        if self._task is not None or self._is_blocked:
+        if self._pending is not None or self._is_blocked:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -368,8 +373,16 @@ class _Connection(asyncio.Protocol):
         """
         silent = self._loop.time() - self._last_heard
         timeout = self._listener.client_timeout
-        if silent >= timeout and self._task is None:
+        if silent >= timeout and self._pending is None:
             self._send(_TIMED_OUT)
             return
         wait = timeout - silent if silent < timeout else timeout
         self._timer = self._loop.call_later(wait, self._watch)
+
+
+def _answer_to(error: BaseException) -> str:
+    """What a client hears of a message that was not taken."""
+    if isinstance(error, Refusal):
+        return error.reply
+    logger.error("message not taken", exc_info=error)
+    return _BROKEN

@@ -1,6 +1,6 @@
 """What goes into the spool and comes out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -121,17 +121,18 @@ class PendingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class Spool(Protocol):
     """
-    Mail and outcomes, safe on disk. Every method returns only after what it changed is durable;
-    concurrent calls share one transaction and one fsync. Errors: `SpoolUnavailable`.
+    Mail and outcomes, safe on disk. What a method returns is there only after what it changed is
+    durable; concurrent calls share one transaction and one fsync. What `add` and `settle` were
+    given is written even if nobody waits for it. Errors: `SpoolUnavailable`.
     """
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+    def add(self, messages: Sequence[NewMessage]) -> Awaitable[list[Entry]]:
         """Store *messages*; return one entry a destination, due at once, in order."""
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read what a delivery needs; None if the entry is finished."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Entry]:
+    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[list[Entry]]:
         """
         Strike delivered recipients, set due times, write records and store new messages, all in
         one transaction; return the entries of the new messages. Repeated, it stores none twice.

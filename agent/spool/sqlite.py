@@ -152,16 +152,16 @@ class SqliteSpool:
         """Whether the last change could be written."""
         return self._writer.is_healthy
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+    def add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
         """Store *messages*; return one entry a destination, due at once, in order."""
         large = [message for message in messages if self._is_large(message)]
         if not large:
-            return await self._add(messages)
+            return self._add(messages)
         # A task of its own: giving up half-way would part the files from their messages.
         task = asyncio.create_task(self._add_large(messages, large))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return asyncio.shield(task)
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read what a delivery needs; None if the entry is finished."""
@@ -183,7 +183,7 @@ class SqliteSpool:
 
         return await self._read(read)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[Entry]:
+    def settle(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[Entry]]:
         """
         Strike delivered recipients, set due times, write records and store new messages, all in
         one transaction; return the entries of the new messages. Repeated, it stores none twice.
@@ -196,8 +196,7 @@ class SqliteSpool:
         def write(connection: sqlite3.Connection) -> _Settled:
             return self._write_settlements(connection, settlements)
 
-        settled = await self._writer.run(write, then=self._note_settled)
-        return settled.added
+        return self._writer.run(write, then=self._note_settled)
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
@@ -247,13 +246,16 @@ class SqliteSpool:
                 with contextlib.suppress(SpoolUnavailable):
                     await self._writer.run(touch)
 
-    async def _add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+    def _add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
         def write(connection: sqlite3.Connection) -> list[Entry]:
             return self._write_messages(connection, messages)
 
-        entries = await self._writer.run(write, then=self._note_added)
-        self._fresh.add(messages, entries)
-        return entries
+        def note_added(entries: list[Entry]) -> list[Entry]:
+            self._entry_count += len(entries)
+            self._fresh.add(messages, entries)
+            return entries
+
+        return self._writer.run(write, then=note_added)
 
     async def _add_large(
         self, messages: Sequence[NewMessage], large: Sequence[NewMessage]
@@ -323,14 +325,12 @@ class SqliteSpool:
             return entries
         return self._write_message(connection, message, in_file=False) if is_caused else []
 
-    def _note_added(self, entries: list[Entry]) -> None:
-        self._entry_count += len(entries)
-
-    def _note_settled(self, settled: _Settled) -> None:
+    def _note_settled(self, settled: _Settled) -> list[Entry]:
         self._entry_count += len(settled.added) - settled.ended
         self._record_count += settled.recorded
         if settled.in_files:
             self._filing.submit(self._remove_bodies, settled.in_files)
+        return settled.added
 
     def _remove_bodies(self, message_ids: list[str]) -> None:
         try:

@@ -1,11 +1,12 @@
 """
 Writer: one thread that changes the spool, many calls a transaction.
 
-A call waits in the inbox; the thread takes all that wait, runs each in a savepoint of one
-transaction and commits once. Callers hear of success after the commit. A call that fails by itself
-(a constraint) is undone alone; where the database fails (disk full, no write access, broken file)
-every call of the transaction hears `SpoolUnavailable`, the connection is opened anew, and the next
-call tries again: so the spool recovers by itself.
+Calls made in one turn of the loop go into the inbox together; the thread takes all that wait there,
+runs them in one transaction and commits once. Callers hear of success after the commit. Where a
+call fails by itself (a constraint), which is rare, all are run anew, each in a savepoint, so that
+it is undone alone; where the database fails (disk full, no write access, broken file) every call of
+the transaction hears `SpoolUnavailable`, the connection is opened anew, and the next call tries
+again: so the spool recovers by itself. How many calls may wait is up to those who make them.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from agent.spool.schema import open_connection
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 Work = Callable[[sqlite3.Connection], T]
 
 #: What SQLite raises where one call is wrong and the database is well.
@@ -33,20 +35,19 @@ _MISTAKES = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
-#: Calls that may wait or run at one time; further callers wait for a place.
-MOST_WAITING = 2048
-#: Calls in one transaction; more would make the first of them wait for long.
+#: About how many calls are in one transaction; more would make the first of them wait for long.
 _MOST_TOGETHER = 512
 
 
-def _nothing(result: object) -> None:
+def _as_it_is(result: Any) -> Any:
     """What follows where nothing is to follow."""
+    return result
 
 
 @dataclass(slots=True)
 class _Call:
     work: Work[Any]
-    then: Callable[[Any], None]
+    then: Callable[[Any], Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -58,8 +59,9 @@ class Writer:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = connection
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._places = asyncio.Semaphore(MOST_WAITING)
+        self._inbox: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
+        #: Those of this turn of the loop.
+        self._gathered: list[_Call] = []
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._is_closed = False
@@ -71,28 +73,35 @@ class Writer:
         """Whether the last transaction was committed."""
         return self._is_healthy
 
-    async def run(self, work: Work[T], then: Callable[[T], None] = _nothing) -> T:
+    def run(self, work: Work[T], then: Callable[[T], R] = _as_it_is) -> asyncio.Future[R]:
         """
-        Run *work* in a transaction; return its result once that is durable. Work that was handed
-        in is done, and *then* is called in the loop with its result, even if the caller gives up
-        waiting. Errors: `SpoolUnavailable`, and what *work* raises.
+        Run *work* in a transaction, twice if it has to be. Once that is durable *then* is called
+        in the loop with its result, and what that returns is the future's; so it is even if
+        whoever waits for the future gives up. Errors: `SpoolUnavailable`, and what *work* raises.
         """
-        await self._places.acquire()
+        future: asyncio.Future[R] = self._loop.create_future()
         if self._is_closed:
-            self._places.release()
-            raise SpoolUnavailable("the spool is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._inbox.put(_Call(work, then, future))
-        return await future
+            future.set_exception(SpoolUnavailable("the spool is closed"))
+        else:
+            if not self._gathered:
+                self._loop.call_soon(self._hand_over)
+            self._gathered.append(_Call(work, then, future))
+        return future
 
     async def close(self) -> None:
         """Finish what waits, then stop the thread and close the database."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._hand_over()
         self._inbox.put(None)
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        calls, self._gathered = self._gathered, []
+        if calls:
+            self._inbox.put(calls)
 
     def _run(self) -> None:
         is_open = True
@@ -104,15 +113,15 @@ class Writer:
         self._disconnect()
 
     def _collect(self) -> tuple[list[_Call], bool]:
-        """Wait for a call and take all that wait with it; False with the last of all."""
+        """Wait for calls and take all that wait with them; False with the last of all."""
         calls: list[_Call] = []
-        call = self._inbox.get()
-        while call is not None:
-            calls.append(call)
-            if len(calls) == _MOST_TOGETHER:
+        more = self._inbox.get()
+        while more is not None:
+            calls += more
+            if len(calls) >= _MOST_TOGETHER:
                 return calls, True
             try:
-                call = self._inbox.get_nowait()
+                more = self._inbox.get_nowait()
             except queue.Empty:
                 return calls, True
         return calls, False
@@ -120,9 +129,8 @@ class Writer:
     def _commit(self, calls: list[_Call]) -> None:
         try:
             connection = self._connect()
-            connection.execute("BEGIN IMMEDIATE")
-            for call in calls:
-                _run_alone(connection, call)
+            if not _run_together(connection, calls):
+                _run_apart(connection, calls)
             connection.execute("COMMIT")
         # What the database raises is told to every caller of the transaction.
         except (sqlite3.Error, OSError) as error:
@@ -154,31 +162,48 @@ class Writer:
 
     def _answer(self, calls: list[_Call]) -> None:
         for call in calls:
-            self._places.release()
-            if call.error is None:
-                call.then(call.result)
+            result = call.then(call.result) if call.error is None else None
             if call.future.done():
                 continue
             if call.error is not None:
                 call.future.set_exception(call.error)
             else:
-                call.future.set_result(call.result)
+                call.future.set_result(result)
 
 
-def _run_alone(connection: sqlite3.Connection, call: _Call) -> None:
-    """Run one call so that its failure undoes nothing but its own changes."""
-    connection.execute("SAVEPOINT call")
+def _run_together(connection: sqlite3.Connection, calls: list[_Call]) -> bool:
+    """Begin a transaction and run *calls* in it; False: one has failed, and nothing is begun."""
+    connection.execute("BEGIN IMMEDIATE")
+    for call in calls:
+        if _run_one(connection, call) is not None:
+            connection.execute("ROLLBACK")
+            return False
+    return True
+
+
+def _run_apart(connection: sqlite3.Connection, calls: list[_Call]) -> None:
+    """Begin a transaction and run *calls* so that a failure undoes nothing but its own changes."""
+    connection.execute("BEGIN IMMEDIATE")
+    for call in calls:
+        connection.execute("SAVEPOINT call")
+        call.error = _run_one(connection, call)
+        if call.error is not None:
+            connection.execute("ROLLBACK TO call")
+        connection.execute("RELEASE call")
+
+
+def _run_one(connection: sqlite3.Connection, call: _Call) -> Exception | None:
+    """Run one call; return what went wrong with it. Errors: those of the database itself."""
     try:
         call.result = call.work(connection)
     except _MISTAKES as error:
-        call.error = SpoolConflict(f"the spool refuses this change: {error}")
-        call.error.__cause__ = error
-        connection.execute("ROLLBACK TO call")
+        conflict = SpoolConflict(f"the spool refuses this change: {error}")
+        conflict.__cause__ = error
+        return conflict
     except (sqlite3.Error, OSError):
         # The database fails, not the call.
         raise
     # Supervisor of foreign work: whatever it raises belongs to its caller alone.
     except Exception as error:
-        call.error = error
-        connection.execute("ROLLBACK TO call")
-    connection.execute("RELEASE call")
+        return error
+    return None
