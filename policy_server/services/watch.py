@@ -31,7 +31,8 @@ from policy_server.services.resume_token import (
     hash_filter,
 )
 from policy_server.services.shared_resources import Outgoing, SharedResources
-from policy_server.services.watch_stream import WatchStream, WatchTiming
+from policy_server.services.watch_stream import WatchStream
+from policy_server.services.watch_timing import WatchTiming
 from policy_server.store.actions import ActionStore
 
 logger = logging.getLogger(__name__)

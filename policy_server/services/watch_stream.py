@@ -1,9 +1,9 @@
 """
 One client's watch: what it is sent, and when.
 
-1. Nothing queues. What has to be looked at is kept as sets of names (a coalescing map); the
-   content is read from the policy when a response is made. A slow client gets fewer and newer
-   states, and costs no more memory than its names.
+1. Nothing queues. What has to be looked at is kept as names alone, in `watch_backlog`; the content
+   is read from the policy when a response is made. A slow client gets fewer and newer states, and
+   costs no more memory than its names.
 2. Two lanes: suspensions, bounces and overrides go out at once, after the hub's short gather; rule
    changes are debounced, and only answers whose etag differs are sent. When many differ the client
    is told to ask again. What merely lasts longer waits a moment, too.
@@ -22,9 +22,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce
@@ -45,6 +43,8 @@ from policy_server.services.shared_resources import (
     write_path,
     write_removed,
 )
+from policy_server.services.watch_backlog import MAX_CHANGED, NEVER, WatchBacklog
+from policy_server.services.watch_timing import WatchTiming
 from policy_server.services.watched_paths import WatchedPath, WatchedPaths
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,6 @@ MAX_SUBSCRIPTIONS = 100_000
 MAX_NAME_BYTES = 512
 _MAX_RESOURCES = 500
 _MAX_BYTES = 256 * 1024
-#: More changed answers than this are not sent but named in an invalidation.
-_MAX_CHANGED = 50
 #: Answers compared before others get a turn on the event loop.
 _STRIDE = 25
 _QUESTIONS_AT_ONCE = 32
@@ -65,32 +63,8 @@ _LOGGED_LENGTH = 200
 #: Times within the span of a bookmark at which bookmarks are sent.
 _BOOKMARK_STEPS = 20
 
-_AT_ONCE = (0.0, 0.0)
-
 _Response = pb.WatchPolicyResponse
-_Key = TypeVar("_Key")
 _EGRESS_PATH = pb.ResourceType.RESOURCE_TYPE_EGRESS_PATH
-_NEVER = float("inf")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchTiming:
-    """How long a stream waits for what, in seconds."""
-
-    #: Of the hub, for what begins at nearly the same time.
-    gather: float = 0.005
-    #: For suspensions and bounces that only last longer.
-    extension: float = 0.5
-    debounce: float = 0.1
-    debounce_most: float = 1.0
-    bookmark: float = 5.0
-    ack: float = 30.0
-    #: For the sites of the paths named at the start; others follow when they are known.
-    opening: float = 1.0
-    #: Responses that may be unacknowledged.
-    window: int = 4
-    #: For the client to fetch what it was told to ask for again; then it is sent.
-    fetching: float = 15.0
 
 
 class WatchStream:
@@ -114,21 +88,9 @@ class WatchStream:
         self._timing = timing
         self._now = asyncio.get_running_loop().time
         self._paths = WatchedPaths()
-        #: To be looked at: actions by id, names by what is known of them.
-        self._dirty_actions: dict[int, ResourceTypes] = {}
-        self._extended_actions: dict[int, ResourceTypes] = {}
-        self._extended_due = _NEVER
-        self._dirty_names: dict[str, None] = {}
-        self._touched_names: dict[str, None] = {}
+        self._backlog = WatchBacklog(self._paths, timing)
+        #: Subscriptions whose question is not made out yet.
         self._open_names: dict[str, None] = {}
-        self._gone_names: dict[str, None] = {}
-        #: Actions to be looked at that the client has not been told of yet.
-        self._untold: set[int] = set()
-        self._rules_changed: tuple[float, float] | None = None
-        #: Whether a change of rules is yet to be told, once others have applied it.
-        self.is_held_back = False
-        #: Names to compare after a change of rules; None: all.
-        self._concerned: dict[str, None] | None = {}
         self._is_comparing = False
         self._invalidated_at = 0.0
         self._token = b""
@@ -140,8 +102,6 @@ class WatchStream:
         self.reject_reason = ""
         self._last_ack = self._now()
         self._last_sent = self._now()
-        #: Since when something has been to be looked at, by the loop's clock.
-        self._dirty_since: float | None = None
         self._alarm = Alarm()
         self._open_changed = asyncio.Event()
         self._all_known = asyncio.Event()
@@ -157,68 +117,25 @@ class WatchStream:
 
     def touch_actions(self, changes: ActionChanges) -> None:
         """Note what to look at; the hub calls `wake` when its gather is over."""
-        now = self._now()
-        if changes.held:
-            self._dirty_since = self._dirty_since or now
-            self._note_held(changes)
-        if changes.extended:
-            self._dirty_since = self._dirty_since or now
-            self._extended_actions.update(changes.extended)
-            self._extended_due = min(self._extended_due, now + self._timing.extension)
-        touched = self._paths.names_in(changes.scopes)
-        if touched:
-            self._dirty_since = self._dirty_since or now
-            self._touched_names.update(dict.fromkeys(touched))
-        if len(self._touched_names) > _MAX_CHANGED:
-            # Too many to send one by one: compare all, at once.
-            self._rules_changed, self._concerned = _AT_ONCE, None
-
-    def _note_held(self, changes: ActionChanges) -> None:
-        for action_id, types in changes.held.items():
-            self._extended_actions.pop(action_id, None)
-            if action_id in changes.begun and action_id not in self._dirty_actions:
-                # One whose end waits here, and that begins anew, the client may still have.
-                self._untold.add(action_id)
-            if action_id in changes.ended and action_id in self._untold:
-                # It has come and gone, and the client need not know: so no list of what has
-                # ended grows while a client is slow.
-                self._untold.discard(action_id)
-                self._dirty_actions.pop(action_id, None)
-            else:
-                self._dirty_actions[action_id] = types
+        self._backlog.note_actions(changes, self._now())
 
     def touch_rules(self, change: RulesChange | None = None) -> None:
         """Note that rules or sites changed; None: any answer may have."""
-        if self._note_concerned(change):
-            self._begin_debounce()
+        self._backlog.note_rules(change, self._now())
 
     def hold_rules(self, change: RulesChange | None = None) -> bool:
         """Note that rules changed, for `release_rules`; say whether anything is held back."""
-        if len(self._paths) and self._note_concerned(change):
-            self._dirty_since = self._dirty_since or self._now()
-            self.is_held_back = True
-        return self.is_held_back
+        return self._backlog.hold_rules(change, self._now())
 
     def release_rules(self) -> None:
         """Tell the client of the changes that were held back."""
-        if self.is_held_back:
-            self.is_held_back = False
-            self._begin_debounce()
+        if self._backlog.release_rules(self._now()):
             self._alarm.ring()
 
-    def _note_concerned(self, change: RulesChange | None) -> bool:
-        """Note what to compare after a change; say whether there is anything."""
-        if change is None or change.is_wide:
-            self._concerned = None
-        elif self._concerned is not None:
-            self._concerned |= self._paths.names_concerned(change)
-        return self._concerned is None or bool(self._concerned)
-
-    def _begin_debounce(self) -> None:
-        now = self._now()
-        self._dirty_since = self._dirty_since or now
-        first = self._rules_changed[0] if self._rules_changed else now
-        self._rules_changed = (first, now)
+    @property
+    def is_held_back(self) -> bool:
+        """Whether a change of rules is yet to be told, once others have applied it."""
+        return self._backlog.is_held_back
 
     def note_fetched(self, question: Question, etag: str) -> None:
         """The client asked for an answer by itself, and was given it."""
@@ -243,19 +160,15 @@ class WatchStream:
         """Up to which revision the client has applied all that concerns it; 0: not known yet."""
         known = self._acknowledgements.applied
         # All agents are looked at each second, and most of the time all have all there is.
-        if (known != self._policy.revision or self._dirty_since) and self._is_current():
+        if (known != self._policy.revision or self._backlog.since) and self._is_current():
             self._acknowledgements.note_current(self._policy.revision)
         return self._acknowledgements.applied
 
     @property
     def size(self) -> int:
         """How many names and numbers are kept for the client; what memory goes by."""
-        kept = (
-            self._paths, self._dirty_actions, self._extended_actions, self._dirty_names,
-            self._touched_names, self._open_names, self._gone_names, self._untold,
-            self._concerned or (), self._acknowledgements.refused,
-        )  # fmt: skip
-        return sum(map(len, kept))
+        refused = self._acknowledgements.refused
+        return len(self._paths) + len(self._backlog) + len(self._open_names) + len(refused)
 
     @property
     def must_reset(self) -> bool:
@@ -271,9 +184,7 @@ class WatchStream:
         """Write that a full state follows; until it is sent there is nothing to go on from."""
         self._must_reset = self._is_open = False
         self._token = b""
-        self._dirty_actions.clear()
-        self._extended_actions.clear()
-        self._extended_due = _NEVER
+        self._backlog.forget_actions()
         self._acknowledgements.begin_anew()
         self._last_sent = self._now()
         return Outgoing([self._shared.write_head(pb.WatchPolicyResponse.KIND_RESET, b"")])
@@ -323,7 +234,7 @@ class WatchStream:
                     etag=known.get(subscription.name, ""),
                 )
             )
-            self._gone_names.pop(subscription.name, None)
+            self._backlog.take_back(subscription.name)
             self._ask_site(subscription.name)
         if len(self._paths) > MAX_SUBSCRIPTIONS:
             raise InvalidRequest(
@@ -336,10 +247,8 @@ class WatchStream:
         for name in names:
             _check_name(name)
             self._paths.remove(name)
-            self._dirty_names.pop(name, None)
-            self._touched_names.pop(name, None)
-            self._gone_names[name] = None
-        if len(self._gone_names) > MAX_SUBSCRIPTIONS:
+            self._backlog.note_gone(name)
+        if self._backlog.gone > MAX_SUBSCRIPTIONS:
             raise InvalidRequest(
                 f"at most {MAX_SUBSCRIPTIONS} names may wait for their removal to be confirmed; "
                 "acknowledge responses first",
@@ -410,11 +319,11 @@ class WatchStream:
             if path.question is None:
                 facts = {"agent": self.agent, "why": str(error)[:_LOGGED_LENGTH]}
                 logger.info("subscribed path has no answer", extra=facts)
-                self._gone_names[name] = None
+                self._backlog.note_gone(name)
             return
         if self._paths.get(name) is path:
             self._paths.settle(path, question)
-            self._dirty_names[name] = None
+            self._backlog.note_paths([name])
 
     # What the client is sent.
 
@@ -422,10 +331,8 @@ class WatchStream:
         self, *, kind: pb.WatchPolicyResponse.Kind, actions: Mapping[int, ResourceTypes]
     ) -> AsyncGenerator[Outgoing, None]:
         """Send the full state, or for a client that goes on from a token what it lacks."""
-        self._dirty_actions.update(actions)
         is_snapshot = kind == pb.WatchPolicyResponse.KIND_SNAPSHOT
-        # What began before now it may have been told of by another server.
-        self._untold = set(actions) if is_snapshot else set()
+        self._backlog.begin(actions, is_snapshot=is_snapshot)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.opening):
                 await self._all_known.wait()
@@ -439,9 +346,9 @@ class WatchStream:
     async def changes(self) -> AsyncGenerator[Outgoing, None]:
         """Send whatever changes, until either side ends, or the client has to begin anew."""
         while not self._is_interrupted():
-            if self._is_urgent():
+            if self._backlog.is_urgent:
                 # Not by a generator of its own: this is what all streams do at once.
-                self._take_touched()
+                self._backlog.take_touched()
                 if await self._may_send() and (
                     response := self._pack(pb.WatchPolicyResponse.KIND_DELTA)
                 ):
@@ -458,7 +365,8 @@ class WatchStream:
                 self._token = self._write_token()
                 yield self.write_bookmark()
             else:
-                await self._sleep(min(self._rules_due(), self._extended_due, self._bookmark_due()))
+                due = min(self._backlog.rules_due, self._backlog.extended_due, self._bookmark_due())
+                await self._sleep(due)
         if self._failure is not None:
             raise self._failure
         if self._reconnect_after is not None:
@@ -471,12 +379,12 @@ class WatchStream:
     def _choose_lane(self) -> AsyncGenerator[Outgoing, None] | None:
         """Choose what to do now that nothing is urgent; None: at most a bookmark is due."""
         now = self._now()
-        if now >= self._rules_due():
+        if now >= self._backlog.rules_due:
             return self._compare()
-        if now >= self._extended_due:
+        if now >= self._backlog.extended_due:
             return self._flush()
         if now >= self._bookmark_due():
-            if self._extended_actions:
+            if self._backlog.has_extended:
                 # A token must not say that the client knows what waits here.
                 return self._flush()
             if self._paths.assumed and now >= self._invalidated_at + self._timing.fetching:
@@ -485,15 +393,15 @@ class WatchStream:
 
     async def _flush(self) -> AsyncGenerator[Outgoing, None]:
         """Send suspensions, bounces, overrides and what the client asked for."""
-        self._take_touched()
-        self._take_extended()
-        while self._has_packable() and await self._may_send():
+        self._backlog.take_touched()
+        self._backlog.take_extended()
+        while self._backlog.is_packable and await self._may_send():
             if response := self._pack(pb.WatchPolicyResponse.KIND_DELTA):
                 yield response
 
     async def _compare(self) -> AsyncGenerator[Outgoing, None]:
         """Find the answers that differ after a change of rules; say so where many do."""
-        self._rules_changed, self._is_comparing = None, True
+        self._is_comparing = True
         try:
             async for response in self._compare_all():
                 yield response
@@ -502,8 +410,7 @@ class WatchStream:
 
     async def _compare_all(self) -> AsyncGenerator[Outgoing, None]:
         snapshot = self._policy.snapshot
-        touched, self._touched_names = self._touched_names, {}
-        names = self._take_concerned(touched)
+        names, touched = self._backlog.take_comparison()
         for name in self._paths.open_among(names):
             self._ask_site(name)
         changed: list[str] = []
@@ -514,34 +421,27 @@ class WatchStream:
                 self._assume(part)
             else:
                 changed += self._find_differing(part, touched)
-            if not is_invalidated and len(changed) > _MAX_CHANGED and await self._may_send():
+            if not is_invalidated and len(changed) > MAX_CHANGED and await self._may_send():
                 is_invalidated = self._policy.snapshot is snapshot
                 if is_invalidated:
                     self._assume(changed)
                     yield self._write_invalidation()
             await asyncio.sleep(0)
-            if self._dirty_actions:
+            if self._backlog.has_actions:
                 async for response in self._flush():
                     yield response
             if self._policy.snapshot is not snapshot:
                 self._begin_again(names[start + _STRIDE :], touched, is_invalidated=is_invalidated)
                 return
         if not is_invalidated:
-            self._dirty_names.update(dict.fromkeys(changed))
-
-    def _take_concerned(self, touched: Iterable[str]) -> list[str]:
-        """List the names to compare; all of them where so many are that an invalidation may be."""
-        concerned, self._concerned = self._concerned, {}
-        if concerned is None or len(concerned) > _MAX_CHANGED:
-            return self._paths.names()
-        return list(dict.fromkeys([*concerned, *touched]))
+            self._backlog.note_paths(changed)
 
     def _find_differing(self, names: Iterable[str], touched: Mapping[str, None]) -> list[str]:
         differing = []
         for name in names:
             path = self._paths.get(name)
             # What is to be looked at anyway needs no second look.
-            if path is None or path.question is None or name in self._dirty_names:
+            if path is None or path.question is None or self._backlog.has_path(name):
                 continue
             etag = self._policy.answer(path.question).etag
             if etag != path.etag or (name in touched and self._paths.is_assumed(path)):
@@ -557,12 +457,7 @@ class WatchStream:
             if path is not None:
                 # The client may hold any of the answers since the invalidation.
                 path.etag = ""
-        self._touched_names.update(touched)
-        if self.is_held_back and not touched:
-            # The newer rules are not to be told yet, and no action waits for an answer.
-            self._concerned = None
-        else:
-            self.touch_rules()
+        self._backlog.compare_again(touched, self._now())
 
     def _assume(self, names: Iterable[str]) -> None:
         for name in names:
@@ -572,7 +467,7 @@ class WatchStream:
 
     async def _send_assumed(self) -> AsyncGenerator[Outgoing, None]:
         """Send some of what the client should have asked for."""
-        self._dirty_names.update(dict.fromkeys(self._paths.oldest_assumed(_MAX_CHANGED)))
+        self._backlog.note_paths(self._paths.oldest_assumed(MAX_CHANGED))
         async for response in self._flush():
             yield response
 
@@ -607,16 +502,16 @@ class WatchStream:
         parts: list[bytes] = []
         keys: list[ResourceKey] = []
         size = 0
-        self._take_extended()
-        while size < _MAX_BYTES and len(keys) < _MAX_RESOURCES and self._has_packable():
-            written = self._take_next(keys)
+        self._backlog.take_extended()
+        while size < _MAX_BYTES and len(keys) < _MAX_RESOURCES and self._backlog.is_packable:
+            written = self._write_next(keys)
             size += sum(map(len, written))
             parts += written
-        if not self._dirty_actions:
+        if not self._backlog.has_actions:
             self._token = self._write_token()
         if not parts and not is_opening:
             return None
-        is_last = not self._has_packable()
+        is_last = not self._backlog.is_packable
         self._is_open |= is_opening and is_last
         if is_snapshot and is_last:
             parts.append(write_end())
@@ -625,34 +520,20 @@ class WatchStream:
         response.is_end = is_snapshot and is_last
         return response
 
-    def _take_touched(self) -> None:
-        if 0 < len(self._touched_names) <= _MAX_CHANGED:
-            self._dirty_names.update(self._touched_names)
-            self._touched_names.clear()
-
-    def _take_extended(self) -> None:
-        if self._extended_actions:
-            self._dirty_actions.update(self._extended_actions)
-            self._extended_actions.clear()
-        self._extended_due = _NEVER
-
-    def _take_next(self, keys: list[ResourceKey]) -> Sequence[bytes]:
+    def _write_next(self, keys: list[ResourceKey]) -> Sequence[bytes]:
         """Take one of what is to be looked at; note its key, and return what is to be sent."""
         revision = self._policy.revision
-        if self._dirty_actions:
-            action_id = next(iter(self._dirty_actions))
-            types = self._dirty_actions.pop(action_id)
-            self._untold.discard(action_id)
+        if (next_action := self._backlog.take_action()) is not None:
+            action_id, types = next_action
             keys.append(action_id)
             action = self._held().get(action_id)
             if action is None:
                 return [write_removed(str(action_id), each, revision) for each in types]
             return [self._shared.write_action(action, revision)]
-        if self._gone_names:
-            name = _take(self._gone_names)
-            keys.append(name)
-            return [write_removed(name, _EGRESS_PATH, revision)]
-        return self._write_path(_take(self._dirty_names), keys)
+        if (gone := self._backlog.take_gone()) is not None:
+            keys.append(gone)
+            return [write_removed(gone, _EGRESS_PATH, revision)]
+        return self._write_path(self._backlog.take_path(), keys)
 
     def _write_path(self, name: str, keys: list[ResourceKey]) -> Sequence[bytes]:
         path = self._paths.get(name)
@@ -668,9 +549,9 @@ class WatchStream:
     def _number(self, parts: list[bytes], keys: Sequence[ResourceKey]) -> Outgoing:
         now = self._now()
         is_complete = self._is_quiet()
-        since = self._dirty_since if is_complete else None
+        since = self._backlog.since if is_complete else None
         if is_complete:
-            self._dirty_since = None
+            self._backlog.note_all_told()
         nonce = self._acknowledgements.note_sent(
             now,
             frozenset(keys),
@@ -682,15 +563,8 @@ class WatchStream:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is left to be sent or found out."""
-        return not (
-            self._has_packable()
-            or self._touched_names
-            or self._extended_actions
-            or self._is_comparing
-            or self._rules_changed is not None
-            or self.is_held_back
-            or not self._all_known.is_set()
-            or self._paths.assumed
+        return self._backlog.is_empty and not (
+            self._is_comparing or not self._all_known.is_set() or self._paths.assumed
         )
 
     def _is_current(self) -> bool:
@@ -698,28 +572,16 @@ class WatchStream:
         is_current = self._is_open and self._is_quiet()
         if is_current:
             # What was looked at was as the client has it.
-            self._dirty_since = None
+            self._backlog.note_all_told()
         return is_current
 
     # Waiting.
-
-    def _is_urgent(self) -> bool:
-        return self._has_packable() or 0 < len(self._touched_names) <= _MAX_CHANGED
-
-    def _has_packable(self) -> bool:
-        return bool(self._dirty_actions or self._dirty_names or self._gone_names)
 
     def _is_ending(self) -> bool:
         return self._is_closed or self._reconnect_after is not None
 
     def _is_interrupted(self) -> bool:
         return self._must_reset or self._is_ending()
-
-    def _rules_due(self) -> float:
-        if self._rules_changed is None:
-            return _NEVER
-        first, last = self._rules_changed
-        return min(last + self._timing.debounce, first + self._timing.debounce_most)
 
     def _bookmark_due(self) -> float:
         # A little sooner, so that many streams have theirs in one turn of the loop: to wake it for
@@ -730,12 +592,12 @@ class WatchStream:
     async def _may_send(self) -> bool:
         """Wait for room in the window; False if the stream ends or begins anew instead."""
         while self.unacknowledged >= self._timing.window and not self._is_interrupted():
-            await self._sleep(_NEVER)
+            await self._sleep(NEVER)
         return not self._is_interrupted()
 
     async def _sleep(self, until: float) -> None:
         """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""
-        stalled, oldest = _NEVER, self._acknowledgements.oldest_at
+        stalled, oldest = NEVER, self._acknowledgements.oldest_at
         if oldest is not None:
             stalled = max(self._last_ack, oldest) + self._timing.ack
             if self._now() >= stalled:
@@ -744,13 +606,6 @@ class WatchStream:
                     "last token"
                 )
         await self._alarm.wait(min(until, stalled))
-
-
-def _take(keys: dict[_Key, None]) -> _Key:
-    """Take the oldest of *keys*."""
-    key = next(iter(keys))
-    del keys[key]
-    return key
 
 
 def _check_subscription(subscription: pb.PathSubscription) -> None:

@@ -11,7 +11,7 @@ import pytest
 from penstock.v1 import automation_service_pb2 as actions_pb
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.automation_service_pb2 import CancelActionRequest, ListActionsRequest
-from policy_server.services.watch_stream import WatchTiming
+from policy_server.services.watch_timing import WatchTiming
 from policy_server.store.retention import HistoryBounds, forget_history
 from tests.integration.watching import (
     automation,

@@ -6,7 +6,7 @@ import pytest
 
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.automation_service_pb2 import CancelActionRequest
-from policy_server.services.watch_stream import WatchTiming
+from policy_server.services.watch_timing import WatchTiming
 from tests.integration.watching import (
     automation,
     outcome,
