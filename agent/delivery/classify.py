@@ -9,6 +9,7 @@ not decided here. Any bytes that a peer may send lead to a result; nothing here 
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -18,6 +19,8 @@ from agent.delivery.record import Response, on_one_line
 
 # RFC 3463 section 2: class 2, 4 or 5, then subject and detail of up to three digits.
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:[ \t]+|$)")
+#: Longer replies are not worth remembering.
+_COMMON_LENGTH = 100
 
 
 class Result(StrEnum):
@@ -71,6 +74,12 @@ def parse_reply(code: int, text: str, command: str = "") -> Response:
     >>> parse_reply(550, "5.1.1 no such\\n5.1.1 user").content
     'no such user'
     """
+    if len(text) <= _COMMON_LENGTH:
+        return _parse_common(code, text, command)
+    return _parse_reply(code, text, command)
+
+
+def _parse_reply(code: int, text: str, command: str) -> Response:
     enhanced: tuple[int, int, int] | None = None
     lines = []
     for line in text.split("\n"):
@@ -80,6 +89,10 @@ def parse_reply(code: int, text: str, command: str = "") -> Response:
         lines.append(line)
     content = on_one_line(" ".join(lines))
     return Response(code=code, enhanced_code=enhanced, content=content, command=command)
+
+
+# Peers say the same to most commands.
+_parse_common = lru_cache(maxsize=1024)(_parse_reply)
 
 
 def result_of(response: Response) -> Result:

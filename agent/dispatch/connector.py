@@ -21,8 +21,9 @@ from agent.delivery.tls import (
     next_tls_step,
 )
 from agent.delivery.tls_policy import DomainTls, HostRefused, TlsDemand
+from agent.dispatch.dialogue import Broken
 from agent.dispatch.options import PathOptions
-from agent.dispatch.peer import Broken, CandidateFailed, Peer, connect
+from agent.dispatch.peer import CandidateFailed, Peer, connect
 from agent.dispatch.secrets import SecretMissing, read_secret
 from agent.dispatch.tls_contexts import TlsContexts
 from agent.dispatch.tls_demands import TlsDemands

@@ -3,9 +3,8 @@ Peer: one SMTP connection, from the socket to QUIT. aiosmtplib connects, greets,
 authenticates; from the first transaction on commands go over a `Wire`, pipelined where the peer
 offers it (RFC 2920).
 
-A reply that arrives is a `Response`, whatever it says. What is no reply (a timeout, a broken
-connection, octets that are no SMTP) is `Broken`, and the connection is gone. What replies mean is
-decided in `agent.delivery`.
+A connection of which something came that is no reply, or nothing in time, is `Broken`, and gone.
+What replies mean is decided in `agent.delivery`.
 """
 
 import asyncio
@@ -19,44 +18,23 @@ from typing import cast
 import aiosmtplib
 
 from agent.delivery import internal
-from agent.delivery.classify import Replies, ends_connection, is_accepted, parse_reply
+from agent.delivery.classify import Replies, parse_reply
 from agent.delivery.dane import Authenticated, Mismatch
-from agent.delivery.envelope import MailCommand, path_of
+from agent.delivery.envelope import MailCommand
 from agent.delivery.plan import Candidate
 from agent.delivery.record import Response
-from agent.delivery.replies import NotAReply
 from agent.delivery.tls import Handshake
 from agent.dispatch.certificates import peer_chain
+from agent.dispatch.dialogue import Broken, Dialogue
 from agent.dispatch.options import PathOptions
-from agent.dispatch.wire import Wire, WireTimeout
+from agent.dispatch.transaction import Transaction
+from agent.dispatch.wire import Wire
 from agent.errors import AgentError
 
 #: How long a farewell may take, in seconds.
 _QUIT_SECONDS = 2.0
-#: Most recipients named before their replies are read.
-_NAMED_AT_ONCE = 100
 # Linux: choose the port at connect, so that it need not be unique for the source address.
 _IP_BIND_ADDRESS_NO_PORT = 24
-
-
-class Broken(AgentError):
-    """The connection can't be used any more."""
-
-    def __init__(self, response: Response, *, is_silent: bool = False) -> None:
-        super().__init__(response.content)
-        self.response = response
-        #: The peer closed without a word, or had done so before.
-        self.is_silent = is_silent
-        #: The message had been sent: the peer may have it although no reply came.
-        self.is_after_content = False
-
-
-class ResetFailed(AgentError):
-    """The peer did not take RSET, which says nothing about any message."""
-
-    def __init__(self, failure: Broken) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
 
 
 class Peer:
@@ -78,7 +56,6 @@ class Peer:
         self.accepted_name = ""
         #: What cut the last transaction short.
         self.failure: Broken | None = None
-        self._has_sent_content = False
         self._source_address = ""
         #: Told what is waited for next, after every reply and every part of a message that went.
         self.on_progress: Callable[[str], None] = _ignore
@@ -176,34 +153,36 @@ class Peer:
         commands are pipelined. A failure on the way is in the replies; whether the connection
         survived it, `is_open` tells. Errors: `ResetFailed`, and then nothing else was heard.
         """
-        transaction = _Transaction(recipients, is_lmtp=self._use_lmtp)
-        self.failure, self._has_sent_content = None, False
+        self.failure = None
+        transaction = Transaction(
+            Dialogue(self._take_over, self.on_progress, self.abort),
+            command,
+            recipients,
+            timeouts=self._timeouts,
+            is_lmtp=self._use_lmtp,
+        )
         try:
-            if self._may_pipeline and "pipelining" in self.offered:
-                await self._announce_at_once(command, transaction, needs_reset=needs_reset)
-            else:
-                if needs_reset:
-                    await self._reset()
-                await self._announce(command, transaction)
-            if transaction.data is None or transaction.data.code != 354:
-                return transaction.replies()
-            if not transaction.accepted:
-                await self._take_back_data()
-                return transaction.replies()
-            await before_content()
-            self._has_sent_content = True
-            self.on_progress("content")
-            await self._send_content(content, transaction)
+            await transaction.run(
+                content,
+                before_content,
+                is_pipelined=self._may_pipeline and "pipelining" in self.offered,
+                needs_reset=needs_reset,
+            )
         except Broken as error:
             self.failure = error
-            error.is_after_content = self._has_sent_content
-            return transaction.cut_short(error)
+            error.is_after_content = transaction.has_sent_content
+            return transaction.cut_short(error.response)
         return transaction.replies()
 
-    async def wait_until_spoken(self) -> None:
-        """Return when the peer says something unasked or closes; nothing can follow that."""
-        await self._take_over().wait_until_spoken()
-        self.abort()
+    def watch(self, on_failed: Callable[[], None]) -> None:
+        """
+        Have *on_failed* called when the peer says something unasked or closes; nothing can follow
+        that. It is called at once where that is so already.
+        """
+        with contextlib.suppress(Broken):
+            self._take_over().on_failed = on_failed
+        if not self.is_open:
+            on_failed()
 
     async def quit(self) -> None:
         """
@@ -232,115 +211,6 @@ class Peer:
             transport.abort()  # type: ignore[attr-defined]  # it is one that writes
         self._smtp.close()
 
-    async def _reset(self) -> None:
-        """Send RSET and hear the reply. Errors: `ResetFailed`."""
-        try:
-            self._write(b"RSET\r\n", replies=1)
-        except Broken as error:
-            raise ResetFailed(error) from None
-        await self._hear_reset()
-
-    async def _hear_reset(self) -> None:
-        try:
-            response = await self._hear("RSET", self._timeouts.rset)
-        except Broken as error:
-            raise ResetFailed(error) from None
-        if not is_accepted(response):
-            raise ResetFailed(Broken(response))
-
-    async def _announce(self, command: MailCommand, transaction: "_Transaction") -> None:
-        """MAIL, each RCPT and DATA, each after the reply to the one before."""
-        mail = transaction.mail = await self._ask(
-            "MAIL FROM", _mail_line(command), self._timeouts.mail_from
-        )
-        if is_accepted(mail):
-            for recipient in transaction.recipients:
-                response = await self._ask("RCPT TO", _rcpt_line(recipient), self._timeouts.rcpt_to)
-                transaction.add_rcpt(response)
-        if transaction.accepted:
-            transaction.data = await self._ask("DATA", b"DATA", self._timeouts.data)
-
-    async def _announce_at_once(
-        self, command: MailCommand, transaction: "_Transaction", *, needs_reset: bool
-    ) -> None:
-        """
-        RSET, MAIL, RCPT and DATA without waiting (RFC 2920 section 3.1). With many recipients the
-        first go alone, so that what waits for the peer to read it stays small.
-        """
-        reset = b"RSET\r\n" if needs_reset else b""
-        lines = [_mail_line(command), *map(_rcpt_line, transaction.recipients), b"DATA"]
-        for begin in range(0, len(lines), _NAMED_AT_ONCE):
-            part = lines[begin : begin + _NAMED_AT_ONCE]
-            written = b"".join(line + b"\r\n" for line in part)
-            self._write(reset + written, replies=len(part) + bool(reset))
-            if reset:
-                await self._hear_reset()
-                reset = b""
-            for place in range(begin, begin + len(part)):
-                await self._hear_announced(place, len(lines) - 1, transaction)
-
-    async def _hear_announced(self, place: int, last: int, transaction: "_Transaction") -> None:
-        if place == 0:
-            transaction.mail = await self._hear("MAIL FROM", self._timeouts.mail_from)
-            if ends_connection(transaction.mail):
-                raise Broken(transaction.mail)
-        elif place < last:
-            response = await self._hear("RCPT TO", self._timeouts.rcpt_to)
-            # After a refused MAIL the peer has but one thing to say of each recipient.
-            if transaction.is_mail_accepted:
-                transaction.add_rcpt(response)
-        else:
-            data = await self._hear("DATA", self._timeouts.data)
-            if ends_connection(data):
-                raise Broken(data)
-            if transaction.accepted or data.code == 354:
-                transaction.data = data
-
-    async def _take_back_data(self) -> None:
-        """
-        Every recipient was refused, yet the peer waits for a message: give it an empty one, which
-        it has to refuse as it has nobody to give it to (RFC 2920 section 3.1). Over LMTP that would
-        have no reply, as there is one for each recipient; so the connection ends.
-        """
-        if self._use_lmtp:
-            self.abort()
-            return
-        await self._ask(".", b".", self._timeouts.data_dot)
-
-    async def _send_content(self, content: bytes, transaction: "_Transaction") -> None:
-        # RFC 2033 section 4.2: LMTP has a reply for each recipient that was accepted.
-        count = transaction.accepted if self._use_lmtp else 1
-        try:
-            await self._take_over().write_content(
-                content, replies=count, timeout=self._timeouts.data
-            )
-        except (OSError, ValueError) as error:
-            raise self._broken(".", error) from None
-        for _ in range(count):
-            response = await self._hear(".", self._timeouts.data_dot)
-            transaction.ends.append(response)
-            if response.code == 421:
-                self.abort()
-                return
-
-    async def _ask(self, name: str, line: bytes, timeout: float) -> Response:
-        self._write(line + b"\r\n", replies=1)
-        return await self._hear(name, timeout)
-
-    def _write(self, data: bytes, *, replies: int) -> None:
-        try:
-            self._take_over().write(data, replies=replies)
-        except (OSError, ValueError) as error:
-            raise self._broken(data[:4].decode("ascii", "replace").strip(), error) from None
-
-    async def _hear(self, name: str, timeout: float) -> Response:
-        self.on_progress(name)
-        try:
-            code, text = await self._take_over().read(timeout)
-        except (OSError, ValueError) as error:
-            raise self._broken(name, error) from None
-        return parse_reply(code, text, name)
-
     def _take_over(self) -> Wire:
         if self._wire is None:
             transport = self._smtp.transport
@@ -361,72 +231,12 @@ class Peer:
         """Give the connection up: replies that come later must not be taken for others."""
         self.abort()
         match error:
-            case WireTimeout() | aiosmtplib.SMTPTimeoutError():
+            case aiosmtplib.SMTPTimeoutError():
                 return Broken(internal.timed_out(command))
             case aiosmtplib.SMTPResponseException():
                 return Broken(internal.broken(command, f"no SMTP reply: {error.message[:200]}"))
-            case NotAReply():
-                return Broken(internal.broken(command, str(error)))
             case _:
                 return Broken(internal.broken(command, "connection lost"), is_silent=True)
-
-
-class _Transaction:
-    """What the peer has said so far."""
-
-    def __init__(self, recipients: tuple[str, ...], *, is_lmtp: bool) -> None:
-        self.recipients = recipients
-        self.is_lmtp = is_lmtp
-        self.mail: Response | None = None
-        self.rcpt: list[Response] = []
-        self.data: Response | None = None
-        self.ends: list[Response] = []
-
-    @property
-    def is_mail_accepted(self) -> bool:
-        return self.mail is not None and is_accepted(self.mail)
-
-    @property
-    def accepted(self) -> int:
-        """How many recipients were accepted."""
-        return sum(map(is_accepted, self.rcpt)) if self.is_mail_accepted else 0
-
-    def add_rcpt(self, response: Response) -> None:
-        """Take the reply to the next recipient. Errors: `Broken`, if the peer takes its leave."""
-        if ends_connection(response):
-            raise Broken(response)
-        self.rcpt.append(response)
-
-    def replies(self) -> Replies:
-        """The whole of a transaction."""
-        assert self.mail is not None
-        return Replies(
-            recipients=self.recipients,
-            mail=self.mail,
-            rcpt=tuple(self.rcpt),
-            data=self.data,
-            ends=tuple(self.ends),
-            is_lmtp=self.is_lmtp,
-        )
-
-    def cut_short(self, error: Broken) -> Replies:
-        """One that broke: whoever has no reply of their own shares the failure."""
-        return Replies(
-            recipients=self.recipients,
-            mail=self.mail if self.mail is not None else error.response,
-            rcpt=tuple(self.rcpt),
-            ends=tuple(self.ends),
-            failure=error.response,
-            is_lmtp=self.is_lmtp,
-        )
-
-
-def _mail_line(command: MailCommand) -> bytes:
-    return b" ".join((b"MAIL FROM:" + command.path, *command.parameters))
-
-
-def _rcpt_line(recipient: str) -> bytes:
-    return b"RCPT TO:" + path_of(recipient)
 
 
 def _ignore(phase: str) -> None:

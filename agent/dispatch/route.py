@@ -93,6 +93,14 @@ class Route:
         self._candidates = list(plan)
         return None
 
+    def serves_at_once(self, domain: str, *, accepted_name: str) -> bool:
+        """As `serves`, asking nobody; False also where something would have to be asked."""
+        mx = self._resolver.known_mx_answer(domain)
+        if mx is None or not self.is_made:
+            return False
+        asked = self._demands.known_of_domain(domain, self._options(), is_secure_mx=mx.is_secure)
+        return asked is not None and self._admits(domain, mx, asked, accepted_name)
+
     async def serves(self, domain: str, *, accepted_name: str) -> bool:
         """
         Whether mail for *domain* may go this way. Two host sets can bear one site name, and a
@@ -100,16 +108,22 @@ class Route:
         is that for which DANE accepted the open connection's certificate, empty for none.
         """
         mx = await self._mx_of(domain)
-        if mx is not None and _names_of(mx) != self._hosts:
-            return False
         is_secure = self.tls.is_secure if mx is None else mx.is_secure
         asked = await self._tls_of(domain, is_secure_mx=is_secure)
+        return self._admits(domain, mx, asked, accepted_name)
+
+    def _admits(
+        self, domain: str, mx: FoundMx | None, asked: DomainTls, accepted_name: str
+    ) -> bool:
+        if mx is not None and _names_of(mx) != self._hosts:
+            return False
         if not self.tls.covers(asked, self._hosts):
             return False
         if accepted_name == self.tls.domain != domain:
             # DANE: a certificate for that domain's name says nothing to this one.
             return False
-        self.tls = replace(self.tls, domain=domain)
+        if domain != self.tls.domain:
+            self.tls = replace(self.tls, domain=domain)
         return True
 
     async def _find_hosts(self, found: FoundMx, options: PathOptions) -> list[Host]:

@@ -29,11 +29,14 @@ from agent.delivery.envelope import mail_command
 from agent.delivery.plan import Candidate
 from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
+from agent.dispatch.bell import Bell
+from agent.dispatch.dialogue import Broken
 from agent.dispatch.durable import until_done
 from agent.dispatch.path import Path
-from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, SourceUnusable
+from agent.dispatch.peer import CandidateFailed, Peer, SourceUnusable
 from agent.dispatch.route import Route
 from agent.dispatch.settling import Attempt, Way
+from agent.dispatch.transaction import ResetFailed
 from agent.dispatch.watchdog import Watchdog
 from agent.dispatch.work import Work, begin_work, give_all
 from agent.errors import AgentError, SpoolUnavailable
@@ -44,8 +47,6 @@ from penstock.v1.egress_path_pb2 import ReconnectStrategy
 
 logger = logging.getLogger(__name__)
 
-#: Shorter waits are slept through without listening to the peer.
-_SHORT_WAIT = 0.05
 #: When mail that met a failure of our own is tried again, in seconds.
 _LATER = 60.0
 #: Within which time mail is tried again whose session the watchdog has ended, in seconds.
@@ -86,7 +87,7 @@ class Session:
         self._needs_reset = False
         self._is_leaving = False
         self._opening: asyncio.Timeout | None = None
-        self._changed = asyncio.Event()
+        self._bell = Bell()
         #: Done when the outcome of the message before is durable.
         self._settling: asyncio.Future[None] | None = None
         self._watchdog = Watchdog()
@@ -101,7 +102,7 @@ class Session:
     def leave(self) -> None:
         """Close after the transaction in progress."""
         self._is_leaving = True
-        self._changed.set()
+        self._bell.ring()
 
     def cut(self) -> None:
         """Close now: what is under way counts as a connection that was lost."""
@@ -113,7 +114,7 @@ class Session:
 
     def wake(self) -> None:
         """Look again: something has changed."""
-        self._changed.set()
+        self._bell.ring()
 
     async def run(self) -> None:
         """Work until there is nothing more to do."""
@@ -125,6 +126,7 @@ class Session:
                 self._peer.abort()
             raise
         finally:
+            self._watchdog.close()
             await self._close()
 
     async def _handle(self, entry: Entry) -> None:
@@ -150,6 +152,9 @@ class Session:
         """
         Have a connection that may take *entry*; if none is to be had, settle it or put it back.
         """
+        peer, domain = self._peer, self._domain_of(entry)
+        if peer and self._route.serves_at_once(domain, accepted_name=peer.accepted_name):
+            return True
 
         async def find() -> bool:
             await self._leave_other_hosts(entry)
@@ -213,7 +218,7 @@ class Session:
     async def _next_entry(self) -> Entry | None:
         """The next entry to work on; None: the session ends."""
         while True:
-            self._changed.clear()
+            self._bell.silence()
             if self._must_end():
                 return None
             if (entry := self._path.take()) is not None:
@@ -245,26 +250,9 @@ class Session:
 
     async def _wait(self, seconds: float) -> bool:
         """Wait for a change or for word from the peer; False if the time went by."""
-        if seconds <= _SHORT_WAIT or self._peer is None:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._changed.wait()
-            except TimeoutError:
-                return False
-            return True
-        watches = {
-            asyncio.create_task(self._changed.wait()),
-            asyncio.create_task(self._peer.wait_until_spoken()),
-        }
-        try:
-            done, _ = await asyncio.wait(
-                watches, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
-        return bool(done)
+        if self._peer is not None:
+            self._peer.watch(self._bell.ring)
+        return await self._bell.wait(seconds)
 
     # Connecting
 
@@ -348,7 +336,7 @@ class Session:
     async def _pace(self) -> None:
         """Charge the connection rate, waiting for it if that is not long."""
         while not self._is_leaving and not self._path.must_leave(self):
-            self._changed.clear()
+            self._bell.silence()
             wait = self._path.connection_wait()
             if wait == 0:
                 return
@@ -517,7 +505,7 @@ class Session:
         """Wait until a transaction may begin, and charge it; False: not on this connection."""
         try:
             while True:
-                self._changed.clear()
+                self._bell.silence()
                 if self._must_end() or self._peer is None:
                     return False
                 if self._path.policy_for(entry) is None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from agent.delivery.dane import usable_records
-from agent.delivery.mta_sts import Mode
+from agent.delivery.mta_sts import Mode, StsPolicy
 from agent.delivery.tls_policy import (
     ASKED_BY,
     DANE,
@@ -60,13 +60,30 @@ class TlsDemands:
         self, domain: str, options: PathOptions, *, is_secure_mx: bool
     ) -> DomainTls:
         """What *domain* asks; waits where nothing is known of it yet, but not for long."""
+        if (known := self.known_of_domain(domain, options, is_secure_mx=is_secure_mx)) is not None:
+            return known
+        assert self._policies is not None
+        policy = await self._policies.policy_for(domain)
+        return self._asked(domain, policy, options, is_secure_mx=is_secure_mx)
+
+    def known_of_domain(
+        self, domain: str, options: PathOptions, *, is_secure_mx: bool
+    ) -> DomainTls | None:
+        """As `of_domain`, without waiting; None: it is not known yet."""
         if domain.startswith("["):
             return DomainTls(domain=domain)
         policy = None
         if options.enable_mta_sts and self._policies is not None:
-            policy = await self._policies.policy_for(domain)
-            if policy is not None and policy.mode is Mode.NONE:
-                policy = None
+            is_known, policy = self._policies.known_policy(domain)
+            if not is_known:
+                return None
+        return self._asked(domain, policy, options, is_secure_mx=is_secure_mx)
+
+    def _asked(
+        self, domain: str, policy: StsPolicy | None, options: PathOptions, *, is_secure_mx: bool
+    ) -> DomainTls:
+        if policy is not None and policy.mode is Mode.NONE:
+            policy = None
         if options.enable_dane and not self._resolver.trusts_ad:
             self._warn()
         return DomainTls(domain=domain, sts=policy, is_secure=options.enable_dane and is_secure_mx)

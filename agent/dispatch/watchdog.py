@@ -10,13 +10,18 @@ waits of our own (for mail, for a rate, for the disk) are not its business.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class Watchdog:
     """Watches one session."""
 
     def __init__(self) -> None:
+        self._is_watching = False
+        #: Goes off when there is something to look at, or was.
         self._timer: asyncio.TimerHandle | None = None
+        #: When, by the loop's clock.
+        self._due = 0.0
         self._progress_at = 0.0
         self._seconds = 0.0
         self._abort: Callable[[], object] | None = None
@@ -35,44 +40,55 @@ class Watchdog:
         self.phase = phase
         self._progress_at = asyncio.get_running_loop().time()
 
-    @contextmanager
-    def watch(self, seconds: float, abort: Callable[[], object]) -> Iterator[None]:
-        """Call *abort*, once, if there is no progress for *seconds* in the block."""
+    def watch(self, seconds: float, abort: Callable[[], object]) -> Self:
+        """Call *abort*, once, if there is no progress for *seconds* in the block that follows."""
         self.has_tripped, self._abort, self._seconds = False, abort, seconds
+        return self
+
+    def __enter__(self) -> Self:
         self.progress(self.phase)
+        self._is_watching = True
         self._arm()
-        try:
-            yield
-        finally:
-            self._disarm()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        # The timer stays: blocks follow each other closely, and it is seldom due in one.
+        self._is_watching = False
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Do not watch in the block."""
-        is_watching = self._timer is not None
-        self._disarm()
+        was_watching, self._is_watching = self._is_watching, False
         try:
             yield
         finally:
-            if is_watching:
-                self.progress(self.phase)
-                self._arm()
+            if was_watching:
+                self.__enter__()
 
-    def _arm(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self._progress_at + self._seconds, self._look)
-
-    def _disarm(self) -> None:
+    def close(self) -> None:
+        """Watch no more."""
+        self._is_watching = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _arm(self) -> None:
+        due = self._progress_at + self._seconds
+        if self._timer is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+
     def _look(self) -> None:
         # Progress only notes the time; the timer is set anew here, not at every reply.
         self._timer = None
+        if not self._is_watching:
+            return
         if self.still_seconds + 0.001 < self._seconds:
             self._arm()
             return
-        self.has_tripped = True
+        self.has_tripped, self._is_watching = True, False
         if self._abort is not None:
             self._abort()

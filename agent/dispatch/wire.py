@@ -40,12 +40,19 @@ class Wire(asyncio.Protocol):
         self._replies: deque[Reply] = deque()
         self._outstanding = 0
         self._waiter: asyncio.Future[None] | None = None
+        #: Until when the reply that is waited for has to come, by the loop's clock.
+        self._deadline = 0.0
+        #: Goes off at the deadline of this wait or of one before: it is not set for each.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
         self._failure: Exception | None = None
         #: Called whenever the peer took some of a message.
         self.on_taken: Callable[[], None] = _ignore
-        self._spoken, self._closed = asyncio.Event(), asyncio.Event()
+        #: Called when the peer has closed or said something that nobody asked for.
+        self.on_failed: Callable[[], None] = _ignore
+        self._closed = asyncio.Event()
         transport.set_protocol(self)
         # The transport may have paused its former protocol; it does not tell a new one.
         self._is_paused = transport.get_write_buffer_size() > 0
@@ -74,15 +81,15 @@ class Wire(asyncio.Protocol):
             if self._is_paused:
                 await self._drain(timeout)
 
+    def take(self) -> Reply | None:
+        """Return the next reply if it has come."""
+        return self._replies.popleft() if self._replies else None
+
     async def read(self, timeout: float) -> Reply:
         """Return the next reply, waiting for at most *timeout* seconds. Errors: as writing."""
         if not self._replies:
             await self._wait(timeout)
         return self._replies.popleft()
-
-    async def wait_until_spoken(self) -> None:
-        """Return once the peer has closed or said something that nobody asked for."""
-        await self._spoken.wait()
 
     async def wait_until_closed(self) -> None:
         """Return once the peer has closed the connection."""
@@ -114,6 +121,9 @@ class Wire(asyncio.Protocol):
         """The connection is gone."""
         self._closed.set()
         self._fail(WireClosed("connection lost"))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def pause_writing(self) -> None:
         """The peer takes no more for now."""
@@ -131,7 +141,7 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, failure: Exception) -> None:
         self._failure = self._failure or failure
-        self._spoken.set()
+        self.on_failed()
         self._wake()
         self.resume_writing()
 
@@ -141,17 +151,35 @@ class Wire(asyncio.Protocol):
 
     async def _wait(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        self._deadline = loop.time() + timeout
+        self._set_timer(loop)
         while not self._replies:
             self._check()
             self._waiter = loop.create_future()
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._waiter
-            except TimeoutError:
-                raise WireTimeout("no reply") from None
+                await self._waiter
             finally:
                 self._waiter = None
+            if not self._replies and self._failure is None and loop.time() >= self._deadline:
+                raise WireTimeout("no reply")
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            if self._timer_at <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        if self._waiter is None:
+            return
+        if loop.time() < self._deadline:
+            self._set_timer(loop)
+        else:
+            self._wake()
 
     async def _drain(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()

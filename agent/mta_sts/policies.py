@@ -123,6 +123,15 @@ class MtaStsPolicies:
 
     async def policy_for(self, domain: str) -> StsPolicy | None:
         """The policy of *domain*, in any mode; None: none is known."""
+        is_known, policy = self.known_policy(domain)
+        if is_known:
+            return policy
+        if (task := self._ask(domain)) is not None:
+            await asyncio.wait([task], timeout=self._first_wait)
+        return self._in_force(domain)
+
+    def known_policy(self, domain: str) -> tuple[bool, StsPolicy | None]:
+        """Whether it is known what `policy_for` answers, and that; waits for nothing."""
         now = self._clock()
         kept = self._policies.get(domain)
         if kept is not None and kept.fetched.expires > now:
@@ -130,12 +139,8 @@ class MtaStsPolicies:
             kept.used = now
             if now >= kept.asked + _CHECK_SECONDS or now < kept.asked:
                 self._ask(domain)
-            return kept.fetched.policy
-        if self._absent.get(domain, 0.0) > now:
-            return None
-        if (task := self._ask(domain)) is not None:
-            await asyncio.wait([task], timeout=self._first_wait)
-        return self._in_force(domain)
+            return True, kept.fetched.policy
+        return self._absent.get(domain, 0.0) > now, None
 
     async def refresh(self) -> None:
         """Fetch anew what is old enough, and forget what has ended."""

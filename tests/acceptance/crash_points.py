@@ -16,7 +16,8 @@ from functools import wraps
 from typing import Any, cast
 
 from agent.dispatch.dispatcher import Dispatcher
-from agent.dispatch.peer import Peer, _Transaction
+from agent.dispatch.peer import Peer
+from agent.dispatch.transaction import Transaction
 from agent.dispatch.wire import Wire
 from agent.orders.disk import OrderDisk
 from agent.outcomes import log_file
@@ -118,8 +119,8 @@ class _Watched(sqlite3.Connection):
     #: What is told before and after a commit, with the kinds of work in it.
     told: Callable[[set[str], bool], None]
     _kinds: set[str]
-    #: Of one call among those that share the transaction.
-    _call: set[str]
+    #: Whether it was just looked for a message that a settlement brings about.
+    _is_caused: bool
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         self._note(sql)
@@ -138,16 +139,14 @@ class _Watched(sqlite3.Connection):
 
     def _note(self, sql: str) -> None:
         if sql == "BEGIN IMMEDIATE":
-            self._kinds, self._call = set(), set()
-        elif sql == "SAVEPOINT call":
-            self._call = set()
+            self._kinds, self._is_caused = set(), False
         statement = " ".join(sql.split())
         for start, kind in _KINDS.items():
             if statement.startswith(start):
                 self._kinds.add(kind)
-                self._call.add(kind)
-                if {"store", "settle"} <= self._call:
+                if kind == "store" and self._is_caused:
                     self._kinds.add("notice")
+        self._is_caused = statement.startswith("SELECT e.id, e.queue_name")
 
 
 def _commit(kind: str, *, after: bool) -> Callable[[Hit], None]:
@@ -208,7 +207,7 @@ POINTS: dict[str, Callable[[Hit], None]] = {
     "in: after the 250": _after(_Connection, "_send", _says_queued),
     "out: before MAIL": _before_async(Peer, "send"),
     "out: after RCPT": _after(Wire, "write", lambda _, data, **__: b"RCPT TO" in data),
-    "out: after the reply to RCPT": _after(_Transaction, "add_rcpt"),
+    "out: after the reply to RCPT": _after(Transaction, "add_rcpt"),
     "out: before the content": _before_async(Wire, "write_content"),
     "out: within the content": _half_content,
     "out: after the dot": _after_async(Wire, "write_content", _FLUSH_SECONDS),

@@ -16,8 +16,10 @@ from agent.delivery.classify import Result, classify
 from agent.delivery.envelope import mail_command, wire_form
 from agent.delivery.plan import Candidate
 from agent.delivery.record import RecordType
+from agent.dispatch.dialogue import Broken
 from agent.dispatch.options import PathOptions, options_of
-from agent.dispatch.peer import Broken, CandidateFailed, Peer, ResetFailed, connect
+from agent.dispatch.peer import CandidateFailed, Peer, connect
+from agent.dispatch.transaction import ResetFailed
 from agent.policy.answer import PathPolicy
 from penstock.v1 import egress_path_pb2 as pb
 from tests.integration.dispatch_peers import StarttlsPeer, starttls_peer
