@@ -23,7 +23,6 @@ from agent.policy.staleness import Staleness
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MOST_PROVIDERS = 100
 _OTHER = "other"
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from agent.administration.queue_service import QueueService
 from agent.collector import set_apart
@@ -26,8 +25,8 @@ from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
 from agent.dns import Resolver
-from agent.errors import DispatchFailed, TryLater
-from agent.http import HttpServer, describe_held, describe_path, describe_status
+from agent.errors import DispatchFailed
+from agent.http import HttpServer
 from agent.leases.access import LeaseAccess, open_leases
 from agent.leases.client import Parts
 from agent.limits.limit import LimitPath
@@ -50,9 +49,10 @@ from agent.rpc import PrivateRpcServer, RpcServer
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.smtp.injection_service import InjectionService
-from agent.smtp.intake import NOT_STORED, Intake
+from agent.smtp.intake import Intake
 from agent.smtp.listener import SmtpListener
 from agent.spool.sqlite import SqliteSpool
+from agent.status import OneProcess
 from agent.workers.limit_file import LIMITS_FILE, agent_limits
 from agent.workers.limit_table import LimitTable
 from agent.workers.place import Place, settings_of
@@ -67,8 +67,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: How long the newest outcomes may take to reach the policy server at the end, in seconds.
 _LAST_REPORT_SECONDS = 2.0
 _LAST_CALLS_SECONDS = 5.0
-#: Held queues that `/status` shows, those with the most mail.
-_MOST_HELD = 1000
 #: How often a process that drains its spool looks whether it is done, in seconds.
 _DRAINED_SECONDS = 1.0
 
@@ -319,13 +317,16 @@ async def _open_ports(
     stack.push_async_callback(intake.drain)
     listener = SmtpListener(settings, intake)
     metrics.add_intake(listener, spool)
-    http = HttpServer(
-        metrics,
-        status=lambda: describe_status(
-            settings.agent.name, _status(dispatcher), policy, delivery.leases.snapshot()
-        ),
-        not_ready=lambda: _not_ready(intake, spool),
+    process = OneProcess(
+        settings.agent.name,
+        metrics=metrics,
+        intake=intake,
+        spool=spool,
+        dispatcher=dispatcher,
+        policy=policy,
+        leases=delivery.leases,
     )
+    http = HttpServer(process)
     stack.push_async_callback(http.close)
     listen = settings.listen
     if place.http_socket:
@@ -365,25 +366,6 @@ async def _open_grpc(
     grpc_port = await server.start()
     stack.push_async_callback(server.stop, _LAST_CALLS_SECONDS)
     return grpc_port
-
-
-def _status(dispatcher: Dispatcher) -> dict[str, Any]:
-    return {
-        "queues": dispatcher.queue_counts(),
-        "held": dispatcher.held_counts(),
-        "held_queues": [describe_held(held) for held in dispatcher.held_queues(_MOST_HELD)],
-        "paths": [describe_path(state) for state in dispatcher.snapshot()],
-    }
-
-
-def _not_ready(intake: Intake, spool: SqliteSpool) -> list[str]:
-    if not spool.is_healthy:
-        return [NOT_STORED]
-    try:
-        intake.check_room()
-    except TryLater as refusal:
-        return [refusal.text]
-    return []
 
 
 def _show(

@@ -8,7 +8,6 @@ path by path.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: What of a path is the sum over the processes; of the rest the first process speaks.
 _SUMMED = ("queued", "connections", "delivered", "transient", "bounced")
 
@@ -40,7 +39,9 @@ def merge_metrics(texts: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def merge_status(workers: Sequence[Mapping[str, Any]], statuses: Mapping[int, Any]) -> Any:
+def merge_status(
+    workers: Sequence[Mapping[str, Any]], statuses: Mapping[int, Any]
+) -> dict[str, Any]:
     """
     The agent's status: *workers* describes the processes, *statuses* holds what those that answer
     say, by number. What is not added up is what the process says that heard from the policy server

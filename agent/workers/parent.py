@@ -28,16 +28,17 @@ from random import Random
 from typing import Any
 
 from agent.errors import SpoolRefused, WorkersFailed
+from agent.http import HttpServer
 from agent.ports import listening_on
 from agent.setting_values import Address
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
 from agent.workers.child import Child, Launch
-from agent.workers.http import AgentHttp
 from agent.workers.limit_file import AgentLimits, agent_limits
 from agent.workers.limit_table import Busy, LimitTable
 from agent.workers.place import Place, find_left_over
 from agent.workers.ready import Ports
+from agent.workers.whole_agent import WholeAgent
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Parent:
         self._launch = replace(launch, kept=(limits.lock,))
         self._random = Random()
         self._reserved: list[socket.socket] = []
-        self._http: AgentHttp | None = None
+        self._http: HttpServer | None = None
         self._private = Path(tempfile.mkdtemp(prefix="penstock-"))
         self._children: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,7 +150,7 @@ class Parent:
         numbers = (*range(agent.workers), *left_over)
         queues = {number: str(self._private / f"queues-{number}.sock") for number in numbers}
         self._children = [Child(self._place(number, queues), self._launch) for number in numbers]
-        self._http = AgentHttp(self._children, self._own_metrics)
+        self._http = HttpServer(WholeAgent(self._children, self._own_metrics))
         with listening_on("listen.http", listen.http):
             await self._http.start(listen.http.host, listen.http.port)
         smtp, grpc = (one.getsockname()[1] for one in self._reserved)

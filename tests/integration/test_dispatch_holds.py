@@ -13,9 +13,9 @@ import pytest
 
 from agent.delivery.record import RecordType
 from agent.dispatch.holds import HoldKind
-from agent.http import describe_held
 from agent.policy.answer import Bounce, Suspension
 from agent.queue.entry import Entry
+from agent.status import describe_held
 from tests.integration.dispatch_world import DOMAIN, World, world
 
 MANY = 100_000

@@ -1,13 +1,12 @@
-"""The agent's HTTP server where it has several processes: what each says, put together."""
+"""What an agent of several processes shows: what each says by its own HTTP server, put together."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import aiohttp
-from aiohttp import web
 
-from agent.workers.overview import CONTENT_TYPE, merge_metrics, merge_status
+from agent.workers.overview import merge_metrics, merge_status
 
 #: How long one process may take to answer, in seconds.
 _ANSWER_SECONDS = 5.0
@@ -31,46 +30,22 @@ class Worker(Protocol):
         """Whether its first process has opened its ports, or has failed to."""
 
 
-class AgentHttp:
-    """Answers `/metrics`, `/status`, `/readyz` and `/healthz` for the whole agent."""
+class WholeAgent:
+    """All processes together."""
 
     def __init__(self, workers: Sequence[Worker], own_metrics: Callable[[], str]) -> None:
         """*own_metrics* are those of the parent."""
         self._workers = workers
         self._own_metrics = own_metrics
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/metrics", self._get_metrics),
-                web.get("/healthz", self._get_health),
-                web.get("/readyz", self._get_ready),
-                web.get("/status", self._get_status),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
-        #: The port, once started.
-        self.port = 0
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen on *host* and *port*; 0: a port of the system's choice. Errors: `OSError`."""
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def close(self) -> None:
-        """Stop listening."""
-        await self._runner.cleanup()
-
-    async def _get_metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self) -> bytes:
+        """The parent's metrics, and those of the processes, each with its number."""
         answers = await self._ask("/metrics", lambda answer: answer.text())
         texts = {str(number): text for number, text in answers.items()}
-        text = self._own_metrics() + merge_metrics(texts)
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+        return (self._own_metrics() + merge_metrics(texts)).encode()
 
-    async def _get_health(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _get_ready(self, request: web.Request) -> web.Response:
+    async def not_ready(self) -> Sequence[str]:
+        """What stands in the way of taking mail in."""
         answers = await self._ask("/readyz", lambda answer: answer.json())
         reasons = [
             f"worker {number}: {reason}"
@@ -81,14 +56,13 @@ class AgentHttp:
             reasons.append("workers are starting")
         elif not answers:
             reasons.append("no worker answers")
-        return web.json_response(
-            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
-        )
+        return reasons
 
-    async def _get_status(self, request: web.Request) -> web.Response:
+    async def status(self) -> dict[str, Any]:
+        """The status of the agent, and which processes it has."""
         statuses = await self._ask("/status", lambda answer: answer.json())
         workers = [worker.describe() for worker in self._workers]
-        return web.json_response(merge_status(workers, statuses))
+        return merge_status(workers, statuses)
 
     async def _ask(self, path: str, read: Callable[[Any], Any]) -> Mapping[int, Any]:
         """The answers of the processes that give one, by their numbers."""

@@ -1,7 +1,7 @@
 import pytest
 
 from agent.dispatch.path_state import PathState
-from agent.http import describe_path
+from agent.status import describe_path
 
 
 @pytest.mark.parametrize(
