@@ -6,6 +6,7 @@ internationalised domain needs no SMTPUTF8 on its way out. Local parts stay as t
 """
 
 import re
+from functools import lru_cache
 
 import idna
 
@@ -13,6 +14,9 @@ from agent.errors import BadRecipient, BadSender
 
 _LONGEST_PATH = 254
 _LONGEST_LOCAL_PART = 64
+#: Addresses and domains that need not be read again: those of a message are met more than once,
+#: senders and domains in many.
+_REMEMBERED = 2048
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # Non-ASCII letters are allowed with SMTPUTF8 alone; that is tested apart.
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010FFFF]"
@@ -26,7 +30,7 @@ def parse_sender(text: str, *, smtp_utf8: bool = False) -> str:
     if not text:
         return ""
     try:
-        return "@".join(_split(text, smtp_utf8=smtp_utf8))
+        return _read_path(text, smtp_utf8=smtp_utf8)
     except ValueError as error:
         raise BadSender(f"sender address: {error}", field="sender") from error
 
@@ -34,7 +38,7 @@ def parse_sender(text: str, *, smtp_utf8: bool = False) -> str:
 def parse_recipient(text: str, *, smtp_utf8: bool = False, field: str = "") -> str:
     """Check an envelope recipient, *field* of the request. Errors: `BadRecipient`."""
     try:
-        return "@".join(_split(text, smtp_utf8=smtp_utf8))
+        return _read_path(text, smtp_utf8=smtp_utf8)
     except ValueError as error:
         raise BadRecipient(f"recipient address: {error}", field=field) from error
 
@@ -44,6 +48,7 @@ def domain_of(address: str) -> str:
     return address.rpartition("@")[2]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def normalise_domain(text: str) -> str:
     """Bring a domain to lower-case A-labels. Errors: ValueError."""
     domain = text
@@ -58,6 +63,11 @@ def normalise_domain(text: str) -> str:
     if labels[-1].isdecimal():
         raise ValueError("no valid domain; addresses of hosts are not taken")
     return domain.lower()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_path(text: str, *, smtp_utf8: bool) -> str:
+    return "@".join(_split(text, smtp_utf8=smtp_utf8))
 
 
 def _split(text: str, *, smtp_utf8: bool) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import msgspec
@@ -241,15 +241,20 @@ class Intake:
             by_domain.setdefault(domain_of(address), {})[address] = None
         return tuple(
             Destination(
-                queue_name=str(QueueName(domain=domain, tenant=tenant, campaign=campaign)),
+                queue_name=_queue_name(domain, tenant, campaign),
                 recipients=tuple(addresses),
             )
             for domain, addresses in by_domain.items()
         )
 
 
+@lru_cache(maxsize=2048)
+def _queue_name(domain: str, tenant: str, campaign: str) -> str:
+    return str(QueueName(domain=domain, tenant=tenant, campaign=campaign))
+
+
 def _checked_label(field: str, value: str) -> str:
-    if mistake := label_mistake(value):
+    if value and (mistake := label_mistake(value)):
         raise BadContent(f"{field} {mistake}", field=field)
     return value
 

@@ -2,7 +2,8 @@
 SmtpListener: the SMTP port. Connects sessions, which know the protocol, with the intake.
 
 One asyncio protocol a connection, in the agent's own event loop. While a message is on its way
-into the spool, or the client does not read its replies, nothing more is read from that client.
+into the spool, or the client does not read its replies, no more than one piece is read from that
+client.
 """
 
 import asyncio
@@ -149,7 +150,10 @@ class _Connection(asyncio.Protocol):
         self._peer = ""
         self._held = 0
         self._is_blocked = False
+        self._is_reading = True
         self._is_stopping = False
+        #: The client says no more, but may listen.
+        self._has_hung_up = False
         #: From STARTTLS until TLS is there nothing of ours may be sent.
         self._is_starting_tls = False
         self._tls_version = self._tls_cipher = ""
@@ -190,8 +194,8 @@ class _Connection(asyncio.Protocol):
             self._send(_TOO_MUCH)
 
     def eof_received(self) -> bool:
-        # A message on its way in is still answered; everything else ends here.
-        self._is_stopping = True
+        # What has come is still answered; no more will.
+        self._has_hung_up = True
         # TLS closes both ways at once.
         return self._pending is not None and not self._tls_version and not self._is_starting_tls
 
@@ -252,6 +256,8 @@ class _Connection(asyncio.Protocol):
                 replies, gathered = [], 0
         self._send(*replies)
         self._set_reading()
+        if self._has_hung_up and self._pending is None and not self._is_blocked:
+            self._close()
         if self._transport is not None:
             self._count_bytes(self._session.buffered)
 
@@ -293,11 +299,11 @@ class _Connection(asyncio.Protocol):
         self._transport = secured
         self._tls_cipher, self._tls_version = cipher[0], cipher[1]
         # Of the connection below; that of TLS tells anew.
-        self._is_blocked = False
+        self._is_blocked, self._is_reading = False, True
         self._is_starting_tls, self._pending = False, None
         self._last_heard = self._loop.time()
         self._session.tls_started()
-        if self._is_stopping:
+        if self._is_stopping or self._has_hung_up:
             self._send(_STOPPING)
         else:
             self._go_on()
@@ -342,10 +348,13 @@ class _Connection(asyncio.Protocol):
     def _send(self, *replies: Reply) -> None:
         if self._transport is None or self._transport.is_closing() or not replies:
             return
+        lines, closes = [], False
         for reply in replies:
             self._listener.intake.refusals.count(reply.text)
-        self._transport.write(b"".join(reply.encode() for reply in replies))
-        if any(reply.closes for reply in replies):
+            lines.append(reply.encode())
+            closes = closes or reply.closes
+        self._transport.write(b"".join(lines))
+        if closes:
             self._close()
 
     def _close(self) -> None:
@@ -361,7 +370,12 @@ class _Connection(asyncio.Protocol):
     def _set_reading(self) -> None:
         if self._transport is None or self._transport.is_closing() or self._is_starting_tls:
             return
-        if self._pending is not None or self._is_blocked:
+        # While a message is stored most clients wait for the answer: they need not be held back.
+        must_wait = self._is_blocked or (self._pending is not None and self._session.has_unread)
+        if must_wait is not self._is_reading:
+            return
+        self._is_reading = not must_wait
+        if must_wait:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
+#: Ten bits each, as an id has 26 characters of five.
+_PAIRS = tuple(first + second for first in _DIGITS for second in _DIGITS)
+_SHIFTS = tuple(range(120, -1, -10))
 
 
 class MessageIds:
@@ -18,11 +21,9 @@ class MessageIds:
 
     def next(self, now: float) -> str:
         """An id that sorts after every one before it; *now* in seconds since the epoch."""
-        fresh = int(now * 1000) << _RANDOM_BITS | self._random_bits(_RANDOM_BITS)
-        is_later = fresh >> _RANDOM_BITS > self._last >> _RANDOM_BITS
-        self._last = fresh if is_later else self._last + 1
-        number, digits = self._last, []
-        for _ in range(26):
-            digits.append(_DIGITS[number & 31])
-            number >>= 5
-        return "".join(reversed(digits))
+        milliseconds = int(now * 1000)
+        if milliseconds > self._last >> _RANDOM_BITS:
+            self._last = milliseconds << _RANDOM_BITS | self._random_bits(_RANDOM_BITS)
+        else:
+            self._last += 1
+        return "".join([_PAIRS[self._last >> shift & 1023] for shift in _SHIFTS])

@@ -14,10 +14,11 @@ class Refusals:
 
     def count(self, reply: str) -> None:
         """Count a reply to a client, if it is a refusal."""
-        if reply.startswith("4"):
-            self.transient += 1
-        elif reply.startswith("5"):
-            self.permanent += 1
+        match reply[:1]:
+            case "4":
+                self.transient += 1
+            case "5":
+                self.permanent += 1
 
     def by_class(self) -> dict[str, float]:
         """For metrics."""

@@ -54,6 +54,11 @@ class Reply(msgspec.Struct, frozen=True):
         return self.text.encode("utf-8", "replace") + b"\r\n"
 
 
+_SENDER_OK = Reply("250 2.1.0 sender ok")
+_RECIPIENT_OK = Reply("250 2.1.5 recipient ok")
+_GO_ON = Reply("354 end with <CRLF>.<CRLF>")
+
+
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A message to store, to be answered."""
 
@@ -100,6 +105,11 @@ class Session:
     def buffered(self) -> int:
         """How many bytes of this client are in memory."""
         return len(self._buffer) + len(self._data or b"") + self._waiting_size
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something of the client waits to be looked at."""
+        return bool(self._buffer)
 
     def greeting(self) -> Reply:
         """What is sent first."""
@@ -148,7 +158,7 @@ class Session:
             return Reply("500 5.5.2 the line is too long; goodbye", closes=True)
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+        if end == 0 or line.find(b"\r") != end - 1:
             return Reply("500 5.5.2 lines must end with CRLF; goodbye", closes=True)
         return self._count_mistakes(self._run_command(line[:-2]))
 
@@ -157,12 +167,13 @@ class Session:
             verb, _, argument = line.decode("utf-8").partition(" ")
         except UnicodeDecodeError:
             return Reply("500 5.5.2 no valid UTF-8")
-        command = _COMMANDS.get(verb.upper())
+        verb = verb.upper()
+        command = _COMMANDS.get(verb)
         if command is None:
             # Not SMTP at all, such as a browser that was led here: don't let it go on.
             is_stranger = not self._helo
             return Reply("500 5.5.1 unknown command", closes=is_stranger)
-        if verb.upper() in _IDLE:
+        if verb in _IDLE:
             self._idle_commands += 1
             if self._idle_commands > _MOST_IDLE:
                 return Reply("421 4.7.0 too many commands and no mail; goodbye", closes=True)
@@ -217,10 +228,12 @@ class Session:
         smtp_utf8 = "SMTPUTF8" in parameters
         self._sender = parse_sender(path[1], smtp_utf8=smtp_utf8)
         self._smtp_utf8 = smtp_utf8
-        return Reply("250 2.1.0 sender ok")
+        return _SENDER_OK
 
     def _parameters(self, text: str) -> tuple[dict[str, str], Reply | None]:
         """Read the parameters of MAIL; the reply that refuses them, if any."""
+        if not text:
+            return {}, None
         given = (part.partition("=") for part in text.upper().split())
         parameters = {name: value for name, _, value in given}
         if parameters and not self._is_extended:
@@ -246,7 +259,7 @@ class Session:
         if len(self._recipients) >= self._limits.max_recipients:
             return Reply("452 4.5.3 too many recipients")
         self._recipients.append(parse_recipient(path[1], smtp_utf8=self._smtp_utf8))
-        return Reply("250 2.1.5 recipient ok")
+        return _RECIPIENT_OK
 
     def _data_(self, argument: str) -> Reply:
         if argument:
@@ -256,7 +269,7 @@ class Session:
         # The line end before the first line, so that the end of data is one pattern throughout.
         self._data = bytearray(b"\r\n")
         self._is_too_big = False
-        return Reply("354 end with <CRLF>.<CRLF>")
+        return _GO_ON
 
     def _rset(self, argument: str) -> Reply:
         self._forget_envelope()
@@ -308,7 +321,10 @@ class Session:
 
     def _end_data(self, data: bytearray, end: int) -> Reply | Submission:
         self._data = None
-        content = bytes(data[: end + 2].replace(b"\r\n.", b"\r\n")[2:])
+        # Without the line end that was put before the first line.
+        content = bytes(memoryview(data)[2 : end + 2])
+        if data[2:3] == b"." or b"\r\n." in content:
+            content = bytes(data[: end + 2].replace(b"\r\n.", b"\r\n")[2:])
         if self._is_too_big or len(content) > self._limits.max_message_size:
             self._forget_envelope()
             return self._too_big()
