@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from agent.delivery.record import Record
+from agent.delivery.record import Record, RecordType
 from agent.dispatch.tls_demands import TlsDemands
 from agent.leases.access import LeaseAccess
 from agent.mta_sts.policies import MtaStsPolicies
@@ -70,6 +70,8 @@ class AgentMetrics:
             ["type", "provider"],
             registry=self.registry,
         )
+        #: By type and provider, whose number is bounded.
+        self._records_of: dict[tuple[RecordType, str], Counter] = {}
         self._lag = Histogram(
             "penstock_agent_loop_lag_seconds",
             "How late the event loop wakes, by measurements four times a second.",
@@ -83,7 +85,11 @@ class AgentMetrics:
     def on_records(self, records: Sequence[Record]) -> None:
         """Count *records*; the delivery log's listener."""
         for record in records:
-            self._records.labels(record.type.value, self._provider(record.provider_name)).inc()
+            kind = (record.type, self._provider(record.provider_name))
+            counter = self._records_of.get(kind)
+            if counter is None:
+                counter = self._records_of[kind] = self._records.labels(kind[0].value, kind[1])
+            counter.inc()
 
     def on_lag(self, seconds: float) -> None:
         """Note how late the event loop was."""

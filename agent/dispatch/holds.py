@@ -159,6 +159,8 @@ class Holds:
 
     def _later(self, held: Suspension | None, mail: Callable[[], QueueScope]) -> MailHold | None:
         """Of what the server and what an operator holds, that which ends last."""
+        if held is None and self._moving is None and not len(self._orders):
+            return None
         order = None
         if len(self._orders) or self._moving is not None:
             scope, now = mail(), self._clock()

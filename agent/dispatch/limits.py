@@ -27,6 +27,7 @@ from agent.throttle.rate import Rate
 from agent.throttle.slots import Slots
 
 _NS = 1_000_000_000
+_LEASE_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _T = TypeVar("_T")
 
@@ -71,7 +72,7 @@ NO_WAIT = Wait(0.0)
 
 def lease_clock_ns() -> int:
     """The clock that leases hang on: it goes on while the host sleeps, where it can."""
-    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime_ns(_LEASE_CLOCK)
 
 
 def without_leases() -> FleetLimits:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
-from uuid import uuid4
 
 from msgspec.structs import replace
 
@@ -214,4 +213,8 @@ class Results:
             self._log.write(records)
 
     def _chance(self) -> Chance:
-        return Chance(now=self._clock(), jitter=self._random.random(), event_id=lambda: uuid4().hex)
+        return Chance(now=self._clock(), jitter=self._random.random(), event_id=_event_id)
+
+
+def _event_id() -> str:
+    return secrets.token_hex(16)

@@ -17,6 +17,7 @@ from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
 from agent.dispatch import waits
+from agent.dispatch.bell import Bell
 from agent.dispatch.holds import BounceOrder, HoldKind, MailHold
 from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait, parse
 from agent.dispatch.limits import NO_WAIT
@@ -117,7 +118,7 @@ class Scheduler:
         self._pools = {
             name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
         }
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self._ending_wake = asyncio.Semaphore(0)
         #: Bounces for which the mail that is not due yet has been looked through.
         self._bounces_swept = 0
@@ -251,7 +252,7 @@ class Scheduler:
         """Take an entry; it is promoted when it is due."""
         if entry.due > self._services.clock() or self._is_crowded:
             self._scheduled.add(entry)
-            self._wake.set()
+            self._bell.ring()
         else:
             self._add_due(entry)
 
@@ -300,7 +301,7 @@ class Scheduler:
         """The policy has changed: whatever waits may go on now."""
         for lane in self._lanes.values():
             self._stale[lane] = None
-        self._wake.set()
+        self._bell.ring()
         if self._services.holds.bounces_begun != self._bounces_swept:
             self._bounce_wake.set()
 
@@ -343,7 +344,7 @@ class Scheduler:
 
     async def _run(self) -> None:
         while True:
-            self._wake.clear()
+            self._bell.silence()
             now = self._services.clock()
             if not self._is_crowded:
                 for entry in self._scheduled.pop_due(now, _DUE_AT_ONCE):
@@ -371,11 +372,7 @@ class Scheduler:
         if self._runnable or self._stale or seconds <= 0:
             await asyncio.sleep(0)
             return
-        try:
-            async with asyncio.timeout(min(seconds, _LONGEST_WAIT)):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await self._bell.wait(min(seconds, _LONGEST_WAIT))
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
@@ -407,7 +404,7 @@ class Scheduler:
                 del self._pacing[path_name]
         lane.paced_by = ()
         self._runnable.append(lane)
-        self._wake.set()
+        self._bell.ring()
 
     def _advance(self, lane: Lane) -> None:
         """Let the lane's mail go as far as it can, or find out what it waits for."""
@@ -606,7 +603,7 @@ class Scheduler:
         while True:
             lane, lookup = await share.get()
             if len(share) == _MOST_ACTIVE - 1:
-                self._wake.set()
+                self._bell.ring()
             try:
                 if lookup.source is None:
                     await self._look_up_mx(lane)

@@ -132,7 +132,7 @@ class Session:
     async def _handle(self, entry: Entry) -> None:
         self._entry, self._stalled = entry, None
         try:
-            if self._path.policy_for(entry) is None:
+            if self._peer is None and self._path.policy_for(entry) is None:
                 self._give_back(entry)
                 return
             if await self._find_peer(entry):
@@ -506,10 +506,11 @@ class Session:
         try:
             while True:
                 self._bell.silence()
-                if self._must_end() or self._peer is None:
-                    return False
+                # First of all: it may bring options by which this connection must end.
                 if self._path.policy_for(entry) is None:
                     self._is_leaving = self._path.is_suspended
+                    return False
+                if self._must_end() or self._peer is None:
                     return False
                 wait = self._path.message_wait(self)
                 if wait == 0:

@@ -129,6 +129,8 @@ class FleetLimits:
         limit = self._known.get(key)
         if limit is None or not self.is_supported:
             return 0
+        if not self.holder.is_lapsed(now):
+            return self.holder.surplus(key, now)
         return max(0, self.in_use(key) - self.cap(limit, now))
 
     def must_close(self, key: str, now: int) -> int:

@@ -20,11 +20,12 @@ class OrderSet:
         self._by_kind = {kind: ActionSet[Order](MOST_ORDERS) for kind in OrderKind}
         self._bounced: dict[int, int] = {}
         self._listeners: list[Callable[[], None]] = []
+        self._count = 0
         #: How many orders to bounce came into force so far.
         self.bounces_begun = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_kind.values()))
+        return self._count
 
     def orders(self) -> list[Order]:
         """Every order that is held, oldest first."""
@@ -94,5 +95,6 @@ class OrderSet:
         self._bounced.pop(order_id, None)
 
     def _notify(self) -> None:
+        self._count = sum(map(len, self._by_kind.values()))
         for listener in self._listeners:
             listener()

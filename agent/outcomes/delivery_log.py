@@ -89,7 +89,8 @@ class DeliveryLog:
             if self.dropped == 0:
                 logger.error("delivery log full, records are left out")
             self.dropped += len(records) - room
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         for listener in self._listeners:
             listener(records)
 

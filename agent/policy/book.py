@@ -293,15 +293,21 @@ class PolicyBook:
         self, policy: PathPolicy, tenant: str = "", campaign: str = ""
     ) -> Suspension | None:
         """Return what holds such mail on this path now, the one that ends last."""
+        if not len(self._suspensions):
+            return None
         mail = policy.scope._replace(tenant=tenant, campaign=campaign)
         return self._suspensions.of(mail, self._follow_clock())
 
     def suspension_of_path(self, policy: PathPolicy) -> Suspension | None:
         """Return what holds all mail of this path now, the one that ends last."""
+        if not len(self._suspensions):
+            return None
         return self._suspensions.of(policy.path_scope, self._follow_clock())
 
     def suspension_of_queue(self, queue: QueueName) -> Suspension | None:
         """Return what holds the mail of this queue now, whichever path it takes."""
+        if not len(self._suspensions):
+            return None
         return self._suspensions.of(_scope_of(queue), self._follow_clock())
 
     def is_in_force(self, suspension: Suspension) -> bool:
@@ -311,6 +317,8 @@ class PolicyBook:
 
     def bounce_of(self, queue: QueueName) -> Bounce | None:
         """Return what bounces the mail of this queue now, the one that ends last."""
+        if not len(self._bounces):
+            return None
         return self._bounces.of(_scope_of(queue), self._follow_clock())
 
     def suspensions(self) -> list[Suspension]:
