@@ -19,7 +19,7 @@ from agent.limits.messages import Answer
 from agent.limits.messages import Grant as HeldGrant
 from agent.limits.times import HolderTimes
 from policy_server.limits.book import LeaseBook, Signer
-from policy_server.limits.messages import Decision, Demand, Grant, Report
+from policy_server.limits.messages import NOTHING_HELD, Decision, Demand, Grant, Holding, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 
 SECOND = 1_000_000_000
@@ -34,7 +34,7 @@ class Book(Protocol):
     """What a world needs of a book; the scripts in Valkey are another one."""
 
     def configure(self, key: str, spec: LimitSpec, now: int) -> None: ...
-    def restore(self, key: str, *, ceiling: int, floors: Mapping[str, int], now: int) -> None: ...
+    def restore(self, key: str, *, holdings: Mapping[str, Holding], now: int) -> None: ...
     def receive(self, report: Report, now: int) -> bool: ...
     def settle(self, now: int) -> Decision: ...
     def next_time(self) -> int | None: ...
@@ -177,8 +177,8 @@ class LeaseWorld:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._epoch = 0
-        self._durable_ceiling = 0
-        self._durable_floors: dict[str, int] = {}
+        self._is_promised = False
+        self._holdings: dict[str, Holding] = {}
         self._events: list[int] = []
         self._book: Book | None = None
         self._settles_at: int | None = None
@@ -332,11 +332,9 @@ class LeaseWorld:
     def _start_server(self) -> None:
         self._epoch += 1
         self._book = self._make_book(self.timing, epoch=self._epoch, sign=_sign)
-        if self._durable_ceiling or self._durable_floors:
+        if self._is_promised:
             self._book.configure(_KEY, self.scenario.spec, self.now)
-            self._book.restore(
-                _KEY, ceiling=self._durable_ceiling, floors=self._durable_floors, now=self.now
-            )
+            self._book.restore(_KEY, holdings=self._holdings, now=self.now)
         self._settles_at = None
 
     def _hear(self, report: Report) -> None:
@@ -369,12 +367,12 @@ class LeaseWorld:
         assert self._book is not None
         decision = self._book.settle(self.now)
         for promise in decision.promises:
-            self._durable_ceiling = promise.ceiling
-            for agent, floor in promise.floors:
-                if floor:
-                    self._durable_floors[agent] = floor
+            self._is_promised = not promise.is_over
+            for agent, holding in promise.holdings:
+                if holding == NOTHING_HELD:
+                    self._holdings.pop(agent, None)
                 else:
-                    self._durable_floors.pop(agent, None)
+                    self._holdings[agent] = holding
         for grant in decision.grants:
             self._say(grant.agent, grant.incarnation, self._book.heard(grant.agent), (grant,))
         if (when := self._book.next_time()) is not None:
@@ -536,7 +534,9 @@ def draw_scenario(seed: int) -> Scenario:
         cut_off_every=random.choice([0, 60, 200]),
         crash_every=random.choice([0, 60, 200]),
         freeze_every=random.choice([0, 60]),
-        server_crash_every=random.choice([0, 30, 100]),
+        server_crash_every=random.choice([0, 6, 30, 100]),
+        # As short as that, what was said to the server before reaches the next one.
+        server_away=random.choice([(0.1, 2), (1, 40)]),
         wants=(random.choice([0, 1]), max(1, random.choice([units // 2, units, 3 * units]))),
         wants_every=random.choice([2, 10]),
         busy=random.choice([(0.2, 3), (5, 60)]),

@@ -205,7 +205,7 @@ class EmbeddedLimitStore:
                 await asyncio.sleep(0)
             now = self._clock()
             book.configure(key, durable.spec, now)
-            book.restore(key, ceiling=durable.ceiling, floors=durable.floors, now=now)
+            book.restore(key, ceiling=durable.ceiling, holdings=durable.holdings, now=now)
         self._book, self._epoch = book, row.epoch
         for listener in self._listeners.values():
             listener.grants.clear()

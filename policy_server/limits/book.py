@@ -13,8 +13,9 @@ It keeps these rules, whatever is lost, late, doubled or out of order on the way
    agent reckons its own end from earlier moments, so it has stopped before.
 5. A floor is what an agent may use while the server is away. It is durable before it is sent, and
    counts as used until the agent has taken a lower one or its own, longer time is over.
-6. A ceiling is durable before more than it is out. After a crash that much is taken to be out
-   until agents say what they have, or until every lease of before must be over.
+6. What each agent may have is durable before it is sent. After a crash that much stays booked
+   until the agent has confirmed a grant of the new book, which makes all that may still be under
+   way to it void, or until its lease of before must be over.
 7. A version begins with the server's epoch, so that what a predecessor granted is always older.
 8. A grant that its agent does not confirm is sent again, with a report that comes a while later.
 9. Who alone wants a limit has all of it, so that it need not ask again. A limit that nobody has or
@@ -26,11 +27,12 @@ grants are sent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 
 from policy_server.limits.alarms import Alarms
-from policy_server.limits.messages import Decision, Demand, Grant, Promise, Report
+from policy_server.limits.deal import deal_out
+from policy_server.limits.messages import Decision, Demand, Grant, Holding, Promise, Report
 from policy_server.limits.promises import take_promise
-from policy_server.limits.shares import Claimant, divide
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.state import Limit, Session, Share, Stage
 
@@ -39,10 +41,6 @@ Signer = Callable[[str, int, str, int, int, int], bytes]
 
 #: Versions of one epoch.
 _EPOCH_BITS = 32
-#: A grant is lowered without need only if that much of the limit lies idle in it.
-_IDLE_PART = 10
-#: Floors may take this part of a limit; all of it, where one agent alone has it.
-_FLOOR_NUMERATOR, _FLOOR_DENOMINATOR = 1, 2
 
 
 class LeaseBook:
@@ -84,18 +82,29 @@ class LeaseBook:
         limit.spec, limit.is_news = spec, True
         self._dirty[key] = None
 
-    def restore(self, key: str, *, ceiling: int, floors: Mapping[str, int], now: int) -> None:
-        """Take over what a predecessor had promised of a limit that is configured."""
+    def restore(
+        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+    ) -> None:
+        """
+        Take over what a predecessor had promised of a limit that is configured: to whom how much,
+        and at most *ceiling* in all, where that is more.
+        """
         limit = self._limits[key]
-        limit.ceiling, limit.durable_spec, limit.pool = ceiling, limit.spec, 0
-        limit.durable_floors = dict(floors)
-        for agent, floor in floors.items():
-            share = limit.shares[agent] = Share(floor_granted=floor, is_restored=True)
-            limit.book(share, floor=floor)
-            session = self._sessions.setdefault(agent, Session(incarnation=0, stage=Stage.DRAINED))
+        limit.durable_spec, limit.pool = limit.spec, 0
+        limit.durable_holdings = dict(holdings)
+        for agent, holding in holdings.items():
+            share = limit.shares[agent] = Share(
+                incarnation=holding.incarnation, floor_granted=holding.floor, is_restored=True
+            )
+            limit.book(share, booked=holding.units, floor=holding.floor)
+            session = self._sessions.setdefault(agent, Session(incarnation=0))
+            if holding.incarnation > session.incarnation:
+                session.incarnation, session.sequence = holding.incarnation, 0
             session.keys.add(key)
+            session.rates_end = now + self._rate_span()
+            session.drained = now + self._connection_span()
             session.floors_end = now + self._floor_span()
-        limit.unclaimed = max(0, ceiling - sum(floors.values()))
+        limit.unclaimed = max(0, ceiling - limit.occupied)
         self._recovering.set(key, now + self._lease_span(limit.spec))
 
     def receive(self, report: Report, now: int) -> bool:
@@ -104,12 +113,14 @@ class LeaseBook:
         if session is not None and report.incarnation < session.incarnation:
             return False
         if session is None or report.incarnation > session.incarnation:
-            # The one before is gone, and all that it had: a host runs an agent once.
+            # The one before is gone, and all that it had: a host runs an agent once. Of whom no
+            # incarnation is known that can't be said.
             if session is not None and session.incarnation:
                 self._free(report.agent, session, now)
-            keys = session.keys if session is not None else set()
-            session = Session(incarnation=report.incarnation, keys=keys)
-            self._sessions[report.agent] = session
+            known = session or Session(incarnation=0)
+            session = self._sessions[report.agent] = Session(
+                incarnation=report.incarnation, keys=known.keys, unconfirmed=known.unconfirmed
+            )
         elif report.sequence <= session.sequence:
             return False
         else:
@@ -216,16 +227,19 @@ class LeaseBook:
         self._refilling.remove(demand.key)
         limit.earn(now, self._timing.drift)
         share = limit.shares.setdefault(agent, Share(held_since=now, waiting_since=now))
-        share.weight, share.is_restored = max(1, demand.weight), False
+        share.weight, share.incarnation = max(1, demand.weight), session.incarnation
         if demand.wants and not share.wants:
             share.waiting_since = now
         share.wants = max(0, min(demand.wants, limit.spec.units))
         share.in_use = demand.in_use
-        if demand.enforced > share.booked:
-            self._take_claim(agent, session, limit, share, demand)
-        elif demand.version == share.version:
-            self._lower(limit, share, demand)
-        share.is_behind = demand.version < share.version
+        if share.is_restored:
+            self._take_over(agent, session, limit, share, demand)
+        else:
+            if demand.enforced > share.booked:
+                self._take_claim(agent, session, limit, share, demand)
+            elif demand.version == share.version:
+                self._lower(limit, share, demand)
+            share.is_behind = demand.version < share.version
         if not share.is_behind:
             session.unconfirmed.pop(demand.key, None)
         if share.is_empty:
@@ -233,6 +247,10 @@ class LeaseBook:
             session.keys.discard(demand.key)
             session.unconfirmed.pop(demand.key, None)
         self._dirty[demand.key] = None
+
+    def _next_version(self) -> int:
+        self._counter += 1
+        return (self._epoch << _EPOCH_BITS) + self._counter
 
     def _repeat(self, agent: str, session: Session, now: int) -> None:
         """Have grants sent again that seem to be lost."""
@@ -248,10 +266,28 @@ class LeaseBook:
             share.is_behind = True
             self._dirty[key] = None
 
+    def _take_over(
+        self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
+    ) -> None:
+        """An agent says for the first time what it has of what a predecessor lent it."""
+        # Who has just what is known need not be told, before something changes.
+        share.is_behind = demand.enforced != share.booked
+        share.granted = max(0, min(demand.enforced, share.booked))
+        if demand.enforced > share.booked:
+            self._take_claim(agent, session, limit, share, demand)
+        # More may be under way to it from the predecessor. Once it names this version, nothing is.
+        share.is_restored, share.version = False, self._next_version()
+
     def _take_claim(
         self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
     ) -> None:
-        """An agent has more than we know of: we have forgotten, or it would not say so."""
+        """An agent has more than we know of."""
+        has_confirmed = 0 < share.version == demand.version
+        if not has_confirmed and not limit.unclaimed:
+            # It was lent no more, so this was said before it gave something back, or it took what
+            # nobody lent it. If it says so once it has confirmed a grant of ours, it has.
+            share.version = share.version or self._next_version()
+            return
         grown = limit.book(share, booked=demand.enforced)
         proof = self._sign(
             agent, session.incarnation, demand.key, demand.version, demand.granted, demand.floor
@@ -290,8 +326,12 @@ class LeaseBook:
             limit = self._limits[key]
             limit.earn(now, self._timing.drift)
             limit.unclaimed = 0
-            for share in limit.shares.values():
-                share.is_restored = False
+            for agent, share in sorted(limit.shares.items(), key=itemgetter(0)):
+                if share.is_restored:
+                    # If its agent is heard, but never of this, it is told what it has.
+                    share.is_restored, share.version = False, self._next_version()
+                    share.is_behind = True
+                    self._sessions[agent].unconfirmed[key] = now - self._timing.repeat
             self._dirty[key] = None
 
     def _end_overdue(self, agent: str, session: Session, now: int) -> None:
@@ -344,110 +384,26 @@ class LeaseBook:
             if not share.is_restored and self._is_live(self._sessions.get(agent), now)
         }
         hold = self._timing.hold(limit.spec)
-        elsewhere = limit.unclaimed + sum(
-            share.occupied for agent, share in limit.shares.items() if agent not in live
-        )
-        targets = self._divide(limit, live, max(0, limit.spec.units - elsewhere), now, hold)
-        self._note_scarcity(key, limit, live, now, hold)
-        changed = self._shrink(limit, live, targets, now) | self._news(limit, live)
-        fills = self._grow(limit, live, targets, now)
-        changed |= fills.keys()
-        self._set_floors(limit, live, changed)
+        changed, fills = deal_out(limit, live, now=now, hold=hold)
+        self._note_scarcity(key, live, now, hold)
         for agent in sorted(changed):
-            self._counter += 1
-            live[agent].version = (self._epoch << _EPOCH_BITS) + self._counter
+            live[agent].version = self._next_version()
             live[agent].fill = fills.get(agent, 0)
         told = changed | {agent for agent in live if live[agent].is_behind}
         for agent in told:
             self._sessions[agent].unconfirmed[key] = now
         return [self._grant(agent, self._sessions[agent], key, limit) for agent in sorted(told)]
 
-    def _divide(
-        self, limit: Limit, live: Mapping[str, Share], units: int, now: int, hold: int
-    ) -> dict[str, int]:
-        if len(live) == len(limit.shares) == 1:
-            (agent, share), *_ = live.items()
-            return {agent: units if share.wants else 0}
-        return divide(
-            units,
-            [
-                Claimant(
-                    name=agent,
-                    wants=share.wants,
-                    weight=share.weight,
-                    is_protected=share.granted > 0 and now < share.held_since + hold,
-                    # Who has some takes turns after those who have none.
-                    waiting_since=now if share.granted else share.waiting_since,
-                )
-                for agent, share in live.items()
-            ],
-        )
-
     def _is_live(self, session: Session | None, now: int) -> bool:
         return session is not None and session.incarnation > 0 and now < session.speaks_until
 
-    def _news(self, limit: Limit, live: Mapping[str, Share]) -> set[str]:
-        """Who is to be told that the limit itself has changed."""
-        is_news, limit.is_news = limit.is_news, False
-        return set(live) if is_news else set()
-
-    def _note_scarcity(
-        self, key: str, limit: Limit, live: Mapping[str, Share], now: int, hold: int
-    ) -> None:
+    def _note_scarcity(self, key: str, live: Mapping[str, Share], now: int, hold: int) -> None:
         waiting = any(share.wants > share.granted == 0 for share in live.values())
         if not waiting:
             self._scarce.remove(key)
             return
         ends = [share.held_since + hold for share in live.values() if share.granted]
         self._scarce.set(key, max(min(ends, default=now), now) + hold // 10 + 1)
-
-    def _shrink(
-        self, limit: Limit, live: Mapping[str, Share], targets: Mapping[str, int], now: int
-    ) -> set[str]:
-        """Lower the grants that others need, or in which much lies idle."""
-        wanted = sum(max(0, targets[agent] - share.granted) for agent, share in live.items())
-        is_short = wanted > limit.free or limit.out > limit.spec.units
-        idle = max(1, limit.spec.units // _IDLE_PART)
-        changed = set()
-        for agent, share in live.items():
-            surplus = share.granted - targets[agent]
-            if surplus > 0 and (is_short or surplus > idle or targets[agent] == 0):
-                share.granted = targets[agent]
-                if not share.granted:
-                    share.waiting_since = now
-                changed.add(agent)
-        return changed
-
-    def _grow(
-        self, limit: Limit, live: Mapping[str, Share], targets: Mapping[str, int], now: int
-    ) -> dict[str, int]:
-        """Raise grants as far as units are free, whoever has waited longest first."""
-        fills: dict[str, int] = {}
-        turns = sorted(live, key=lambda agent: (live[agent].waiting_since, agent))
-        for agent in turns:
-            share = live[agent]
-            free = limit.free
-            most = min(targets[agent], share.occupied + free)
-            if most <= share.granted:
-                continue
-            if share.granted == 0:
-                share.held_since = now
-            share.granted = most
-            taken = limit.book(share, booked=max(share.booked, most))
-            fills[agent] = limit.pool * taken // free if taken else 0
-            limit.pool -= fills[agent]
-        return fills
-
-    def _set_floors(self, limit: Limit, live: Mapping[str, Share], changed: set[str]) -> None:
-        is_alone = len(limit.shares) == 1
-        for agent, share in live.items():
-            floor = share.granted
-            if not is_alone:
-                floor = share.granted * _FLOOR_NUMERATOR // _FLOOR_DENOMINATOR
-            if agent in changed or share.floor_granted > floor:
-                share.floor_granted = floor
-                limit.book(share, floor=max(share.floor, floor))
-                changed.add(agent)
 
     def _grant(self, agent: str, session: Session, key: str, limit: Limit) -> Grant:
         share = limit.shares[agent]

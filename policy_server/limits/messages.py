@@ -63,6 +63,21 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one agent may have of one limit, at most."""
+
+    units: int
+    #: While the server is away; as long as floors last nobody else may have them.
+    floor: int
+    #: Which start of the agent: a later one has nothing of it.
+    incarnation: int
+
+
+#: Of whom nothing has to be remembered.
+NOTHING_HELD = Holding(units=0, floor=0, incarnation=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
     """
     What must be durable before the grants beside it are sent: a server that comes back after a
@@ -71,10 +86,12 @@ class Promise:
 
     key: str
     spec: LimitSpec
-    #: No more units than that are out, or than floors come to.
+    #: No more units than that are out.
     ceiling: int
-    #: Floors that changed, by agent; 0: it has none any more.
-    floors: tuple[tuple[str, int], ...] = ()
+    #: Holdings that changed, by agent; `NOTHING_HELD`: it has none any more.
+    holdings: tuple[tuple[str, Holding], ...] = ()
+    #: No more is out than holdings say, so that nobody need go by the ceiling.
+    is_whole: bool = True
     #: Nothing is out, and nothing needs to be durable: the limit is as if it had never been lent.
     is_over: bool = False
 

@@ -2,49 +2,68 @@
 What has to be durable before grants are sent, so that a server that comes back after a crash knows
 of no less than is out.
 
-1. Never more units are out than the ceiling says, or than the floors come to, whichever is more.
-   So a limit that one agent has whole, floor and all, needs no ceiling beside.
-2. A ceiling is raised by steps, so that not every grant needs one, and lowered lazily.
+1. No agent has more of a limit than its holding says, and none has a floor of which it says less.
+2. Holdings are written once one of them says too little, or its floor or agent has changed. Then
+   all of the limit are brought up to date: so they never come to more than is out.
 3. A limit of which nothing is durable has nothing out, and its units are full: a rate that was
-   used goes on to have a ceiling until what was used has been earned again.
+   used goes on to be remembered until what was used has been earned again.
 """
 
-from policy_server.limits.messages import Promise
-from policy_server.limits.state import Limit
-
-#: A ceiling is raised by this part of a limit, and at least by so many units.
-_CEILING_PART, _CEILING_LEAST = 10, 8
+from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
+from policy_server.limits.state import Limit, Share
 
 
 def take_promise(key: str, limit: Limit) -> Promise | None:
     """Note what has to be durable for the limit as it is now; None: that is so already."""
-    floors = {agent: share.floor for agent, share in limit.shares.items() if share.floor}
-    changed = {
-        agent: floors.get(agent, 0)
-        for agent in floors.keys() | limit.durable_floors.keys()
-        if floors.get(agent, 0) != limit.durable_floors.get(agent, 0)
-    }
-    ceiling = _choose_ceiling(limit, sum(floors.values()))
-    spec = limit.spec if floors or ceiling else None
-    if not changed and ceiling == limit.ceiling and spec == limit.durable_spec:
+    spec = None if limit.is_idle else limit.spec
+    durable = limit.durable_holdings
+    outdated = [
+        agent
+        for agent, share in limit.shares.items()
+        if _is_outdated(share, durable.get(agent, NOTHING_HELD))
+    ]
+    gone = [agent for agent in durable if agent not in limit.shares]
+    is_needed = gone or any(
+        _says_too_little(durable.get(agent, NOTHING_HELD), limit.shares[agent])
+        for agent in outdated
+    )
+    if not is_needed and spec == limit.durable_spec:
         return None
-    limit.durable_floors, limit.ceiling, limit.durable_spec = floors, ceiling, spec
+    changed = {agent: _hold(limit.shares[agent]) for agent in outdated}
+    changed |= dict.fromkeys(gone, NOTHING_HELD)
+    for agent, holding in changed.items():
+        if holding is NOTHING_HELD:
+            durable.pop(agent, None)
+        else:
+            durable[agent] = holding
+    limit.durable_spec = spec
     return Promise(
         key=key,
         spec=limit.spec,
-        ceiling=ceiling,
-        floors=tuple(sorted(changed.items())),
+        ceiling=max(limit.out, limit.spec.units),
+        holdings=tuple((agent, changed[agent]) for agent in sorted(changed)),
+        is_whole=not limit.unclaimed,
         is_over=spec is None,
     )
 
 
-def _choose_ceiling(limit: Limit, floors: int) -> int:
-    out, present = limit.out, limit.ceiling
-    if limit.is_idle:
-        return 0
-    step = max(_CEILING_LEAST, limit.spec.units // _CEILING_PART)
-    roomy = max(out, min(out + step, limit.spec.units))
-    if out > max(present, floors) or out + 2 * step < present:
-        return roomy
-    # Something has to be durable for as long as it is not idle.
-    return max(present, 1) if not floors else present
+def _is_outdated(share: Share, holding: Holding) -> bool:
+    return (
+        holding.units != share.booked
+        or holding.floor != share.floor
+        or (holding.incarnation != share.incarnation and share.occupied > 0)
+    )
+
+
+def _says_too_little(holding: Holding, share: Share) -> bool:
+    return (
+        share.booked > holding.units
+        or share.floor != holding.floor
+        or (holding.incarnation != share.incarnation and share.occupied > 0)
+    )
+
+
+def _hold(share: Share) -> Holding:
+    if not share.occupied:
+        return NOTHING_HELD
+    return Holding(units=share.booked, floor=share.floor, incarnation=share.incarnation)

@@ -5,6 +5,7 @@ What the lease book remembers: limits, the shares that agents have of them, and 
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from policy_server.limits.messages import Holding
 from policy_server.limits.spec import LimitSpec
 
 
@@ -12,6 +13,8 @@ from policy_server.limits.spec import LimitSpec
 class Share:
     """What one agent has of one limit."""
 
+    #: Of the agent, as it was last heard.
+    incarnation: int = 0
     wants: int = 0
     weight: int = 1
     #: The most that it may be using.
@@ -29,7 +32,7 @@ class Share:
     waiting_since: int = 0
     #: What it said that it uses, for people to look at.
     in_use: int = 0
-    #: Known from a predecessor's floor alone: its agent has not said yet what it has.
+    #: Known from what a predecessor promised: its agent has not said yet what it has.
     is_restored: bool = False
     #: Its last report did not know the newest grant: it is sent again.
     is_behind: bool = False
@@ -58,7 +61,7 @@ class Stage(IntEnum):
 class Session:
     """One agent that reports."""
 
-    #: 0: known from a predecessor's floors alone.
+    #: 0: not known.
     incarnation: int
     sequence: int = 0
     stage: Stage = Stage.LIVE
@@ -89,11 +92,10 @@ class Limit:
     #: Events in the units that are free, in parts, and since when they have earned.
     pool: int = 0
     pool_since: int = 0
-    #: Durable: no more than that is out.
-    ceiling: int = 0
-    #: What a predecessor may have promised to agents that have not spoken yet.
+    #: What a predecessor may have promised beside what it wrote down of each agent.
     unclaimed: int = 0
-    durable_floors: dict[str, int] = field(default_factory=dict)
+    #: Durable: what each agent may have, at least.
+    durable_holdings: dict[str, Holding] = field(default_factory=dict)
     #: As it stands beside them; None: nothing is durable.
     durable_spec: LimitSpec | None = None
     #: Changed since agents were last told.

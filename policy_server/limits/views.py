@@ -57,7 +57,7 @@ def view_limit(book: LeaseBook, key: str, now: int, *, most_holders: int = 0) ->
         wanted=sum(share.wants for share in shares),
         waiting=sum(_is_waiting(share) for share in shares),
         holder_count=len(limit.shares),
-        unclaimed=limit.unclaimed,
+        unclaimed=limit.unclaimed + sum(share.occupied for share in shares if share.is_restored),
         holders=_view_holders(book, limit, now, most_holders),
     )
 
@@ -73,7 +73,7 @@ def _view_holders(book: LeaseBook, limit: Limit, now: int, most: int) -> tuple[H
 
 def _view_holder(book: LeaseBook, agent: str, share: Share, now: int) -> HolderView:
     session = book.session(agent)
-    has_spoken = session is not None and session.incarnation > 0
+    has_spoken = session is not None and session.speaks_until > 0
     return HolderView(
         agent=agent,
         units=share.granted,

@@ -50,7 +50,7 @@ local function add_limit(key, server, units, count, period)
   local limit = {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = 0, pool = {}, since = now,
-    ceiling = 0, unclaimed = 0, is_news = false, is_scarce = false, gone = {}, durable = '',
+    unclaimed = 0, is_news = false, is_scarce = false, gone = {}, durable = '',
     setter = server,
     set_at = now, shares = {}, removed = {}, changed = {}, is_whole = true,
   }
@@ -65,25 +65,41 @@ local function spec_text(limit)
   return string.format('%.0f %.0f %.0f', limit.units, limit.count, limit.period)
 end
 
--- Take over what a predecessor had promised, as of *since*.
-local function restore_limit(limit, ceiling, floors, since)
-  local sum = 0
-  limit.ceiling, limit.durable, limit.pool = ceiling, spec_text(limit), {}
-  for agent, floor in pairs(floors) do
+-- The session of an agent that a predecessor lent something; its lease of then ends no later than
+-- if it began at *since*.
+local function restore_session(agent, incarnation, since)
+  local session = find_session(agent) or {
+    incarnation = 0, sequence = 0, part = 0, stage = LIVE, speaks_until = 0, rates_end = 0,
+    drained = 0, floors_end = 0, heard_at = 0, server = '',
+  }
+  if incarnation > session.incarnation then
+    session.incarnation, session.sequence, session.part = incarnation, 0, 0
+  end
+  session.rates_end = math.max(session.rates_end, since + terms.rates)
+  session.drained = math.max(session.drained, since + terms.connections)
+  session.floors_end = math.max(session.floors_end, since + terms.floors)
+  put_session(agent, session)
+  return session
+end
+
+-- Whether all that an agent had, but floors, is over beyond doubt.
+local function is_lapsed(session, limit)
+  return session.stage >= DRAINED or (session.stage == RATES_OVER and is_rate(limit))
+end
+
+-- Take over what a predecessor had promised, as of *since*: to whom how much, and at most *ceiling*
+-- in all, where that is more.
+local function restore_limit(limit, ceiling, holdings, since)
+  limit.durable, limit.pool = spec_text(limit), {}
+  for agent, holding in pairs(holdings) do
     local share = new_share()
     share.held_since, share.waiting_since, share.is_restored = 0, 0, true
-    share.floor_granted, share.durable_floor = floor, floor
+    share.incarnation, share.floor_granted, share.durable = holding[3], holding[2], holding
+    local session = restore_session(agent, holding[3], since)
     add_share(limit, agent, share)
-    book(limit, agent, nil, floor)
-    sum = sum + floor
-    local session = find_session(agent) or {
-      incarnation = 0, sequence = 0, part = 0, stage = DRAINED, speaks_until = 0, rates_end = 0,
-      drained = 0, floors_end = 0, heard_at = 0, server = '',
-    }
-    session.floors_end = math.max(session.floors_end, since + terms.floors)
-    put_session(agent, session)
+    book(limit, agent, is_lapsed(session, limit) and 0 or holding[1], holding[2])
   end
-  limit.unclaimed = math.max(0, ceiling - sum)
+  limit.unclaimed = math.max(0, ceiling - limit.occupied)
   local span = is_rate(limit) and terms.rates or terms.connections
   redis.call('ZADD', PREFIX .. 'recovering', since + span, limit.key)
 end
@@ -100,14 +116,31 @@ local function lower(limit, agent, share, demand)
   end
 end
 
--- An agent has more than we know of: we have forgotten, or it would not say so.
+-- An agent has more than we know of.
 local function take_claim(limit, agent, share, demand)
+  local has_confirmed = share.version > 0 and share.version == demand.version
+  if not has_confirmed and limit.unclaimed == 0 then
+    -- It was lent no more, so this was said before it gave something back, or it took what nobody
+    -- lent it. If it says so once it has confirmed a grant of ours, it has.
+    if share.version == 0 then share.version = next_version() end
+    return
+  end
   local grown = book(limit, agent, demand.enforced, nil)
   if demand.version >= share.version and demand.is_proven then
     share.version, share.fill = demand.version, {}
     share.granted = math.min(demand.granted, demand.enforced)
   end
   limit.unclaimed = math.max(0, limit.unclaimed - math.max(0, grown))
+end
+
+-- An agent says for the first time what it has of what a predecessor lent it.
+local function take_over(limit, agent, share, demand)
+  -- Who has just what is known need not be told, before something changes.
+  share.is_behind = demand.enforced ~= share.booked
+  share.granted = math.max(0, math.min(demand.enforced, share.booked))
+  if demand.enforced > share.booked then take_claim(limit, agent, share, demand) end
+  -- More may be under way to it from the predecessor. Once it names this version, nothing is.
+  share.is_restored, share.version = false, next_version()
 end
 
 local function confirm_grant(agent, key, share)
@@ -129,15 +162,20 @@ local function take(agent, demand)
     share = new_share()
     add_share(limit, agent, share)
   end
-  share.weight, share.in_use, share.is_restored = demand.weight, demand.in_use, false
+  share.weight, share.in_use = demand.weight, demand.in_use
+  share.incarnation = find_session(agent).incarnation
   if demand.wants > 0 and share.wants == 0 then share.waiting_since = now end
   share.wants = math.max(0, math.min(demand.wants, limit.units))
-  if demand.enforced > share.booked then
-    take_claim(limit, agent, share, demand)
-  elseif demand.version == share.version then
-    lower(limit, agent, share, demand)
+  if share.is_restored then
+    take_over(limit, agent, share, demand)
+  else
+    if demand.enforced > share.booked then
+      take_claim(limit, agent, share, demand)
+    elseif demand.version == share.version then
+      lower(limit, agent, share, demand)
+    end
+    share.is_behind = demand.version < share.version
   end
-  share.is_behind = demand.version < share.version
   if not share.is_behind then confirm_grant(agent, demand.key, share) end
   limit.changed[agent] = true
   if is_empty(share) then
@@ -203,6 +241,34 @@ local function end_overdue(agent, session)
   end
 end
 
+local function each_by_name(set)
+  local names = {}
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return ipairs(names)
+end
+
+-- What nobody has said to have by now: if its agent is heard, but never of this, it is told.
+local function end_recovery(key)
+  local limit = find_limit(key)
+  if limit then
+    earn(limit)
+    limit.unclaimed = 0
+    read_whole(limit)
+    for _, agent in each_by_name(limit.shares) do
+      local share = limit.shares[agent]
+      if share and share.is_restored then
+        share.is_restored, share.version = false, next_version()
+        share.is_behind, share.is_unconfirmed = true, true
+        limit.changed[agent] = true
+        redis.call('ZADD', PREFIX .. 'unconfirmed:' .. agent, now - terms.repeat_after, key)
+      end
+    end
+  end
+  redis.call('ZREM', PREFIX .. 'recovering', key)
+  mark(key)
+end
+
 -- End what is over, of at most so many agents; true if there is more.
 local MOST_ENDS = 50
 
@@ -220,20 +286,7 @@ local function end_what_is_over()
     end
   end
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'recovering', '-inf', now)) do
-    local limit = find_limit(key)
-    if limit then
-      earn(limit)
-      limit.unclaimed = 0
-      read_whole(limit)
-      for agent, share in pairs(limit.shares) do
-        if share and share.is_restored then
-          share.is_restored = false
-          limit.changed[agent] = true
-        end
-      end
-    end
-    redis.call('ZREM', PREFIX .. 'recovering', key)
-    mark(key)
+    end_recovery(key)
   end
   return #over > MOST_ENDS
 end
@@ -241,17 +294,9 @@ end
 -- Giving out.
 
 local IDLE_PART = 10
-local CEILING_PART, CEILING_LEAST = 10, 8
 
 local function is_live(session)
   return session and session.incarnation > 0 and now < session.speaks_until
-end
-
-local function each_by_name(set)
-  local names = {}
-  for name in pairs(set) do names[#names + 1] = name end
-  table.sort(names)
-  return ipairs(names)
 end
 
 -- How long a scarce unit stays, in nanoseconds: of a rate, until it has earned an event.
@@ -312,7 +357,9 @@ local function grow(limit, live, targets, changed)
   for _, agent in ipairs(turns) do
     local share = live[agent]
     local free_before = free_units(limit)
-    local most = math.min(targets[agent], occupied(share) + free_before)
+    -- Where more is out than there is, some of it was given back or is not there: whose, is not
+    -- known yet.
+    local most = math.min(targets[agent], occupied(share) + limit.units - out(limit))
     if most > share.granted then
       if share.granted == 0 then share.held_since = now end
       share.granted = most
@@ -394,7 +441,6 @@ local function settle_limit(limit)
   local live, elsewhere, size = read_live(limit)
   local hold = hold_ns(limit)
   local targets = divide_limit(live, size, math.max(0, limit.units - elsewhere), hold)
-  note_scarcity(limit, live, hold)
   local changed = {}
   shrink(limit, live, targets, changed)
   if limit.is_news then
@@ -403,6 +449,7 @@ local function settle_limit(limit)
   end
   local fills = grow(limit, live, targets, changed)
   set_floors(limit, live, size, changed)
+  note_scarcity(limit, live, hold)
   for _, agent in each_by_name(changed) do
     live[agent].version = next_version()
     live[agent].fill = fills[agent] or {}

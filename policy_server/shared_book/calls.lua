@@ -154,18 +154,20 @@ end
 
 -- Make a limit known. ARGV: the server that calls, key, units, count, period; if it was known before, also "before" (in an
 -- earlier epoch) or "now" (in this one, and has been lost), its ceiling, for how many microseconds
--- a predecessor may go on unseen, then agent and floor of each floor.
+-- a predecessor may go on unseen, then agent, units, floor and incarnation of each holding.
 function calls.add()
   local key = ARGV[4]
   if find_limit(key) then return {'ok', 0} end
   local limit = add_limit(key, ARGV[3], argument(5), argument(6), argument(7))
   if ARGV[8] then
-    local floors, since = {}, now
+    local holdings, since = {}, now
     if ARGV[8] == 'before' then
       since = tonumber(redis.call('HGET', SHARD .. ':shard', 'began'))
     end
-    for place = 11, #ARGV, 2 do floors[ARGV[place]] = argument(place + 1) end
-    restore_limit(limit, argument(9), floors, since + argument(10))
+    for place = 11, #ARGV, 4 do
+      holdings[ARGV[place]] = {argument(place + 1), argument(place + 2), argument(place + 3)}
+    end
+    restore_limit(limit, argument(9), holdings, since + argument(10))
   end
   write_shard()
   return {'ok', 1}
@@ -206,16 +208,17 @@ end
 
 local function describe_limit(limit)
   read_whole(limit)
-  local in_use, wanted, waiting, holders = 0, 0, 0, 0
+  local in_use, wanted, waiting, holders, unclaimed = 0, 0, 0, 0, limit.unclaimed
   for _, share in pairs(limit.shares) do
     if share then
       in_use, wanted, holders = in_use + share.in_use, wanted + share.wants, holders + 1
       if share.wants > 0 and share.granted == 0 then waiting = waiting + 1 end
+      if share.is_restored then unclaimed = unclaimed + occupied(share) end
     end
   end
   return {
     limit.key, limit.units, limit.count, limit.period, out(limit), in_use, wanted, waiting, holders,
-    limit.unclaimed,
+    unclaimed,
   }
 end
 
@@ -252,7 +255,7 @@ function calls.show()
       agent, share.granted, share.booked, share.floor, share.in_use, share.wants,
       share.granted > 0 and now - share.held_since or -1,
       share.wants > 0 and share.granted == 0 and now - share.waiting_since or -1,
-      session and session.incarnation > 0 and now - session.heard_at or -1,
+      session and session.speaks_until > 0 and now - session.heard_at or -1,
     }
   end
   return {'ok', description, holders}

@@ -11,13 +11,23 @@ from types import MappingProxyType
 from typing import Any
 
 from policy_server.limits.book import Signer
-from policy_server.limits.messages import Demand, Grant, NumberedPromise, Promise, Report
+from policy_server.limits.messages import (
+    Demand,
+    Grant,
+    Holding,
+    NumberedPromise,
+    Promise,
+    Report,
+)
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 
 #: Redis counts in doubles, which are exact that far.
 _MOST_EXACT = 1 << 53
 #: Bounds within which every product that the script makes is exact.
 MOST_UNITS, MOST_WEIGHT = 500_000_000, 10_000
+
+#: How the script keeps the book: servers to whom it means something else share none.
+_LAYOUT = 2
 
 Argument = str | int | bytes
 Reply = Sequence[Any]
@@ -81,7 +91,7 @@ def terms_text(timing: LeaseTiming) -> str:
         timing.repeat,
     )
     # Rounded up: a lease ends a microsecond later rather than earlier.
-    return " ".join([*(str(-(-span // 1000)) for span in spans), str(timing.drift)])
+    return " ".join([*(str(-(-span // 1000)) for span in spans), str(timing.drift), str(_LAYOUT)])
 
 
 def spec_arguments(spec: LimitSpec) -> list[Argument]:
@@ -92,13 +102,13 @@ def spec_arguments(spec: LimitSpec) -> list[Argument]:
 
 
 def restore_arguments(
-    ceiling: int, floors: Mapping[str, int], *, is_of_this_epoch: bool, unseen_ns: int
+    ceiling: int, holdings: Mapping[str, Holding], *, is_of_this_epoch: bool, unseen_ns: int
 ) -> list[Argument]:
     """State what a predecessor promised of a limit."""
     arguments: list[Argument] = ["now" if is_of_this_epoch else "before", ceiling]
     arguments.append(-(-unseen_ns // 1000))
-    for agent, floor in floors.items():
-        arguments += [agent, floor]
+    for agent, held in holdings.items():
+        arguments += [agent, held.units, held.floor, held.incarnation]
     return arguments
 
 
@@ -179,15 +189,18 @@ def read_synced(reply: Reply, sign: Signer) -> Synced:
 
 
 def _read_promise(item: Sequence[Any]) -> NumberedPromise:
-    key, number, units, count, period, ceiling, floors, is_over = item
-    agents = map(_text, floors[::2])
+    key, number, units, count, period, ceiling, holdings, is_whole, is_over = item
     return NumberedPromise(
         number=number,
         promise=Promise(
             key=_text(key),
             spec=spec_from(units, count, period),
             ceiling=ceiling,
-            floors=tuple(zip(agents, floors[1::2], strict=True)),
+            holdings=tuple(
+                (_text(agent), Holding(units=units, floor=floor, incarnation=incarnation))
+                for agent, units, floor, incarnation in holdings
+            ),
+            is_whole=bool(is_whole),
             is_over=bool(is_over),
         ),
     )

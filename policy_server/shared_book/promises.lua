@@ -2,7 +2,6 @@
 -- policy_server/limits/promises.py. A promise is pending until it is confirmed, and goes out again
 -- with all that is sent of its limit, whoever sends it: of several servers one may be gone before it
 -- has made durable what another one counts on.
-local CEILING_PART, CEILING_LEAST = 10, 8
 
 local function read_pending(limit)
   if limit.is_whole then return limit.pending end
@@ -12,14 +11,15 @@ end
 
 local function describe_promise(limit, pending)
   if not pending then return nil end
-  local floors = {}
-  for _, agent in each_by_name(pending.floors) do
-    floors[#floors + 1] = agent
-    floors[#floors + 1] = pending.floors[agent]
+  local holdings = {}
+  for _, agent in each_by_name(pending.holdings) do
+    local held = pending.holdings[agent]
+    holdings[#holdings + 1] = {agent, held[1], held[2], held[3]}
   end
   return {
-    limit.key, pending.number, limit.units, limit.count, limit.period, limit.ceiling, floors,
-    limit.durable == '' and 1 or 0,
+    limit.key, pending.number, limit.units, limit.count, limit.period,
+    math.max(out(limit), limit.units), holdings,
+    limit.unclaimed == 0 and 1 or 0, limit.durable == '' and 1 or 0,
   }
 end
 
@@ -35,41 +35,38 @@ local function is_idle(limit, size)
   return size == 0 and limit.unclaimed == 0 and not is_less(limit.pool, most_pool(limit))
 end
 
-local function choose_ceiling(limit, floors, size)
-  local present, out_now = limit.ceiling, out(limit)
-  if is_idle(limit, size) then return 0 end
-  local step = math.max(CEILING_LEAST, quotient(limit.units, CEILING_PART))
-  if out_now > math.max(present, floors) or out_now + 2 * step < present then
-    return math.max(out_now, math.min(out_now + step, limit.units))
-  end
-  -- Something has to be durable for as long as it is not idle.
-  return floors == 0 and math.max(present, 1) or present
+-- Whether what is durable of a share says less than that it may have, or of another agent.
+local function says_too_little(share, held)
+  return share.booked > held[1] or share.floor ~= held[2]
+    or (held[3] ~= share.incarnation and occupied(share) > 0)
 end
 
 -- Note what has changed since what is durable, beside what is pending; return all of it.
 local function promise(limit, size)
-  local changed, floors = {}, 0
-  for agent in pairs(limit.gone) do changed[agent] = 0 end
-  limit.gone = {}
+  local changed, is_needed = {}, next(limit.gone) ~= nil
   for agent, share in pairs(limit.shares) do
     if share then
-      floors = floors + share.floor
-      if share.floor ~= share.durable_floor then
-        share.durable_floor = share.floor
-        limit.changed[agent] = true
-        changed[agent] = share.floor
+      local held = share.durable
+      if says_too_little(share, held) then is_needed = true end
+      if says_too_little(share, held) or share.booked < held[1] then
+        changed[agent] = occupied(share) > 0 and {share.booked, share.floor, share.incarnation}
+          or NOTHING_HELD
       end
     end
   end
-  local ceiling = choose_ceiling(limit, floors, size)
-  local durable = (floors > 0 or ceiling > 0) and spec_text(limit) or ''
-  local is_old = ceiling == limit.ceiling and durable == limit.durable and next(changed) == nil
+  local durable = is_idle(limit, size) and '' or spec_text(limit)
   local pending = read_pending(limit)
-  if is_old then return describe_promise(limit, pending) end
-  limit.ceiling, limit.durable = ceiling, durable
-  pending = pending or {floors = {}}
+  if not is_needed and durable == limit.durable then return describe_promise(limit, pending) end
+  limit.durable = durable
+  pending = pending or {holdings = {}}
   pending.number = redis.call('HINCRBY', SHARD .. ':shard', 'promises', 1)
-  for agent, floor in pairs(changed) do pending.floors[agent] = floor end
+  for agent in pairs(limit.gone) do pending.holdings[agent] = NOTHING_HELD end
+  limit.gone = {}
+  for agent, held in pairs(changed) do
+    limit.shares[agent].durable = held
+    limit.changed[agent] = true
+    pending.holdings[agent] = held
+  end
   limit.pending = pending
   redis.call('HSET', limit.name, 'pending', cmsgpack.pack(pending))
   return describe_promise(limit, pending)

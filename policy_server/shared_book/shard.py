@@ -257,7 +257,7 @@ class Shard:
             if (limit := promised.get(key)) is not None:
                 arguments += restore_arguments(
                     limit.ceiling,
-                    limit.floors,
+                    limit.holdings,
                     is_of_this_epoch=limit.epoch == epoch,
                     unseen_ns=self._epoch.unseen,
                 )

@@ -63,13 +63,13 @@ end
 -- Limits and shares.
 
 local function unpack_limit(key, text)
-  local units, count, period, occupied, pool, since, ceiling, unclaimed, news, gone, durable,
-    setter, set_at, scarce = cmsgpack.unpack(text)
+  local units, count, period, occupied, pool, since, unclaimed, news, gone, durable, setter,
+    set_at, scarce = cmsgpack.unpack(text)
   return {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = occupied, pool = pool, since = since,
-    ceiling = ceiling, unclaimed = unclaimed, is_news = news == 1,
-    -- Floors that are durable and whose shares are gone.
+    unclaimed = unclaimed, is_news = news == 1,
+    -- Holdings that are durable and whose shares are gone.
     gone = gone,
     -- What is durable of the limit itself; empty: nothing of it is.
     durable = durable,
@@ -83,20 +83,23 @@ end
 
 local function pack_limit(limit)
   return cmsgpack.pack(
-    limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.since, limit.ceiling,
+    limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.since,
     limit.unclaimed, limit.is_news and 1 or 0, limit.gone, limit.durable, limit.setter, limit.set_at,
     limit.is_scarce and 1 or 0)
 end
 
 local function unpack_share(text)
   local wants, weight, booked, granted, version, floor, floor_granted, held_since, waiting_since,
-    is_behind, durable_floor, in_use, fill, is_restored, is_unconfirmed = cmsgpack.unpack(text)
+    is_behind, in_use, fill, is_restored, is_unconfirmed, incarnation, durable =
+    cmsgpack.unpack(text)
   return {
     wants = wants, weight = weight, booked = booked, granted = granted, version = version,
     floor = floor, floor_granted = floor_granted, held_since = held_since,
-    waiting_since = waiting_since, is_behind = is_behind == 1, durable_floor = durable_floor,
-    in_use = in_use, fill = fill, is_restored = is_restored == 1,
-    is_unconfirmed = is_unconfirmed == 1,
+    waiting_since = waiting_since, is_behind = is_behind == 1, in_use = in_use, fill = fill,
+    is_restored = is_restored == 1, is_unconfirmed = is_unconfirmed == 1,
+    incarnation = incarnation,
+    -- What is durable of it: units, floor and incarnation.
+    durable = durable,
   }
 end
 
@@ -104,8 +107,8 @@ local function pack_share(share)
   return cmsgpack.pack(
     share.wants, share.weight, share.booked, share.granted, share.version, share.floor,
     share.floor_granted, share.held_since, share.waiting_since, share.is_behind and 1 or 0,
-    share.durable_floor, share.in_use, share.fill, share.is_restored and 1 or 0,
-    share.is_unconfirmed and 1 or 0)
+    share.in_use, share.fill, share.is_restored and 1 or 0, share.is_unconfirmed and 1 or 0,
+    share.incarnation, share.durable)
 end
 
 -- Whether what is read is settled in this call, and so is needed whole.
@@ -205,8 +208,10 @@ local function book(limit, agent, booked, floor)
   return grown
 end
 
+local NOTHING_HELD = {0, 0, 0}
+
 local function add_share(limit, agent, share)
-  share.durable_floor = limit.gone[agent] or share.durable_floor
+  share.durable = limit.gone[agent] or share.durable
   limit.gone[agent] = nil
   -- There may be a grant of an earlier share.
   share.is_unconfirmed = true
@@ -219,8 +224,8 @@ end
 local function new_share()
   return {
     wants = 0, weight = 1, booked = 0, granted = 0, version = 0, floor = 0, floor_granted = 0,
-    held_since = now, waiting_since = now, is_behind = false, durable_floor = 0, in_use = 0,
-    fill = {}, is_restored = false, is_unconfirmed = false,
+    held_since = now, waiting_since = now, is_behind = false, in_use = 0, fill = {},
+    is_restored = false, is_unconfirmed = false, incarnation = 0, durable = NOTHING_HELD,
   }
 end
 
@@ -228,7 +233,7 @@ local function remove_share(limit, agent)
   local share = limit.shares[agent]
   if not share then return end
   limit.occupied = limit.occupied - occupied(share)
-  if share.durable_floor > 0 then limit.gone[agent] = share.durable_floor end
+  if share.durable[1] > 0 or share.durable[2] > 0 then limit.gone[agent] = share.durable end
   limit.shares[agent] = false
   limit.changed[agent] = nil
   limit.removed[agent] = true

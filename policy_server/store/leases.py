@@ -5,18 +5,21 @@ Every write names the epoch of its book and changes nothing if that is not the n
 that lost the book can't write into its successor's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, select, update
 
-from policy_server.limits.messages import Promise
+from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
 from policy_server.limits.spec import Earning, LimitSpec
 from policy_server.store.rows import insert_or
 from policy_server.store.tables import lease_book, lease_floors, lease_limits
 
 _book, _limits, _floors = lease_book.c, lease_limits.c, lease_floors.c
 _THE_BOOK = 1
+#: Of `lease_floors`, and so are they named in `Holding`.
+HOLDING_COLUMNS = ("units", "floor", "incarnation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,9 @@ class DurableLimit:
     """What was promised of a limit."""
 
     spec: LimitSpec
+    #: No more is out, or than holdings come to, whichever is more.
     ceiling: int
-    floors: Mapping[str, int]
+    holdings: Mapping[str, Holding]
 
 
 def read_book(connection: Connection) -> BookRow | None:
@@ -69,6 +73,7 @@ def take_book(
             "address": address,
             "renewals": 1,
             "secret": secret,
+            "holdings_epoch": 1,
         }
         insert = insert_or(connection, lease_book).values(made)
         # Of two servers that both found none, one makes it.
@@ -80,7 +85,24 @@ def take_book(
         .where(_book.epoch == known.epoch, _book.renewals == known.renewals)
         .values(epoch=_book.epoch + 1, owner=owner, address=address, renewals=_book.renewals + 1)
     )
-    return read_book(connection) if taken.rowcount else None
+    if not taken.rowcount:
+        return None
+    _distrust_holdings_of_others(connection)
+    return read_book(connection)
+
+
+def _distrust_holdings_of_others(connection: Connection) -> None:
+    """Go by ceilings once more, if the last owner was of a version that keeps no holdings."""
+    was_kept = connection.execute(
+        update(lease_book)
+        .where(_book.holdings_epoch == _book.epoch - 1)
+        .values(holdings_epoch=_book.epoch)
+    )
+    if not was_kept.rowcount:
+        connection.execute(update(lease_book).values(holdings_epoch=_book.epoch))
+        connection.execute(
+            update(lease_limits).where(_limits.has_holdings).values(has_holdings=False)
+        )
 
 
 def renew_book(connection: Connection, epoch: int) -> bool:
@@ -100,18 +122,39 @@ def give_up_book(connection: Connection, epoch: int) -> None:
 
 def read_promises(connection: Connection) -> dict[str, DurableLimit]:
     """Read all that was promised."""
-    floors: dict[str, dict[str, int]] = {}
-    # Servers that keep a book together leave a 0 where there is no floor any more.
-    for row in connection.execute(select(lease_floors).where(_floors.floor > 0)):
-        floors.setdefault(row.key, {})[row.holder] = row.floor
+    rows = list(connection.execute(select(lease_limits)))
+    holdings = read_holdings(connection, rows)
     return {
         row.key: DurableLimit(
             spec=_read_spec(row.units, row.rate_count, row.rate_period_ns),
-            ceiling=row.ceiling,
-            floors=floors.get(row.key, {}),
+            ceiling=0 if row.has_holdings else row.ceiling,
+            holdings=holdings.get(row.key, {}),
         )
-        for row in connection.execute(select(lease_limits))
+        for row in rows
     }
+
+
+def read_holdings(
+    connection: Connection, limits: Sequence[Row[Any]], *, keys: Collection[str] | None = None
+) -> dict[str, dict[str, Holding]]:
+    """Read who may have what of *limits*; only of *keys*, where these are named."""
+    # Where the ceiling is gone by, only floors are: what stands beside them may be outdated.
+    is_whole = {row.key: row.has_holdings for row in limits}
+    statement = select(lease_floors)
+    if keys is not None:
+        statement = statement.where(_floors.key.in_(keys))
+    holdings: dict[str, dict[str, Holding]] = {}
+    for row in connection.execute(statement):
+        kept = is_whole.get(row.key, False)
+        holding = Holding(
+            units=row.units if kept else 0,
+            floor=row.floor,
+            incarnation=row.incarnation if kept else 0,
+        )
+        # Servers that keep a book together leave zeros where there is nothing any more.
+        if holding.units or holding.floor:
+            holdings.setdefault(row.key, {})[row.holder] = holding
+    return holdings
 
 
 def keep_promises(connection: Connection, promises: Sequence[Promise], epoch: int) -> bool:
@@ -120,7 +163,7 @@ def keep_promises(connection: Connection, promises: Sequence[Promise], epoch: in
     if not renew_book(connection, epoch):
         return False
     _save_limits(connection, [promise for promise in promises if not promise.is_over])
-    _save_floors(connection, promises)
+    _save_holdings(connection, promises)
     over = [{"over_key": promise.key} for promise in promises if promise.is_over]
     if over:
         key: BindParameter[str] = bindparam("over_key")
@@ -139,24 +182,29 @@ def _save_limits(connection: Connection, promises: Sequence[Promise]) -> None:
             set_={column.name: new[column.name] for column in _limits if column.name != "key"},
         ),
         [
-            {"key": promise.key, "ceiling": promise.ceiling, **write_spec(promise.spec)}
+            {
+                "key": promise.key,
+                "ceiling": promise.ceiling,
+                "has_holdings": promise.is_whole,
+                **write_spec(promise.spec),
+            }
             for promise in promises
         ],
     )
 
 
-def _save_floors(connection: Connection, promises: Sequence[Promise]) -> None:
+def _save_holdings(connection: Connection, promises: Sequence[Promise]) -> None:
     kept = [
-        {"key": promise.key, "holder": holder, "floor": floor}
+        {"key": promise.key, "holder": holder, **write_holding(holding)}
         for promise in promises
-        for holder, floor in promise.floors
-        if floor
+        for holder, holding in promise.holdings
+        if holding != NOTHING_HELD
     ]
     gone = [
         {"gone_key": promise.key, "gone_holder": holder}
         for promise in promises
-        for holder, floor in promise.floors
-        if not floor
+        for holder, holding in promise.holdings
+        if holding == NOTHING_HELD
     ]
     if gone:
         key: BindParameter[str] = bindparam("gone_key")
@@ -169,10 +217,15 @@ def _save_floors(connection: Connection, promises: Sequence[Promise]) -> None:
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=[_floors.key, _floors.holder],
-                set_={"floor": statement.excluded["floor"]},
+                set_={name: statement.excluded[name] for name in HOLDING_COLUMNS},
             ),
             kept,
         )
+
+
+def write_holding(holding: Holding) -> dict[str, int]:
+    """State what an agent may have as columns of `lease_floors`."""
+    return {name: getattr(holding, name) for name in HOLDING_COLUMNS}
 
 
 def write_spec(spec: LimitSpec) -> dict[str, int | None]:

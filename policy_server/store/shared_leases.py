@@ -15,9 +15,17 @@ from functools import partial
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, or_, select, update
 
-from policy_server.limits.messages import NumberedPromise
+from policy_server.limits.messages import Holding, NumberedPromise
 from policy_server.store.database import Database
-from policy_server.store.leases import BookRow, read_book, take_book, write_spec
+from policy_server.store.leases import (
+    HOLDING_COLUMNS,
+    BookRow,
+    read_book,
+    read_holdings,
+    take_book,
+    write_holding,
+    write_spec,
+)
 from policy_server.store.rows import insert_or
 from policy_server.store.tables import lease_book, lease_floors, lease_limits
 
@@ -33,7 +41,7 @@ class PromisedLimit:
 
     epoch: int
     ceiling: int
-    floors: Mapping[str, int]
+    holdings: Mapping[str, Holding]
 
 
 class SharedLeases:
@@ -105,14 +113,13 @@ def read_promised_limits(
     connection: Connection, *, keys: Collection[str]
 ) -> dict[str, PromisedLimit]:
     """Read what was promised of limits."""
-    floors: dict[str, dict[str, int]] = {}
-    for row in connection.execute(select(lease_floors).where(_floors.key.in_(keys))):
-        if row.floor:
-            floors.setdefault(row.key, {})[row.holder] = row.floor
-    limits = connection.execute(select(lease_limits).where(_limits.key.in_(keys)))
+    limits = list(connection.execute(select(lease_limits).where(_limits.key.in_(keys))))
+    holdings = read_holdings(connection, limits, keys=keys)
     return {
         row.key: PromisedLimit(
-            epoch=row.promise_epoch, ceiling=row.ceiling, floors=floors.get(row.key, {})
+            epoch=row.promise_epoch,
+            ceiling=0 if row.has_holdings else row.ceiling,
+            holdings=holdings.get(row.key, {}),
         )
         for row in limits
     }
@@ -129,7 +136,7 @@ def keep_shared_promises(
     _forget(connection, over, epoch)
     lasting = [one for one in promises if not one.promise.is_over]
     _save_limits(connection, lasting, epoch)
-    _save_floors(connection, lasting, epoch)
+    _save_holdings(connection, lasting, epoch)
     return True
 
 
@@ -162,6 +169,7 @@ def _save_limits(connection: Connection, promises: Sequence[NumberedPromise], ep
             {
                 "key": one.promise.key,
                 "ceiling": one.promise.ceiling,
+                "has_holdings": one.promise.is_whole,
                 **write_spec(one.promise.spec),
                 "promise_epoch": epoch,
                 "promise_number": one.number,
@@ -171,18 +179,18 @@ def _save_limits(connection: Connection, promises: Sequence[NumberedPromise], ep
     )
 
 
-def _save_floors(connection: Connection, promises: Sequence[NumberedPromise], epoch: int) -> None:
-    # A floor that is gone is kept as 0, for its number, until the limit is over.
+def _save_holdings(connection: Connection, promises: Sequence[NumberedPromise], epoch: int) -> None:
+    # What is held no more is kept as 0, for its number, until the limit is over.
     rows = [
         {
             "key": one.promise.key,
             "holder": holder,
-            "floor": floor,
+            **write_holding(holding),
             "promise_epoch": epoch,
             "promise_number": one.number,
         }
         for one in promises
-        for holder, floor in one.promise.floors
+        for holder, holding in one.promise.holdings
     ]
     if not rows:
         return
@@ -191,7 +199,9 @@ def _save_floors(connection: Connection, promises: Sequence[NumberedPromise], ep
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[_floors.key, _floors.holder],
-            set_={name: new[name] for name in ("floor", "promise_epoch", "promise_number")},
+            set_={
+                name: new[name] for name in (*HOLDING_COLUMNS, "promise_epoch", "promise_number")
+            },
             where=or_(
                 _floors.promise_epoch < new["promise_epoch"],
                 _floors.promise_number < new["promise_number"],

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from policy_server.store.column_types import Id, UtcTime
@@ -341,6 +342,13 @@ lease_book = Table(
     Column("address", Text, nullable=False, comment="Where agents reach the owner."),
     Column("renewals", Id, nullable=False, comment="Grows with each sign of life of the owner."),
     Column("secret", Text, nullable=False, comment="Of the proofs of grants."),
+    Column(
+        "holdings_epoch",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="The newest in which holdings were kept; less than epoch: an older version has it.",
+    ),
     CheckConstraint("id = 1", name="one_row"),
     comment="Which server lends limits out; only one does.",
 )
@@ -357,6 +365,13 @@ lease_limits = Table(
         Id,
         nullable=False,
         comment="No more units are lent, or than the floors come to, whichever is more.",
+    ),
+    Column(
+        "has_holdings",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="No more are lent than lease_floors says, whatever the ceiling.",
     ),
     Column(
         "promise_epoch",
@@ -380,7 +395,21 @@ lease_floors = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column("holder", Text, primary_key=True, comment="Agent, or agent/worker."),
-    Column("floor", Id, nullable=False),
+    Column("floor", Id, nullable=False, comment="What it may use while no server is there."),
+    Column(
+        "units",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="What it may have while one is; at most.",
+    ),
+    Column(
+        "incarnation",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Which start of the agent; 0: an older version has not said.",
+    ),
     Column(
         "promise_epoch",
         Id,
@@ -395,7 +424,7 @@ lease_floors = Table(
         server_default="0",
         comment="Within the epoch, the later the higher.",
     ),
-    comment="Units that agents may use while no server is there.",
+    comment="What agents may have of limits.",
 )
 
 datastore = Table(

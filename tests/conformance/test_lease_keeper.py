@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from policy_server.lending.keeper import BookKeeper, BookLost
-from policy_server.limits.messages import Promise
+from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
 from policy_server.limits.spec import Earning, LimitSpec
 from policy_server.store.database import Database
 from policy_server.store.leases import read_promises
@@ -42,8 +42,12 @@ def make_keeper(database):
         own.close()
 
 
+def held(units: int) -> Holding:
+    return Holding(units=units, floor=units // 2, incarnation=3)
+
+
 def promise(key: str = "k", **changes) -> Promise:
-    facts = {"spec": LimitSpec(units=10), "ceiling": 10, "floors": (("a", 5),)} | changes
+    facts = {"spec": LimitSpec(units=10), "ceiling": 10, "holdings": (("a", held(5)),)} | changes
     return Promise(key=key, **facts)
 
 
@@ -61,13 +65,13 @@ async def test_promises_are_read_as_they_were_kept(database, make_keeper) -> Non
     keeper, _ = make_keeper("one")
     await keeper.acquire()
 
-    await keeper.keep([promise(), promise("r", spec=RATE, ceiling=0, floors=(("b", 2),))])
-    await keeper.keep([promise(ceiling=8, floors=(("a", 0), ("c", 3)))])
-    await keeper.keep([promise("r", is_over=True, ceiling=0, floors=(("b", 0),))])
+    await keeper.keep([promise(), promise("r", spec=RATE, ceiling=0, holdings=(("b", held(2)),))])
+    await keeper.keep([promise(holdings=(("a", NOTHING_HELD), ("c", held(3))))])
+    await keeper.keep([promise("r", is_over=True, ceiling=0, holdings=(("b", NOTHING_HELD),))])
 
     read = await database.read(read_promises)
-    assert {key: (one.spec, one.ceiling, one.floors) for key, one in read.items()} == {
-        "k": (LimitSpec(units=10), 8, {"c": 3})
+    assert {key: (one.spec, one.ceiling, one.holdings) for key, one in read.items()} == {
+        "k": (LimitSpec(units=10), 0, {"c": held(3)})
     }
 
 

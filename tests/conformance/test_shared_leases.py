@@ -1,11 +1,13 @@
 """What several servers promise together: the newest counts, in the epoch that is in force."""
 
 import pytest
+from sqlalchemy import update
 
-from policy_server.limits.messages import NumberedPromise, Promise
+from policy_server.limits.messages import NOTHING_HELD, Holding, NumberedPromise, Promise
 from policy_server.limits.spec import LimitSpec
 from policy_server.store.leases import BookRow, keep_promises, read_promises
-from policy_server.store.shared_leases import SharedLeases
+from policy_server.store.shared_leases import PromisedLimit, SharedLeases
+from policy_server.store.tables import lease_book
 
 KEY = "connection_limit:ip-1->example.com"
 SPEC = LimitSpec(units=100)
@@ -24,32 +26,41 @@ async def _begin(leases: SharedLeases) -> int:
     return made.epoch
 
 
-def _promise(number: int, ceiling: int, **floors: int) -> NumberedPromise:
-    promise = Promise(key=KEY, spec=SPEC, ceiling=ceiling, floors=tuple(floors.items()))
+def _held(units: int) -> Holding:
+    return Holding(units=units, floor=units // 2, incarnation=7) if units else NOTHING_HELD
+
+
+def _promise(number: int, **units: int) -> NumberedPromise:
+    holdings = tuple((agent, _held(count)) for agent, count in units.items())
+    promise = Promise(key=KEY, spec=SPEC, ceiling=100, holdings=holdings)
     return NumberedPromise(promise=promise, number=number)
+
+
+def _facts(limit: PromisedLimit) -> tuple[int, int, dict[str, Holding]]:
+    return limit.epoch, limit.ceiling, dict(limit.holdings)
 
 
 async def test_an_older_promise_undoes_no_newer_one(leases) -> None:
     epoch = await _begin(leases)
-    assert await leases.keep([_promise(3, 30, a=5, b=7)], epoch)
+    assert await leases.keep([_promise(3, a=5, b=7)], epoch)
 
     # Another server was slower with what it had to write.
-    assert await leases.keep([_promise(2, 20, a=9, c=1)], epoch)
-    assert await leases.keep([_promise(4, 40, b=0)], epoch)
+    assert await leases.keep([_promise(2, a=9, c=1)], epoch)
+    assert await leases.keep([_promise(4, b=0)], epoch)
 
     limit = (await leases.read([KEY]))[KEY]
-    assert (limit.epoch, limit.ceiling, dict(limit.floors)) == (epoch, 40, {"a": 5, "c": 1})
+    assert _facts(limit) == (epoch, 0, {"a": _held(5), "c": _held(1)})
 
 
 async def test_numbers_begin_anew_with_each_epoch(leases) -> None:
     first = await _begin(leases)
-    assert await leases.keep([_promise(9, 90, a=9)], first)
+    assert await leases.keep([_promise(9, a=9)], first)
     second = await _begin(leases)
 
-    assert await leases.keep([_promise(1, 10, a=1)], second)
+    assert await leases.keep([_promise(1, a=1)], second)
 
     limit = (await leases.read([KEY]))[KEY]
-    assert (limit.epoch, limit.ceiling, dict(limit.floors)) == (second, 10, {"a": 1})
+    assert _facts(limit) == (second, 0, {"a": _held(1)})
 
 
 async def test_what_is_written_in_an_epoch_that_is_over_changes_nothing(leases) -> None:
@@ -58,7 +69,7 @@ async def test_what_is_written_in_an_epoch_that_is_over_changes_nothing(leases) 
     second = await _begin(leases)
 
     assert not await leases.renew(first)
-    assert not await leases.keep([_promise(5, 50, a=5)], first)
+    assert not await leases.keep([_promise(5, a=5)], first)
     assert not await leases.mark_begun(first)
     assert await leases.read([KEY]) == {}
     assert await leases.renew(second)
@@ -77,34 +88,64 @@ async def test_of_two_that_begin_an_epoch_one_does(leases) -> None:
 
 async def test_a_limit_that_is_over_is_forgotten_unless_it_is_in_use_again(leases) -> None:
     epoch = await _begin(leases)
-    over = Promise(key=KEY, spec=SPEC, ceiling=0, floors=(("a", 0),), is_over=True)
-    assert await leases.keep([_promise(1, 10, a=5)], epoch)
+    over = Promise(key=KEY, spec=SPEC, ceiling=0, holdings=(("a", NOTHING_HELD),), is_over=True)
+    assert await leases.keep([_promise(1, a=5)], epoch)
     assert await leases.has_older_than(epoch + 1)
     assert await leases.keep([NumberedPromise(promise=over, number=2)], epoch)
     assert await leases.read([KEY]) == {}
     assert not await leases.has_older_than(epoch + 1)
 
-    assert await leases.keep([_promise(4, 40, b=7)], epoch)
+    assert await leases.keep([_promise(4, b=7)], epoch)
     # That came late.
     assert await leases.keep([NumberedPromise(promise=over, number=3)], epoch)
 
     limit = (await leases.read([KEY]))[KEY]
-    assert (limit.ceiling, dict(limit.floors)) == (40, {"b": 7})
+    assert _facts(limit) == (epoch, 0, {"b": _held(7)})
 
 
 async def test_a_server_alone_and_servers_together_know_what_the_others_promised(leases) -> None:
     together = await _begin(leases)
-    assert await leases.keep([_promise(1, 10, a=5, b=0)], together)
+    assert await leases.keep([_promise(1, a=5, b=0)], together)
     database = leases.database
 
     (limit,) = (await database.read(read_promises)).values()
-    assert (limit.ceiling, dict(limit.floors)) == (10, {"a": 5})
-    alone = Promise(key=KEY, spec=SPEC, ceiling=30, floors=(("a", 7),))
+    assert (limit.ceiling, dict(limit.holdings)) == (0, {"a": _held(5)})
+    alone = Promise(key=KEY, spec=SPEC, ceiling=100, holdings=(("a", _held(7)),))
     assert database.write_now(lambda connection: keep_promises(connection, [alone], together))
 
     found = (await leases.read([KEY]))[KEY]
-    assert (found.epoch, found.ceiling, dict(found.floors)) == (0, 30, {"a": 7})
+    assert _facts(found) == (0, 0, {"a": _held(7)})
     later = await _begin(leases)
-    assert await leases.keep([_promise(1, 12, a=2)], later)
+    assert await leases.keep([_promise(1, a=2)], later)
     found = (await leases.read([KEY]))[KEY]
-    assert (found.epoch, found.ceiling, dict(found.floors)) == (later, 12, {"a": 2})
+    assert _facts(found) == (later, 0, {"a": _held(2)})
+
+
+async def test_after_an_older_version_ceilings_and_floors_count_until_all_is_said_anew(
+    leases,
+) -> None:
+    """One of before keeps no holdings, and leaves those that it finds as they are."""
+    first = await _begin(leases)
+    assert await leases.keep([_promise(1, a=6)], first)
+    database = leases.database
+    of_before = update(lease_book).values(epoch=lease_book.c.epoch + 1, owner="")
+    database.write_now(lambda connection: connection.execute(of_before))
+
+    later = await _begin(leases)
+    assert later == first + 2
+    floor_alone = Holding(units=0, floor=3, incarnation=0)
+    assert _facts((await leases.read([KEY]))[KEY]) == (first, 100, {"a": floor_alone})
+    (limit,) = (await database.read(read_promises)).values()
+    assert (limit.ceiling, dict(limit.holdings)) == (100, {"a": floor_alone})
+
+    # As long as not all is accounted for the ceiling goes on to count, also after another start.
+    unclaimed = Promise(
+        key=KEY, spec=SPEC, ceiling=100, holdings=(("b", _held(4)),), is_whole=False
+    )
+    assert await leases.keep([NumberedPromise(promise=unclaimed, number=1)], later)
+    again = await _begin(leases)
+    assert (await leases.read([KEY]))[KEY].ceiling == 100
+    assert await leases.keep([_promise(1, a=2, b=4)], again)
+    last = await _begin(leases)
+    assert _facts((await leases.read([KEY]))[KEY]) == (again, 0, {"a": _held(2), "b": _held(4)})
+    assert last == again + 1

@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 import redis
 
-from policy_server.limits.messages import Demand, Report
+from policy_server.limits.messages import Demand, Holding, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.shared_book.calls import (
     read_synced,
@@ -84,7 +84,8 @@ def test_a_promise_goes_out_again_until_it_is_known_to_be_durable(valkey) -> Non
     shard.begin()
     shard.add(100)
     (first,) = shard.sync(ask("a", 1)).promises
-    assert dict(first.promise.floors) == {"a": 100}
+    held = Holding(units=100, floor=100, incarnation=1)
+    assert dict(first.promise.holdings) == {"a": held}
 
     # Nobody says that it is durable, and another server has grants to send.
     synced = shard.sync(ask("b", 1), server="another")
@@ -96,7 +97,7 @@ def test_a_promise_goes_out_again_until_it_is_known_to_be_durable(valkey) -> Non
     lowered = ask("a", 2, enforced=told.units, version=told.version)
     (third,) = shard.sync(lowered, ask("b", 2)).promises
     assert third.number > first.number
-    assert set(dict(third.promise.floors)) == {"a", "b"}
+    assert set(dict(third.promise.holdings)) == {"a", "b"}
     # That the first one is durable says nothing of the third.
     assert shard.sync(ask("b", 3), confirmed=[first]).promises == (third,)
     assert shard.sync(ask("b", 4), confirmed=[third]).promises == ()
@@ -244,6 +245,24 @@ def test_what_was_promised_before_is_waited_for(valkey, when: str, wait: int) ->
     _let_pass(shard, 1005 + wait + 4, 2)
     (grant,) = shard.sync(ask("a", 3)).grants
     assert grant.grant.units == 10
+
+
+def test_of_what_is_taken_over_late_only_floors_are_waited_for(valkey) -> None:
+    """A limit is taken over when it is first asked for: leases of before may be over by then."""
+    shard = Shard(valkey, clock=SET_CLOCK)
+    shard.client.set("wall seconds", 1000)
+    shard.begin()
+    held = {"gone": Holding(units=6, floor=3, incarnation=1)}
+    restored = restore_arguments(0, held, is_of_this_epoch=False, unseen_ns=0)
+    shard.add(10, *restored)
+    _let_pass(shard, 1000, 60)
+    assert shard.sync(ask("a", 1)).grants[0].grant.units == 4
+    _let_pass(shard, 1060, 20)
+    # It has gone through what ends with a lease already, and has only its floor.
+    spec = spec_arguments(LimitSpec(units=10))
+    assert shard.call("add", "server", "another", *spec, *restored) == [b"ok", 1]
+
+    assert [shard.call("show", key, 1)[1][4] for key in (KEY, "another")] == [3 + 4, 3]
 
 
 def _let_pass(shard: Shard, start: int, seconds: int) -> None:

@@ -6,8 +6,9 @@ decide the same. The scripts run on virtual time, which a clock of the tests' ow
 from collections.abc import Mapping
 
 from policy_server.limits.book import LeaseBook, Signer
-from policy_server.limits.messages import Decision, NumberedPromise, Report
+from policy_server.limits.messages import Decision, Holding, NumberedPromise, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.views import view_limit
 from policy_server.shared_book.calls import (
     read_synced,
     report_arguments,
@@ -70,11 +71,13 @@ class PairedBook:
         self.pure.configure(key, spec, now)
         self._specs[key] = spec
 
-    def restore(self, key: str, *, ceiling: int, floors: Mapping[str, int], now: int) -> None:
+    def restore(
+        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+    ) -> None:
         """Take over what a predecessor has promised of a limit that is configured."""
         now = self._begin(now)
-        self.pure.restore(key, ceiling=ceiling, floors=floors, now=now)
-        restored = restore_arguments(ceiling, floors, is_of_this_epoch=True, unseen_ns=0)
+        self.pure.restore(key, ceiling=ceiling, holdings=holdings, now=now)
+        restored = restore_arguments(ceiling, holdings, is_of_this_epoch=True, unseen_ns=0)
         spec = spec_arguments(self._specs.pop(key))
         assert self.scripts.call("add", now, _SERVER, key, *spec, *restored)[1]
 
@@ -132,7 +135,9 @@ class PairedBook:
             _, description, holders = self.scripts.call("show", now, key, 1000)
             assert description[1:4] == spec_arguments(limit.spec)
             assert description[4] == limit.out
-            assert description[9] == limit.unclaimed
+            view = view_limit(self.pure, key, now)
+            assert view is not None
+            assert description[9] == view.unclaimed
             assert {
                 agent.decode(): facts for agent, *facts in (holder[:6] for holder in holders)
             } == {

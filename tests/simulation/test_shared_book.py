@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from benchmarks.lease_world import LeaseWorld, draw_scenario
-from policy_server.limits.messages import Demand, Grant, Report
+from policy_server.limits.messages import NOTHING_HELD, Demand, Grant, Holding, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 from tests.simulation.paired_book import PairedBook
 from tests.valkey import start_valkey
@@ -62,7 +62,7 @@ class _Trace:
         self.now = 0
         self.epoch = 0
         self.specs = {key: self._draw_spec() for key in _KEYS}
-        self.durable: dict[str, tuple[int, dict[str, int]]] = {}
+        self.durable: dict[str, tuple[int, dict[str, Holding]]] = {}
         self.grants: dict[tuple[str, str], Grant] = {}
         self.sequences = dict.fromkeys(_AGENTS, 0)
         self.incarnations = dict.fromkeys(_AGENTS, 1)
@@ -90,9 +90,18 @@ class _Trace:
         """Begin a new epoch, from what is durable."""
         self.epoch += 1
         self.book = PairedBook(self.client, LeaseTiming(), epoch=self.epoch, sign=sign)
-        for key, (ceiling, floors) in self.durable.items():
+        for key, (ceiling, holdings) in self.durable.items():
             self.book.configure(key, self.specs[key], self.now)
-            self.book.restore(key, ceiling=ceiling, floors=floors, now=self.now)
+            if self.random.random() < 0.2:
+                # As a version left it that knew no holdings.
+                holdings = {
+                    agent: Holding(units=0, floor=held.floor, incarnation=0)
+                    for agent, held in holdings.items()
+                    if held.floor
+                }
+            else:
+                ceiling = 0
+            self.book.restore(key, ceiling=ceiling, holdings=holdings, now=self.now)
 
     def _report(self) -> None:
         agent = self.random.choice(_AGENTS)
@@ -139,8 +148,8 @@ class _Trace:
             if promise.is_over:
                 self.durable.pop(promise.key, None)
                 continue
-            floors = dict(self.durable.get(promise.key, (0, {}))[1]) | dict(promise.floors)
-            kept = {agent: floor for agent, floor in floors.items() if floor}
+            held = dict(self.durable.get(promise.key, (0, {}))[1]) | dict(promise.holdings)
+            kept = {agent: one for agent, one in held.items() if one != NOTHING_HELD}
             self.durable[promise.key] = (promise.ceiling, kept)
         for grant in decision.grants:
             # Some are lost on their way.

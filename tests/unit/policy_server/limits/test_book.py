@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from policy_server.limits.book import LeaseBook
-from policy_server.limits.messages import Demand, Grant, Report
+from policy_server.limits.messages import NOTHING_HELD, Demand, Grant, Holding, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 
 SECOND = 1_000_000_000
@@ -27,6 +27,8 @@ class Desk:
         self.sequences: dict[str, int] = {}
         self.grants: dict[str, Grant] = {}
         self.promises: list = []
+        #: As it is durable.
+        self.held: dict[str, Holding] = {}
 
     def report(self, agent: str, now: int, *, wants: int, enforced: int, **changes) -> bool:
         self.sequences[agent] = self.sequences.get(agent, 0) + 1
@@ -47,6 +49,9 @@ class Desk:
         """Settle; return what agents are newly told."""
         decision = self.book.settle(now)
         self.promises += decision.promises
+        for promise in decision.promises:
+            self.held |= dict(promise.holdings)
+        self.held = {agent: one for agent, one in self.held.items() if one != NOTHING_HELD}
         for grant in decision.grants:
             self.grants[grant.agent] = grant
         return {grant.agent: grant.units for grant in decision.grants}
@@ -137,28 +142,144 @@ def test_a_new_incarnation_frees_what_the_old_one_had() -> None:
     assert desk.settle(SECOND) == {"b": 10}
 
 
-def test_ceiling_and_floors_are_promised_before_they_are_granted() -> None:
+def test_what_agents_may_have_is_promised_before_it_is_granted() -> None:
     desk = Desk(100)
     desk.ask("ab", 0, wants=10)
 
     (promise,) = desk.promises
-    assert promise.ceiling is not None
-    assert promise.ceiling >= sum(grant.units for grant in desk.grants.values())
-    assert dict(promise.floors) == {agent: desk.grants[agent].floor for agent in "ab"}
+    assert dict(promise.holdings) == {
+        agent: Holding(units=grant.units, floor=grant.floor, incarnation=1)
+        for agent, grant in desk.grants.items()
+    }
+    assert promise.ceiling == 100
+    assert promise.is_whole
 
 
-def test_after_a_crash_only_what_the_ceiling_leaves_is_given_until_all_have_spoken() -> None:
+def test_of_a_holding_that_says_enough_nothing_is_written() -> None:
+    desk = Desk(10)
+    desk.ask("a", 0, wants=10)
+    desk.book.configure(KEY, LimitSpec(units=4), SECOND)
+    assert desk.settle(SECOND) == {"a": 4}
+    desk.report("a", 2 * SECOND, wants=10, enforced=9)
+    desk.settle(2 * SECOND)
+    written = len(desk.promises)
+
+    # Its connections close one by one, and nobody has what gets free.
+    desk.report("a", 3 * SECOND, wants=10, enforced=8)
+    desk.settle(3 * SECOND)
+
+    assert len(desk.promises) == written
+    assert desk.book.limit(KEY).shares["a"].booked == 8
+    assert desk.held["a"].units == 9
+
+
+def _restart(desk: Desk, now: int, *, units: int = 100) -> Desk:
+    """A server that comes after a crash, for the agents as they are."""
+    later = Desk(units, epoch=2)
+    later.grants, later.sequences = dict(desk.grants), dict(desk.sequences)
+    later.book.restore(KEY, holdings=desk.held, now=now)
+    return later
+
+
+def test_after_a_crash_what_an_agent_has_no_more_is_free_once_it_confirms() -> None:
+    desk = Desk(100)
+    desk.ask("ab", 0, wants=50)
+    later = _restart(desk, 0)
+    limit = later.book.limit(KEY)
+    assert limit.out == 100
+
+    # It has been without a server for so long that it has no more than its floor.
+    later.report("a", SECOND, wants=10, enforced=25)
+    told = later.settle(SECOND)["a"]
+    # A grant of the server before may be under way to it still, so nothing is free yet.
+    assert limit.out == 100
+    later.report("c", SECOND, wants=50, enforced=0)
+    assert "c" not in later.settle(SECOND)
+    later.report("a", 2 * SECOND, wants=10, enforced=told)
+    assert later.settle(2 * SECOND) == {"c": 50 - told}
+
+    # Whose lease is over beyond doubt has its floor, and no more.
+    assert limit.shares["b"].booked == 50
+    for second in range(3, 77):
+        for agent in "ac":
+            units = later.grants[agent].units
+            later.report(agent, second * SECOND, wants=50, enforced=units)
+        later.settle(second * SECOND)
+        assert limit.out <= 100
+    assert limit.shares["b"].booked == 0
+    assert limit.shares["b"].floor == 25
+    assert limit.out == 100
+
+
+def test_who_has_what_was_written_down_is_not_told_so_again() -> None:
+    desk = Desk(100)
+    desk.ask("a", 0, wants=10)
+    later = _restart(desk, 0)
+
+    later.report("a", SECOND, wants=10, enforced=100)
+
+    assert later.settle(SECOND) == {}
+    # What it has less of is free only once it has confirmed a grant of this book.
+    later.report("a", 2 * SECOND, wants=10, enforced=40)
+    assert later.settle(2 * SECOND) == {"a": 100}
+    assert later.book.limit(KEY).out == 100
+    later.report("a", 3 * SECOND, wants=0, enforced=100)
+    assert later.settle(3 * SECOND) == {"a": 0}
+    later.report("a", 4 * SECOND, wants=0, enforced=40)
+    later.settle(4 * SECOND)
+    assert later.book.limit(KEY).out == 40
+
+
+def test_a_later_start_frees_what_an_earlier_one_had_also_across_a_crash_of_the_server() -> None:
+    desk = Desk(100)
+    desk.ask("ab", 0, wants=50)
+    later = _restart(desk, 0)
+
+    later.book.receive(Report(agent="a", incarnation=2, sequence=1), SECOND)
+    later.report("b", SECOND, wants=100, enforced=50)
+
+    assert later.settle(SECOND) == {"b": 100}
+
+
+def test_an_agent_that_has_forgotten_a_limit_is_told_what_it_has() -> None:
+    desk = Desk(100)
+    desk.ask("ab", 0, wants=50)
+    later = _restart(desk, 0)
+    for second in range(1, 76):
+        for agent in "ab":
+            later.sequences[agent] += 1
+            report = Report(agent=agent, incarnation=1, sequence=later.sequences[agent])
+            later.book.receive(report, second * SECOND)
+        told = later.settle(second * SECOND)
+        assert later.book.limit(KEY).out == 100
+
+    later.sequences["a"] += 1
+    report = Report(agent="a", incarnation=1, sequence=later.sequences["a"])
+    later.book.receive(report, 76 * SECOND)
+    told |= later.settle(76 * SECOND)
+
+    assert told == {"a": 0, "b": 0}
+    for agent in "ab":
+        later.report(agent, 77 * SECOND, wants=0, enforced=0)
+    later.settle(77 * SECOND)
+    assert later.book.limit(KEY) is None
+
+
+def test_after_an_older_version_only_what_the_ceiling_leaves_is_given_until_all_is_over() -> None:
     desk = Desk(100)
     desk.ask("ab", 0, wants=30)
-    (promise,) = desk.promises
     later = Desk(100, epoch=2)
-    later.grants = dict(desk.grants)
-    later.sequences = dict(desk.sequences)
-    later.book.restore(KEY, ceiling=promise.ceiling, floors=dict(promise.floors), now=0)
+    later.grants, later.sequences = dict(desk.grants), dict(desk.sequences)
+    floors = {
+        agent: Holding(units=0, floor=grant.floor, incarnation=0)
+        for agent, grant in desk.grants.items()
+    }
+    later.book.restore(KEY, ceiling=80, holdings=floors, now=0)
 
     # Somebody new gets what was certainly never given out.
-    spare = 100 - promise.ceiling
-    assert later.ask("c", 1, wants=spare) == {"c": spare}
+    assert later.ask("c", 1, wants=20) == {"c": 20}
+    # Until all is accounted for, holdings don't say all that may be out.
+    assert not later.promises[-1].is_whole
     # Who can prove what they had keeps it, and lowers what is taken to be out.
     held = desk.grants["a"].units
     later.report("a", 2, wants=30, enforced=held)
@@ -167,23 +288,45 @@ def test_after_a_crash_only_what_the_ceiling_leaves_is_given_until_all_have_spok
     assert limit.out <= 100
     # At the end of the window the rest is free.
     for second in range(1, 77):
-        later.report("c", second * SECOND, wants=spare, enforced=later.grants["c"].units)
+        later.report("c", second * SECOND, wants=20, enforced=later.grants["c"].units)
         later.report("a", second * SECOND, wants=30, enforced=later.grants["a"].units)
         later.settle(second * SECOND)
         assert limit.out <= 100
     assert limit.unclaimed == 0
 
 
-def test_a_claim_without_proof_is_booked_but_not_granted() -> None:
+def test_what_nobody_lent_counts_once_its_agent_has_confirmed_a_grant() -> None:
     desk = Desk(10, epoch=2)
     desk.ask("b", 0, wants=10)
     desk.report("liar", 0, wants=10, enforced=8, version=5, granted=8, proof=b"made up")
 
-    told = desk.settle(0)
+    # It may be long ago that it said so: b keeps what it has not given back.
+    assert desk.settle(0) == {"b": 5, "liar": 0}
+    assert desk.book.limit(KEY).shares["liar"].booked == 0
+    desk.report("b", SECOND, wants=10, enforced=5)
+    desk.report("liar", SECOND, wants=10, enforced=8)
 
-    # It may be using them, so nobody else gets them; that they are its own it has not shown.
+    # It still uses them, so nobody else gets them; of these its part is its own.
+    assert desk.settle(SECOND) == {"liar": 5}
     assert desk.book.limit(KEY).shares["liar"].booked == 8
-    assert told == {"b": 5, "liar": 5}
+
+
+def test_what_was_said_before_units_went_to_another_one_takes_none_of_them() -> None:
+    """The server before had taken in that they were given back; the new one does not know that."""
+    desk = Desk(2)
+    desk.ask("a", 0, wants=2)
+    first = desk.grants["a"]
+    desk.ask("b", SECOND, wants=2)
+    desk.report("a", 2 * SECOND, wants=2, enforced=1)
+    assert desk.settle(2 * SECOND) == {"b": 1}
+    later = _restart(desk, 3 * SECOND, units=2)
+
+    later.report("a", 3 * SECOND, wants=2, enforced=2, version=first.version, granted=2)
+    later.report("b", 3 * SECOND, wants=2, enforced=1)
+    told = later.settle(3 * SECOND)
+
+    assert told.get("a", 1) <= 1
+    assert later.book.limit(KEY).out == 2
 
 
 def test_a_lowered_limit_only_falls() -> None:
@@ -228,9 +371,7 @@ def test_who_alone_wants_a_limit_has_all_of_it_and_its_floor() -> None:
 
     assert desk.ask("a", 0, wants=1) == {"a": 100}
     (promise,) = desk.promises
-    assert promise.floors == (("a", 100),)
-    # The floor says it all.
-    assert promise.ceiling == 0
+    assert promise.holdings == (("a", Holding(units=100, floor=100, incarnation=1)),)
 
 
 def test_a_grant_that_nobody_confirms_is_sent_again_with_its_events() -> None:
@@ -262,7 +403,7 @@ def test_a_limit_that_nobody_has_is_forgotten() -> None:
     desk.settle(SECOND)
 
     assert desk.promises[-1].is_over
-    assert desk.promises[-1].floors == (("a", 0),)
+    assert desk.promises[-1].holdings == (("a", NOTHING_HELD),)
     assert desk.book.limit(KEY) is None
 
 
@@ -273,7 +414,7 @@ def test_a_rate_that_was_used_is_forgotten_once_it_is_full_again() -> None:
     desk.book.release("a", 1, SECOND)
     desk.settle(SECOND)
     assert not desk.promises[-1].is_over
-    assert desk.promises[-1].ceiling > 0
+    assert desk.held == {}
     desk.settle(10 * SECOND)
     assert desk.book.limit(KEY) is not None
 
