@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+from sqlalchemy import Connection
 
-from benchmarks.blocks import domain_of, insert_rows, make_layer
+from benchmarks.blocks import domain_of, insert_rows, make_layer, make_sites
 from benchmarks.grpc_load import Answered, Load, apply_load
 from benchmarks.plain_answers import METHOD as PLAIN_METHOD
 from benchmarks.report import Report
@@ -29,6 +31,7 @@ from penstock.v1.policy_service_pb2 import (
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policy_server.store.database import Database
 from policy_server.store.schema import upgrade
+from policy_server.store.sites import StoredSite, save_sites
 
 _SERVICE = "/penstock.v1.PolicyService"
 _BLOCKS = 10_000
@@ -120,16 +123,24 @@ def _question(number: int) -> GetEgressPathConfigRequest:
 def _fill(url: str) -> None:
     database = Database(url)
     upgrade(database)
-    database.write_now(lambda connection: insert_rows(connection, make_layer(_BLOCKS).blocks))
+    database.write_now(_write)
     database.close()
+
+
+def _write(connection: Connection) -> None:
+    insert_rows(connection, make_layer(_BLOCKS).blocks)
+    # Where the sites of rules are not known, the server asks the DNS for them all the time.
+    later = datetime.now(UTC) + timedelta(days=1)
+    sites = [StoredSite(site=site, expires_at=later) for site in make_sites(_BLOCKS)]
+    save_sites(connection, sites)
 
 
 def _measure_case(server: ServerProcess, case: _Case) -> dict[str, object]:
     with _plain_answers(_answer_bytes(server, case)) as plain:
         rounds, plain_rounds = [], []
         for number in range(_ROUNDS + 1):
-            ours = _measure_round(server, _load(server, case, case.method))
-            bare = _measure_round(plain, _load(plain, case, PLAIN_METHOD))
+            ours = _measure_round(server, _load(server, case, case.method, number))
+            bare = _measure_round(plain, _load(plain, case, PLAIN_METHOD, number))
             # The first round fills caches and is left out.
             if number:
                 rounds.append(ours)
@@ -151,21 +162,27 @@ def _measure_case(server: ServerProcess, case: _Case) -> dict[str, object]:
     }
 
 
-def _load(server: ServerProcess, case: _Case, method: str) -> Load:
+def _load(server: ServerProcess, case: _Case, method: str, number: int) -> Load:
     return Load(
         port=server.port,
         method=method,
-        requests=case.requests,
+        requests=_turn(case, number),
         calls=case.calls,
         depth=case.depth,
     )
+
+
+def _turn(case: _Case, number: int) -> tuple[bytes, ...]:
+    """Begin each round where the one before ended: what was just asked is not asked again."""
+    first = number * case.calls % len(case.requests)
+    return case.requests[first:] + case.requests[:first]
 
 
 def _at_half(server: ServerProcess, case: _Case, method: str, rate: float) -> Answered:
     load = Load(
         port=server.port,
         method=method,
-        requests=case.requests,
+        requests=_turn(case, _ROUNDS + 1),
         calls=min(case.calls, max(100, int(rate * 2))),
         pace=rate / 2,
     )
