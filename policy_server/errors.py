@@ -17,7 +17,7 @@ Errors of the policy server, by what the caller can do.
     ├── StoreRefused         the database refused a statement
     └── WrongSchema          migrate the database
 
-`policy_server.services.interceptors` has the one table that turns them into gRPC statuses.
+`policy_server.services.statuses` has the one table that turns them into gRPC statuses.
 """
 
 from collections.abc import Sequence

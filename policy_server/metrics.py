@@ -4,25 +4,16 @@ Metrics of the policy server, on a registry of their own.
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from policy_server.call_metrics import CallMetrics
+
 
 class ServerMetrics:
     """What the server counts; all names start with penstock_server_."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.calls = Counter(
-            "penstock_server_rpc",
-            "RPCs that ended, by method and status code.",
-            ("method", "code"),
-            registry=self.registry,
-        )
-        self.call_seconds = Histogram(
-            "penstock_server_rpc_seconds",
-            "Time to answer unary RPCs.",
-            ("method",),
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
-            registry=self.registry,
-        )
+        self.calls = CallMetrics()
+        self.registry.register(self.calls)
         self.streams = Gauge(
             "penstock_server_streams_open",
             "Streaming RPCs that are open.",

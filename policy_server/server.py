@@ -44,12 +44,12 @@ from policy_server.services.automation_service import AutomationService
 from policy_server.services.canary import CanaryShare
 from policy_server.services.feedback_service import FeedbackService
 from policy_server.services.fleet_service import FleetService
-from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.limit_names import LimitNames
 from policy_server.services.limit_service import LimitService
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_service import RuleService
 from policy_server.services.rule_trials import RuleTrials
+from policy_server.services.supervised_server import SupervisedServer
 from policy_server.services.watch import WatchHub
 from policy_server.settings import EMBEDDED, LimitSettings, Settings, split_address
 from policy_server.store.actions import ActionStore
@@ -222,12 +222,9 @@ class Server:
         logger.info("server ready", extra=ports)
 
     def _build_grpc(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            interceptors=[CallInterceptor(self.metrics)],
-            options=_CHANNEL_OPTIONS,
-            maximum_concurrent_rpcs=_MAX_CALLS,
-        )
-        self.grpc_port = _listen(server, self._settings.server.grpc_listen)
+        listening = grpc.aio.server(options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+        self.grpc_port = _listen(listening, self._settings.server.grpc_listen)
+        server = SupervisedServer(listening, self.metrics)
         agents = AgentStore(self.database)
         self._directory = AgentDirectory(
             agents,
@@ -263,8 +260,9 @@ class Server:
         limit_service_pb2_grpc.add_LimitServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        return server
+        # It looks at what the server is, and would take this one for one without an event loop.
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), listening)
+        return listening
 
     def _build_limits(self) -> LimitService:
         self._limit_store = self._build_limit_store()

@@ -17,8 +17,8 @@ from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
 from policy_server.services.caller import read_process
-from policy_server.services.interceptors import status_message, status_number
 from policy_server.services.paging import read_page_size, read_page_token
+from policy_server.services.statuses import status_message, status_number
 from policy_server.services.watch import WatchHub
 from policy_server.wire_form import write_field
 
@@ -132,7 +132,7 @@ class PolicyService:
         )
 
 
-def add_policy_service(server: grpc.aio.Server, service: PolicyService, hub: WatchHub) -> None:
+def add_policy_service(server: Any, service: PolicyService, hub: WatchHub) -> None:
     """Register the service; a handler may return a message or the bytes of one."""
     pb = policy_service_pb2
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {

@@ -17,9 +17,9 @@ from policy_server.services.agent_directory import AgentDirectory
 from policy_server.services.automation_service import AutomationService
 from policy_server.services.canary import CanaryShare
 from policy_server.services.feedback_service import FeedbackService
-from policy_server.services.interceptors import CallInterceptor
 from policy_server.services.policy_service import PolicyService, add_policy_service
 from policy_server.services.rule_trials import RuleTrials
+from policy_server.services.supervised_server import SupervisedServer
 from policy_server.services.watch import WatchHub
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
@@ -103,8 +103,8 @@ class SimulatedServer:
                 listener=SimulatedHints(random),
             )
         )
-        interceptors = [CallInterceptor(metrics)]
-        self.listener = Listener(network, self.process, name, interceptors=interceptors)
+        self.listener = Listener(network, self.process, name)
+        services = SupervisedServer(self.listener, metrics)
         self._directory = AgentDirectory(
             AgentStore(self.database),
             server=name,
@@ -121,12 +121,12 @@ class SimulatedServer:
             canaries=CanaryShare(share=canary_share),
             random=random.random,
         )
-        add_policy_service(self.listener, PolicyService(self.policy, self._hub), self._hub)
+        add_policy_service(services, PolicyService(self.policy, self._hub), self._hub)
         reports = ReportStore(self.database)
         self._feedback = FeedbackService(
             self.policy, reports, metrics=metrics, clock=clock, random=random
         )
-        add_FeedbackServiceServicer_to_server(self._feedback, self.listener)
+        add_FeedbackServiceServicer_to_server(self._feedback, services)
         add_AutomationServiceServicer_to_server(
             AutomationService(
                 self.policy,
@@ -135,7 +135,7 @@ class SimulatedServer:
                 trials=RuleTrials(self.policy, self.database),
                 clock=clock,
             ),
-            self.listener,
+            services,
         )
 
     def start(self) -> None:

@@ -2,7 +2,7 @@
 A network between simulated processes, which carries gRPC calls as bytes and loses some.
 
 It stands where grpc's channel and server stand: generated stubs call a `Channel`, and what the
-real `add_…_to_server` registers at a `Listener` is called as grpc would, interceptors included.
+real `add_…_to_server` registers at a `Listener` is called as grpc would.
 
 What is promised is what gRPC promises. Messages of one stream arrive in order and once, until the
 stream breaks; then what was on its way is lost, and each side learns of it at a time of its own,
@@ -452,19 +452,11 @@ class StreamCall:
 class Listener:
     """Where a server's handlers are registered, in the place of a grpc server."""
 
-    def __init__(
-        self,
-        network: Network,
-        process: Process,
-        address: str,
-        *,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-    ) -> None:
+    def __init__(self, network: Network, process: Process, address: str) -> None:
         self.network = network
         self.process = process
         self.address = address
         self.is_open = False
-        self._interceptors = tuple(interceptors)
         self._generic: list[Any] = []
         self._calls: dict[ServerCall, None] = {}
 
@@ -500,20 +492,11 @@ class Listener:
         """Forget a call that has ended."""
         self._calls.pop(call, None)
 
-    async def find(self, path: str, metadata: Any) -> Any:
-        """Find what handles a method, through the interceptors."""
+    def find(self, path: str, metadata: Any) -> Any:
+        """Find what handles a method."""
         details = _CallDetails(path, metadata)
-
-        async def found(details: Any) -> Any:
-            for handlers in self._generic:
-                if (handler := handlers.service(details)) is not None:
-                    return handler
-            return None
-
-        continuation = found
-        for interceptor in reversed(self._interceptors):
-            continuation = _through(interceptor, continuation)
-        return await continuation(details)
+        found = (handlers.service(details) for handlers in self._generic)
+        return next((handler for handler in found if handler is not None), None)
 
 
 class ServerCall:
@@ -579,7 +562,7 @@ class ServerCall:
 
     async def _serve(self) -> None:
         try:
-            self._handler = await self._listener.find(self._path, self._metadata)
+            self._handler = self._listener.find(self._path, self._metadata)
             if self._handler is None:
                 self._status = (grpc.StatusCode.UNIMPLEMENTED, self._path)
             elif self._handler.unary_unary is not None:
@@ -591,7 +574,7 @@ class ServerCall:
                 self._status = (grpc.StatusCode.OK, "")
         except grpc.aio.AbortError:
             pass
-        # grpc answers so; the interceptor maps every error before it gets here.
+        # grpc answers so; a supervised server maps every error before it gets here.
         except Exception as error:
             self._status = (grpc.StatusCode.UNKNOWN, repr(error))
         self._listener.discard(self)
@@ -622,7 +605,9 @@ class ServerCall:
             self._changed.clear()
             await self._changed.wait()
         if self._requests:
-            return self._handler.request_deserializer(self._requests.popleft())
+            request = self._requests.popleft()
+            deserialize = self._handler.request_deserializer
+            return deserialize(request) if deserialize else request
         return grpc.aio.EOF
 
     async def write(self, answer: Any) -> None:
@@ -669,10 +654,3 @@ def _ignore(client: str, path: str, message: Any) -> None:
 class _CallDetails:
     method: str
     invocation_metadata: Any
-
-
-def _through(interceptor: Any, continuation: Any) -> Any:
-    async def find(details: Any) -> Any:
-        return await interceptor.intercept_service(continuation, details)
-
-    return find

@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from policy_server import errors
-from policy_server.services.interceptors import (
+from policy_server.services.statuses import (
     STATUS_CODES,
     build_status,
     status_code,

@@ -1,113 +1,63 @@
 """
-What surrounds every RPC: errors become statuses by one table, and each call is counted.
+What surrounds every RPC: errors become statuses, and each call is counted.
 """
 
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from policy_server.errors import (
-    Aborted,
-    InvalidRequest,
-    NotFound,
-    NotInForce,
-    PolicyServerError,
-    StoreRefused,
-    Unavailable,
-    WrongSchema,
-)
 from policy_server.metrics import ServerMetrics
+from policy_server.services.statuses import build_status, status_code
 
 logger = logging.getLogger(__name__)
 
-#: First match wins, so a subclass stands before its parent.
-STATUS_CODES: tuple[tuple[type[PolicyServerError], grpc.StatusCode], ...] = (
-    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (Aborted, grpc.StatusCode.ABORTED),
-    (Unavailable, grpc.StatusCode.UNAVAILABLE),
-    (NotInForce, grpc.StatusCode.FAILED_PRECONDITION),
-    (WrongSchema, grpc.StatusCode.FAILED_PRECONDITION),
-    (StoreRefused, grpc.StatusCode.INTERNAL),
-)
-#: Details travel in a trailer, whose size peers bound to 8 KiB.
-_MOST_VIOLATIONS = 50
-_INTERNAL_TEXT = "internal error; the server's log has the details"
 
+class SupervisedServer:
+    """
+    A server as services register at it: their errors become statuses, and their calls are counted.
 
-def status_code(error: BaseException) -> grpc.StatusCode:
-    """Find the status of an error; INTERNAL for those that nobody foresaw."""
-    for kind, code in STATUS_CODES:
-        if isinstance(error, kind):
-            return code
-    return grpc.StatusCode.INTERNAL
+    Methods are wrapped once, and no interceptor is asked at each call, which costs as much as a
+    known answer does.
+    """
 
-
-def status_message(error: BaseException) -> str:
-    """Say what a client may know of an error."""
-    if status_code(error) is grpc.StatusCode.INTERNAL:
-        return _INTERNAL_TEXT
-    return str(error)
-
-
-def status_number(error: BaseException) -> int:
-    """Find the google.rpc.Code of an error."""
-    return int(code_pb2.Code.Value(status_code(error).name))
-
-
-def build_status(error: BaseException) -> status_pb2.Status:
-    """Make the google.rpc.Status of an error, with details that clients can act on."""
-    status = status_pb2.Status(code=status_number(error), message=status_message(error))
-    if isinstance(error, InvalidRequest):
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-            for field, description in error.violations[:_MOST_VIOLATIONS]
-        ]
-        _add_detail(status, error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(error, Unavailable):
-        delay = duration_pb2.Duration()
-        delay.FromTimedelta(error.retry_delay)
-        _add_detail(status, error_details_pb2.RetryInfo(retry_delay=delay))
-    return status
-
-
-def _add_detail(status: status_pb2.Status, message: Any) -> None:
-    detail = any_pb2.Any()
-    detail.Pack(message)
-    status.details.append(detail)
-
-
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors and counts calls, for every method."""
-
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, server: Any, metrics: ServerMetrics) -> None:
+        self._server = server
         self._metrics = metrics
-        # Handlers are made once a method, so that a call costs no wrapping; the methods that
-        # exist bound it.
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Register handlers, as generated code does."""
+        wrapped = tuple(_SupervisedHandler(handler, self._metrics) for handler in handlers)
+        self._server.add_generic_rpc_handlers(wrapped)
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Any) -> None:
+        """Generated code says the same in this other way, which grpc.aio does not use."""
+
+
+class _SupervisedHandler(grpc.GenericRpcHandler):
+    """Hands out the methods of another handler, wrapped."""
+
+    def __init__(self, handler: grpc.GenericRpcHandler, metrics: ServerMetrics) -> None:
+        self._handler = handler
+        self._metrics = metrics
+        #: Those that exist bound it.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     # Annotations are quoted where the class can be subscripted in its type stubs alone.
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Hand out the method's handler, wrapped."""
+        """Find the method that is called."""
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is not None:
             return known
-        handler = await continuation(handler_call_details)
+        handler = self._handler.service(handler_call_details)
         if handler is None:
             return None
         wrapped = self._wrap(handler, method)
@@ -132,8 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(answer, **coders)
 
     def _unary(self, behaviour: Callable[..., Any], method: str) -> Any:
-        seconds = self._metrics.call_seconds.labels(method)
-        succeeded = self._metrics.calls.labels(method, "OK")
+        calls = self._metrics.calls.of(method)
 
         async def answer(request: Any, context: Any) -> Any:
             started = time.perf_counter()
@@ -143,10 +92,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await self._fail(error, context, method)
             else:
-                succeeded.inc()
+                calls.end("OK")
                 return response
             finally:
-                seconds.observe(time.perf_counter() - started)
+                calls.took(time.perf_counter() - started)
 
         return answer
 
@@ -164,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         yield response
-                self._metrics.calls.labels(method, "OK").inc()
+                self._metrics.calls.of(method).end("OK")
             # The supervisor of every stream, likewise; a cancelled stream stays cancelled.
             except Exception as error:
                 await self._fail(error, context, method)
@@ -180,7 +129,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             is_open.inc()
             try:
                 await behaviour(request, context)
-                self._metrics.calls.labels(method, "OK").inc()
+                self._metrics.calls.of(method).end("OK")
             # The supervisor of every stream, likewise; a cancelled stream stays cancelled.
             except Exception as error:
                 await self._fail(error, context, method)
@@ -191,10 +140,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def _fail(self, error: Exception, context: Any, method: str) -> None:
         if isinstance(error, grpc.aio.AbortError):
-            self._metrics.calls.labels(method, "ABORTED_BY_METHOD").inc()
+            self._metrics.calls.of(method).end("ABORTED_BY_METHOD")
             raise error
         code = status_code(error)
-        self._metrics.calls.labels(method, code.name).inc()
+        self._metrics.calls.of(method).end(code.name)
         if code is grpc.StatusCode.INTERNAL:
             logger.error("rpc failed", extra={"method": method}, exc_info=error)
         await context.abort_with_status(rpc_status.to_status(build_status(error)))
