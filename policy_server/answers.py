@@ -3,39 +3,53 @@ Answers: a resolution as it goes over the wire, with its etag.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from google.protobuf.message import Message
-
-from penstock.v1 import egress_path_pb2, limit_pb2, policy_service_pb2
-from policy_server.limit_refs import find_limits, to_spec
+from penstock.v1 import policy_service_pb2
+from policy_server.limit_refs import AnsweredLimit
 from policy_server.limits.spec import LimitSpec
-from policy_server.rules.config import to_config
-from policy_server.rules.resolve import Override, Question, Resolution, resolve_scopes
+from policy_server.rules.resolve import Override, Question, name_path, order_overrides
 from policy_server.rules.scopes import Scopes
-from policy_server.wire_form import write_field
+from policy_server.scope_answers import ScopeAnswer
+from policy_server.wire_form import serialise, write_field, write_number, write_text
 
 _Response = policy_service_pb2.GetEgressPathConfigResponse
 _CONFIG = _Response.CONFIG_FIELD_NUMBER
 _RULED_CONFIG = _Response.RULED_CONFIG_FIELD_NUMBER
+_SITE_NAME = _Response.SITE_NAME_FIELD_NUMBER
+_PATH_NAME = _Response.PATH_NAME_FIELD_NUMBER
+_ETAG = _Response.ETAG_FIELD_NUMBER
+_REVISION = _Response.REVISION_FIELD_NUMBER
+_NOT_MODIFIED = _Response.NOT_MODIFIED_FIELD_NUMBER
 _ETAG_LENGTH = 32
-_NO_REFRESH = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One egress path's answer, serialised once."""
 
+    path_name: str
     etag: str
     revision: int
-    #: The response as it goes over the wire.
+    #: The response as it goes over the wire: the configuration, then all else.
     payload: bytes
-    #: What a client gets that holds this etag already.
-    not_modified: bytes
-    #: Its limits that the fleet shares, by key.
-    limits: Mapping[str, LimitSpec]
+    _config_length: int = field(repr=False)
+    _limits: tuple[AnsweredLimit, ...] = field(repr=False)
+
+    @property
+    def not_modified(self) -> bytes:
+        """What a client gets that holds this etag already."""
+        return self.payload[self._config_length :] + write_number(_NOT_MODIFIED, True)
+
+    @property
+    def limits(self) -> Mapping[str, LimitSpec]:
+        """Its limits that the fleet shares, by key."""
+        return {
+            limit.key_on(self.path_name): limit.spec
+            for limit in self._limits
+            if limit.spec is not None
+        }
 
     @property
     def response(self) -> policy_service_pb2.GetEgressPathConfigResponse:
@@ -44,62 +58,48 @@ class Answer:
 
 
 def build_answer(
-    scopes: Scopes, question: Question, overrides: Sequence[Override], *, revision: int
+    scopes: Scopes,
+    question: Question,
+    overrides: Sequence[Override],
+    *,
+    revision: int,
+    find_ruled: Callable[[Scopes, str], ScopeAnswer] = ScopeAnswer.of,
 ) -> Answer:
-    """Resolve *question* in its scopes and put the answer into its wire form."""
-    resolution = resolve_scopes(scopes, question, overrides)
-    config = to_config(resolution)
-    body = write_field(_CONFIG, _serialise(config))
-    refs = tuple(find_limits(config, resolution.path_name))
-    body += _serialise(_Response(limit_refs=refs))
+    """
+    Resolve *question* in its scopes and put the answer into its wire form.
+
+    *find_ruled* may know already what the rules alone say in these scopes for a source.
+    """
+    ruled = find_ruled(scopes, question.egress_source)
     if overrides:
-        ruled = to_config(resolve_scopes(scopes, question))
-        body += write_field(_RULED_CONFIG, _serialise(ruled))
-    facts = _serialise(_describe(resolution, overrides, max_age=_max_age(config)))
+        concerned = order_overrides(overrides, question)
+        shared = ScopeAnswer.of(scopes, question.egress_source, concerned)
+    else:
+        shared = ruled
+    path_name = name_path(question, is_alone=shared.is_alone)
+    config = write_field(_CONFIG, shared.config)
+    config += b"".join([limit.write(path_name) for limit in shared.limits])
+    facts = write_text(_SITE_NAME, question.site_name)
+    facts += write_text(_PATH_NAME, path_name) + shared.facts
+    if overrides:
+        config += write_field(_RULED_CONFIG, ruled.config)
+        facts += _name_overrides(overrides)
     # The etag is made without the revision: an answer that did not change keeps it.
-    etag = hashlib.sha256(body + facts).hexdigest()[:_ETAG_LENGTH]
-    head = facts + _serialise(_Response(etag=etag, revision=revision))
+    etag = hashlib.sha256(config + facts).hexdigest()[:_ETAG_LENGTH]
     return Answer(
+        path_name=path_name,
         etag=etag,
         revision=revision,
-        payload=body + head,
-        not_modified=head + _serialise(_Response(not_modified=True)),
-        limits={
-            ref.key: to_spec(ref) for ref in refs if ref.sharing == limit_pb2.LIMIT_SHARING_FLEET
-        },
+        payload=config + facts + write_text(_ETAG, etag) + write_number(_REVISION, revision),
+        _config_length=len(config),
+        _limits=shared.limits,
     )
 
 
-def _describe(
-    resolution: Resolution, overrides: Sequence[Override], *, max_age: timedelta
-) -> policy_service_pb2.GetEgressPathConfigResponse:
-    """Say all that a client is told beside the configuration itself."""
-    response = _Response(
-        site_name=resolution.site_name,
-        path_name=resolution.path_name,
-        provider_names=resolution.provider_names,
-    )
-    response.max_age.FromTimedelta(max_age)
+def _name_overrides(overrides: Sequence[Override]) -> bytes:
+    response = _Response()
     for override in overrides:
-        _add_override(response, override)
-    return response
-
-
-def _add_override(
-    response: policy_service_pb2.GetEgressPathConfigResponse, override: Override
-) -> None:
-    reference = response.overrides.add(action_id=override.action_id, option=override.option)
-    if override.expire_time is not None:
-        reference.expire_time.FromDatetime(override.expire_time)
-
-
-def _max_age(config: egress_path_pb2.EgressPathConfig) -> timedelta:
-    if config.refresh_strategy == egress_path_pb2.REFRESH_STRATEGY_EPOCH:
-        # Only a change of rules ends it, and watching clients hear of that.
-        return _NO_REFRESH
-    return config.refresh_interval.ToTimedelta()
-
-
-def _serialise(message: Message) -> bytes:
-    """Write a message in the one form that equal ones have in common."""
-    return bytes(message.SerializeToString(deterministic=True))
+        reference = response.overrides.add(action_id=override.action_id, option=override.option)
+        if override.expire_time is not None:
+            reference.expire_time.FromDatetime(override.expire_time)
+    return serialise(response)

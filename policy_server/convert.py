@@ -364,7 +364,7 @@ def read_states(numbers: Iterable[int]) -> frozenset[ActionState]:
 
 def read_hosts(messages: Iterable[policy_service_pb2.MxHost]) -> tuple[MxHost, ...]:
     """Read a client's MX answer."""
-    return tuple(MxHost(message.host, message.preference) for message in messages)
+    return tuple([MxHost(message.host, message.preference) for message in messages])
 
 
 def spell_value(value: Any) -> str:

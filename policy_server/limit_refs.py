@@ -8,70 +8,84 @@ lends them.
 
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from penstock.v1 import limit_pb2
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit, Rate
+from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
 from policy_server.limits.spec import Earning, LimitSpec
+from policy_server.wire_form import serialise, write_field
 
 #: Nobody passes more at once; a larger burst is lent as this.
 MOST_UNITS = 1_000_000_000
 #: Of a rate's count; it is no faster than that.
 _MOST_COUNT = 1_000_000_000_000
+#: Limits that are kept in their wire form: very many are alike.
+_KEPT = 4096
 
+_LIMIT_REFS = GetEgressPathConfigResponse.LIMIT_REFS_FIELD_NUMBER
+_KEY = limit_pb2.LimitRef.KEY_FIELD_NUMBER
 _Kind = limit_pb2.LimitKind
-_OWN_RATES = MappingProxyType(
-    {
-        "max_connection_rate": limit_pb2.LIMIT_KIND_CONNECTION_RATE,
-        "max_message_rate": limit_pb2.LIMIT_KIND_MESSAGE_RATE,
-        "source_selection_rate": limit_pb2.LIMIT_KIND_SELECTION_RATE,
-    }
-)
-_NAMED_RATES = MappingProxyType(
-    {
-        "additional_message_rate_throttles": limit_pb2.LIMIT_KIND_MESSAGE_RATE,
-        "additional_source_selection_rates": limit_pb2.LIMIT_KIND_SELECTION_RATE,
-    }
-)
-#: Every option that limits are made of, and what it counts.
+#: Every option that limits are made of, in the order in which answers name them; what it counts.
 KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
         "connection_limit": limit_pb2.LIMIT_KIND_CONNECTIONS,
         "additional_connection_limits": limit_pb2.LIMIT_KIND_CONNECTIONS,
-        **_OWN_RATES,
-        **_NAMED_RATES,
+        "max_connection_rate": limit_pb2.LIMIT_KIND_CONNECTION_RATE,
+        "max_message_rate": limit_pb2.LIMIT_KIND_MESSAGE_RATE,
+        "source_selection_rate": limit_pb2.LIMIT_KIND_SELECTION_RATE,
+        "additional_message_rate_throttles": limit_pb2.LIMIT_KIND_MESSAGE_RATE,
+        "additional_source_selection_rates": limit_pb2.LIMIT_KIND_SELECTION_RATE,
     }
 )
+#: Those of them that are maps, by name.
+_NAMED = frozenset(option for option in KINDS if option.startswith("additional_"))
 
 
-def find_limits(config: EgressPathConfig, path_name: str) -> Iterator[limit_pb2.LimitRef]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredLimit:
+    """A limit as answers name it, but for the name of the path."""
+
+    #: Its key; where the limit is the path's own, what the key begins with.
+    key: str
+    is_of_path: bool
+    #: Its LimitRef without the key, as it goes over the wire.
+    rest: bytes
+    #: In what units it is lent; None: nobody lends it.
+    spec: LimitSpec | None
+
+    def key_on(self, path_name: str) -> str:
+        """Name its key for a path."""
+        return self.key + path_name if self.is_of_path else self.key
+
+    def write(self, path_name: str) -> bytes:
+        """Write it as a field of the response."""
+        key = write_field(_KEY, self.key_on(path_name).encode())
+        return write_field(_LIMIT_REFS, key + self.rest)
+
+
+def find_limits(config: EgressPathConfig) -> Iterator[AnsweredLimit]:
     """Find the limits of an answer, in the order of their options."""
-    if config.HasField("connection_limit"):
-        yield _of_limit("connection_limit", "", path_name, config.connection_limit, config)
-    for name, limit in sorted(config.additional_connection_limits.items()):
-        yield _of_limit("additional_connection_limits", name, name, limit, config)
-    for option in _OWN_RATES:
-        if config.HasField(option):
-            yield _of_rate(option, "", path_name, getattr(config, option), config)
-    for option in _NAMED_RATES:
-        for name, rate in sorted(getattr(config, option).items()):
-            yield _of_rate(option, name, name, rate, config)
+    alone = config.on_unreachable, config.on_unreachable_units
+    for option in KINDS:
+        if option in _NAMED:
+            named = getattr(config, option)
+            # Nearly always there are none, and to look through none takes long.
+            for name in sorted(named) if named else ():
+                yield _describe(option, name, serialise(named[name]), *alone)
+        elif config.HasField(option):
+            yield _describe(option, "", serialise(getattr(config, option)), *alone)
 
 
-def to_spec(ref: limit_pb2.LimitRef) -> LimitSpec:
+def _to_spec(ref: limit_pb2.LimitRef) -> LimitSpec:
     """Say in what units a limit is lent."""
-    if ref.kind == limit_pb2.LIMIT_KIND_CONNECTIONS:
-        return _make_spec(ref.limit, 0, 0)
-    period_ns = ref.period.seconds * 1_000_000_000 + ref.period.nanos
-    return _make_spec(ref.burst, ref.limit, max(1, period_ns))
-
-
-@functools.lru_cache(maxsize=4096)
-def _make_spec(units: int, count: int, period_ns: int) -> LimitSpec:
-    """Make the one of its size: very many limits are alike."""
-    earning = None
-    if period_ns:
-        earning = Earning(count=max(1, min(count, _MOST_COUNT)), period_ns=period_ns)
+    units, earning = ref.limit, None
+    if ref.kind != limit_pb2.LIMIT_KIND_CONNECTIONS:
+        units = ref.burst
+        period_ns = ref.period.seconds * 1_000_000_000 + ref.period.nanos
+        count = max(1, min(ref.limit, _MOST_COUNT))
+        earning = Earning(count=count, period_ns=max(1, period_ns))
     return LimitSpec(units=max(1, min(units, MOST_UNITS)), earning=earning)
 
 
@@ -80,33 +94,41 @@ def kind_of(key: str) -> _Kind:
     return KINDS.get(key.partition(":")[0], limit_pb2.LIMIT_KIND_UNSPECIFIED)
 
 
-def _of_limit(
-    option: str, name: str, of: str, limit: Limit, config: EgressPathConfig
-) -> limit_pb2.LimitRef:
-    ref = _make_ref(option, name, of, config, is_local=limit.local)
+# The arguments are plain, so that those of limits that are alike are found to be equal.
+@functools.lru_cache(maxsize=_KEPT)
+def _describe(
+    option: str, name: str, value: bytes, on_unreachable: limit_pb2.OnUnreachable, static_units: int
+) -> AnsweredLimit:
+    """Describe the limit that *value*, a serialised Limit or Rate, is of an option."""
+    ref = limit_pb2.LimitRef(kind=KINDS[option], option=option, name=name)
+    fill = _fill_limit if ref.kind == limit_pb2.LIMIT_KIND_CONNECTIONS else _fill_rate
+    is_local = fill(ref, value)
+    if is_local:
+        ref.sharing = limit_pb2.LIMIT_SHARING_LOCAL
+    else:
+        ref.sharing = limit_pb2.LIMIT_SHARING_FLEET
+        ref.on_unreachable = on_unreachable or limit_pb2.ON_UNREACHABLE_STOP
+    if ref.on_unreachable == limit_pb2.ON_UNREACHABLE_STATIC:
+        ref.static_units = static_units or 1
+    return AnsweredLimit(
+        key=f"{option}:{name}",
+        is_of_path=option not in _NAMED,
+        rest=serialise(ref),
+        spec=None if is_local else _to_spec(ref),
+    )
+
+
+def _fill_limit(ref: limit_pb2.LimitRef, value: bytes) -> bool:
+    """Fill in a Limit; say whether it is local."""
+    limit = Limit.FromString(value)
     ref.limit = limit.value
-    return ref
+    return limit.local
 
 
-def _of_rate(
-    option: str, name: str, of: str, rate: Rate, config: EgressPathConfig
-) -> limit_pb2.LimitRef:
-    ref = _make_ref(option, name, of, config, is_local=rate.local)
+def _fill_rate(ref: limit_pb2.LimitRef, value: bytes) -> bool:
+    """Fill in a Rate; say whether it is local."""
+    rate = Rate.FromString(value)
     ref.limit = rate.count
     ref.period.CopyFrom(rate.period)
     ref.burst = rate.max_burst if rate.HasField("max_burst") else rate.count
-    return ref
-
-
-def _make_ref(
-    option: str, name: str, of: str, config: EgressPathConfig, *, is_local: bool
-) -> limit_pb2.LimitRef:
-    ref = limit_pb2.LimitRef(key=f"{option}:{of}", kind=KINDS[option], option=option, name=name)
-    if is_local:
-        ref.sharing = limit_pb2.LIMIT_SHARING_LOCAL
-        return ref
-    ref.sharing = limit_pb2.LIMIT_SHARING_FLEET
-    ref.on_unreachable = config.on_unreachable or limit_pb2.ON_UNREACHABLE_STOP
-    if ref.on_unreachable == limit_pb2.ON_UNREACHABLE_STATIC:
-        ref.static_units = config.on_unreachable_units or 1
-    return ref
+    return rate.local

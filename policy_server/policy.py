@@ -11,29 +11,23 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from policy_server.answers import Answer, build_answer
+from policy_server.answers import Answer
 from policy_server.automation.actions import ActionInForce, ActionKind
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, PolicyServerError, RulesNotLoaded
+from policy_server.known_answers import KnownAnswers
 from policy_server.metrics import ServerMetrics
 from policy_server.questions import check_domain, check_source, make_question
 from policy_server.rule_keeper import RuleKeeper
 from policy_server.rules.book import RulesChange
 from policy_server.rules.checks import find_collisions
 from policy_server.rules.layers import AutomationRule, Issue, Severity
-from policy_server.rules.resolve import (
-    Override,
-    Question,
-    Resolution,
-    consulted_rules,
-    resolve,
-)
-from policy_server.rules.scopes import Scopes, find_scopes
+from policy_server.rules.resolve import Question, Resolution, consulted_rules, resolve
 from policy_server.rules.site import MxHost, possible_hosts
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import OptionValue
@@ -54,23 +48,11 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
-_MAX_ANSWERS = 20_000
 _MAX_SITES = 20_000
 #: No timer sleeps longer, so that a clock set by hand is noticed.
 _LONGEST_SLEEP = timedelta(minutes=1)
 #: Refused rows that are logged one by one.
 _MOST_LOGGED = 50
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownAnswer:
-    """An answer and what it was made from: it holds for as long as that is the same."""
-
-    #: Of the state, when it was last found to hold.
-    generation: int
-    scopes: Scopes
-    overrides: tuple[Override, ...]
-    answer: Answer
 
 
 class Policy:
@@ -94,9 +76,7 @@ class Policy:
         self._listener = listener or RevisionListener(database)
         self._keeper = RuleKeeper()
         self._state: State | None = None
-        #: Counts the states that answers were made from.
-        self._generation = 0
-        self._answers: OrderedDict[Question, _KnownAnswer] = OrderedDict()
+        self._answers = KnownAnswers(metrics)
         #: Host sets of sites that clients asked about, for outcomes, which name the site alone.
         self._seen_hosts: OrderedDict[str, tuple[MxHost, ...]] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
@@ -185,23 +165,7 @@ class Policy:
 
     def answer(self, question: Question) -> Answer:
         """Answer a question, from the cache where nothing changed since."""
-        state = self._loaded()
-        known = self._answers.get(question)
-        if known is not None and known.generation == self._generation:
-            self._answers.move_to_end(question)
-            return known.answer
-        scopes = find_scopes(state.snapshot, question)
-        overrides = state.overrides_of(question)
-        if known is not None and known.scopes == scopes and known.overrides == overrides:
-            answer = known.answer
-        else:
-            answer = build_answer(scopes, question, overrides, revision=state.revision)
-            self._metrics.answers_made.inc()
-        self._answers[question] = _KnownAnswer(self._generation, scopes, overrides, answer)
-        self._answers.move_to_end(question)
-        if len(self._answers) > _MAX_ANSWERS:
-            self._answers.popitem(last=False)
-        return answer
+        return self._answers.answer(self._loaded(), question)
 
     def ruled_value(self, question: Question, option: str) -> OptionValue | None:
         """Find the value that the rules give an option, whatever actions are in force."""
@@ -233,7 +197,9 @@ class Policy:
         Raises `InvalidRequest`, `DnsUnavailable` or `DomainNotFound`.
         """
         if mx_hosts:
-            return self.question_of_hosts(routing_domain, egress_source, site_name, mx_hosts)
+            question = make_question(routing_domain, egress_source, site_name, mx_hosts)
+            self.note_hosts(question)
+            return question
         domain, source = check_domain(routing_domain), check_source(egress_source)
         if site_name:
             hosts = await self._hosts_of_site(site_name, domain)
@@ -245,17 +211,9 @@ class Policy:
             routing_domain=domain, egress_source=source, site_name=site_name, mx_hosts=hosts
         )
 
-    def question_of_hosts(
-        self,
-        routing_domain: str,
-        egress_source: str,
-        site_name: str,
-        mx_hosts: Sequence[MxHost],
-    ) -> Question:
-        """Make the question of a request that brings its MX hosts; raises `InvalidRequest`."""
-        question = make_question(routing_domain, egress_source, site_name, tuple(mx_hosts))
+    def note_hosts(self, question: Question) -> None:
+        """Keep the hosts of a question in mind, for outcomes, which name its site alone."""
         self._remember_hosts(question.site_name, question.mx_hosts)
-        return question
 
     def _remember_hosts(self, site_name: str, hosts: tuple[MxHost, ...]) -> None:
         if hosts:
@@ -312,7 +270,7 @@ class Policy:
         self._state = state
         if previous is None or change.after is not previous.snapshot:
             self.last_change = change
-        self._generation += 1
+        self._answers.note_change()
         self._metrics.revision.set(revision)
         for kind in ActionKind:
             count = sum(action.kind is kind for action in state.actions)

@@ -2,8 +2,8 @@
 Questions: which egress path is asked about, checked and in the form that rules compare.
 """
 
-import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 from policy_server.errors import InvalidRequest
 from policy_server.rules.resolve import Question
@@ -13,14 +13,24 @@ from policy_server.rules.values import InvalidValueError
 
 _LONGEST_NAME = 255
 _MAX_HOSTS = 200
-_KEPT = 20_000
 
 
-@functools.lru_cache(maxsize=_KEPT)
+class HostEntry(Protocol):
+    """What is looked at of an MX host: it may be a message, which is then not copied first."""
+
+    @property
+    def host(self) -> str:
+        """Its name, in any spelling."""
+
+    @property
+    def preference(self) -> int:
+        """Its preference."""
+
+
 def make_question(
-    routing_domain: str, egress_source: str, site_name: str, mx_hosts: tuple[MxHost, ...]
+    routing_domain: str, egress_source: str, site_name: str, mx_hosts: Sequence[HostEntry]
 ) -> Question:
-    """Make the question of a request that brings its MX hosts; the same one is asked often."""
+    """Make the question of a request that brings its MX hosts. Errors: `InvalidRequest`."""
     domain, hosts = check_domain(routing_domain), check_hosts(mx_hosts)
     return Question(
         routing_domain=domain,
@@ -53,10 +63,10 @@ def check_source(text: str) -> str:
     return text
 
 
-def check_hosts(hosts: Sequence[MxHost]) -> tuple[MxHost, ...]:
+def check_hosts(hosts: Sequence[HostEntry]) -> tuple[MxHost, ...]:
     """Return MX hosts in one order and spelling, so that equal sets are one question."""
     if len(hosts) > _MAX_HOSTS:
         message = f"mx_hosts has {len(hosts)} entries; at most {_MAX_HOSTS} are taken"
         raise InvalidRequest(message, field="mx_hosts")
-    spelt = {MxHost(normalise_host(entry.host) or ".", entry.preference) for entry in hosts}
-    return tuple(sorted(spelt, key=lambda entry: (entry.preference, entry.host)))
+    spelt = {(entry.preference, normalise_host(entry.host) or ".") for entry in hosts}
+    return tuple([MxHost(host, preference) for preference, host in sorted(spelt)])

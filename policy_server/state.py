@@ -39,6 +39,8 @@ class State:
         source = question.egress_source
         of_site = self.overrides.get((source, question.site_name, False), ())
         of_domain = self.overrides.get((source, question.routing_domain, True), ())
+        if not of_site and not of_domain:
+            return ()
         return tuple(sorted(of_site + of_domain, key=lambda override: override.action_id))
 
 

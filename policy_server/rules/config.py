@@ -7,12 +7,12 @@ from typing import Any
 
 from penstock.v1.egress_path_pb2 import EgressPathConfig
 from policy_server.rules.catalogue import Kind, Option, build_catalogue
-from policy_server.rules.resolve import Resolution, built_in_options
+from policy_server.rules.resolve import Merged, Resolution, built_in_options
 from policy_server.rules.values import Limit, OptionValue, Rate, Secret
 
 
-def to_config(resolution: Resolution) -> EgressPathConfig:
-    """Make the config of *resolution*: a field for each option that has a value."""
+def to_config(resolution: Resolution | Merged) -> EgressPathConfig:
+    """Make the config of what was resolved: a field for each option that has a value."""
     config = EgressPathConfig()
     # Most options are left at their defaults, which a copy sets faster than one by one.
     config.CopyFrom(_default_config())

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from policy_server.rules.layers import MatchKind, ProviderMatch
 
+_NONE: frozenset[int] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class SuffixIndex:
@@ -20,11 +22,13 @@ class SuffixIndex:
 
     def find(self, text: str) -> frozenset[int]:
         """Return the numbers of the providers that have a suffix of *text*."""
-        found: frozenset[int] = frozenset()
+        found = _NONE
         for length in self.lengths:
             if length > len(text):
                 break
-            found |= self.by_suffix.get(text[-length:], frozenset())
+            here = self.by_suffix.get(text[-length:])
+            if here is not None:
+                found |= here
         return found
 
 
@@ -40,11 +44,11 @@ class ProviderIndex:
         """Return the providers that every one of *hosts* satisfies; none for no hosts."""
         found: frozenset[int] | None = None
         for host in hosts:
-            here = self.mx_suffixes.find(host) | self.host_names.get(host, frozenset())
+            here = self.mx_suffixes.find(host) | self.host_names.get(host, _NONE)
             found = here if found is None else found & here
             if not found:
-                return frozenset()
-        return found or frozenset()
+                break
+        return found or _NONE
 
     def match_domain(self, domain: str) -> frozenset[int]:
         """Return the providers that have a suffix of *domain*."""

@@ -39,8 +39,12 @@ __all__ = [
     "Origin",
     "ResolvedOption",
     "Resolution",
+    "Merged",
     "resolve",
     "resolve_scopes",
+    "merge_scopes",
+    "order_overrides",
+    "name_path",
     "built_in_options",
     "consulted_rules",
 ]
@@ -86,6 +90,18 @@ class Resolution:
         return MappingProxyType({**built_in_options(), **self.changed})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What an answer says that is the same for all domains and sites in the same scopes."""
+
+    #: That matched, in the order of the rules.
+    provider_names: tuple[str, ...]
+    #: Options of which anything was said, and what follows from them.
+    changed: Mapping[str, ResolvedOption]
+    #: The domain has a path of its own, apart from its site.
+    is_alone: bool
+
+
 def resolve(
     snapshot: Snapshot, question: Question, overrides: Iterable[Override] = ()
 ) -> Resolution:
@@ -97,21 +113,29 @@ def resolve_scopes(
     scopes: Scopes, question: Question, overrides: Iterable[Override] = ()
 ) -> Resolution:
     """Answer *question* from its scopes, which `find_scopes` found."""
-    domain, source = normalise_domain(question.routing_domain), question.egress_source
+    merged = merge_scopes(scopes, question.egress_source, order_overrides(overrides, question))
+    return Resolution(
+        site_name=question.site_name,
+        path_name=name_path(question, is_alone=merged.is_alone),
+        provider_names=merged.provider_names,
+        changed=merged.changed,
+    )
+
+
+def merge_scopes(scopes: Scopes, source: str, overrides: Sequence[Override] = ()) -> Merged:
+    """Merge what the scopes say for a source, and then *overrides*, which are in their order."""
     merge = Merge(source)
     for block, provider in _order_blocks(scopes, source):
         merge.apply_block(block, provider)
-    concerned = _order_overrides(overrides, question, domain)
-    for override in concerned:
+    for override in overrides:
         if not override.lowers or _is_lower(override.value, _value_so_far(merge, override.option)):
             merge.apply_value(override.option, override.value, _origin_of_override(override))
     # Two configurations never share a path.
-    is_alone = is_singled_out(scopes, source) or any(o.routing_domain for o in concerned)
-    return Resolution(
-        site_name=question.site_name,
-        path_name=_name_path(question, domain, is_alone=is_alone),
+    is_alone = is_singled_out(scopes, source) or any(o.routing_domain for o in overrides)
+    return Merged(
         provider_names=tuple(matched.provider.name for matched in scopes.providers),
         changed=MappingProxyType(_finish(merge)),
+        is_alone=is_alone,
     )
 
 
@@ -135,14 +159,13 @@ def _order_provider(name: str, blocks: Sequence[Block]) -> Iterator[tuple[Block,
     return ((block, name) for block in blocks)
 
 
-def _order_overrides(
-    overrides: Iterable[Override], question: Question, domain: str
-) -> list[Override]:
+def order_overrides(overrides: Iterable[Override], question: Question) -> list[Override]:
     """
     Return the overrides for the question: the site's first, then its domain's.
 
     Of each the longest-lived come last; those that have no end are the longest-lived.
     """
+    domain = normalise_domain(question.routing_domain)
     concerned = [
         override
         for override in overrides
@@ -191,9 +214,12 @@ def _origin_of_override(override: Override) -> Origin:
     )
 
 
-def _name_path(question: Question, domain: str, *, is_alone: bool) -> str:
+def name_path(question: Question, *, is_alone: bool) -> str:
+    """Name the path of a question; *is_alone*: its domain has one of its own."""
     path = f"{question.egress_source}->{question.site_name}"
-    return f"{path}#{domain}" if is_alone or not question.site_name else path
+    if is_alone or not question.site_name:
+        return f"{path}#{normalise_domain(question.routing_domain)}"
+    return path
 
 
 @functools.cache

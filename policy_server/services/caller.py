@@ -11,7 +11,7 @@ _LONGEST = 255
 
 def read_caller(context: Any) -> str:
     """Read the name that the caller gave itself in the call's metadata; empty for none."""
-    return _read(context, _KEY)
+    return _read(context)[0]
 
 
 def read_process(context: Any) -> str:
@@ -19,12 +19,20 @@ def read_process(context: Any) -> str:
     Name the process that calls: an agent of several says which of them it is, and each holds what
     it was told for itself. Such as "mta-1", or "mta-1/worker-1"; empty for none.
     """
-    agent, worker = _read(context, _KEY), _read(context, _WORKER_KEY)
+    agent, worker = _read(context)
     return f"{agent}/{worker}"[:_LONGEST] if agent and worker else agent
 
 
-def _read(context: Any, wanted: str) -> str:
+def _read(context: Any) -> tuple[str, str]:
+    """Read agent and worker: of each the first that is said."""
+    agent = worker = ""
     for key, value in context.invocation_metadata() or ():
-        if key == wanted and isinstance(value, str) and value:
-            return value[:_LONGEST]
-    return ""
+        if key == _KEY:
+            agent = agent or _read_name(value)
+        elif key == _WORKER_KEY:
+            worker = worker or _read_name(value)
+    return agent, worker
+
+
+def _read_name(value: Any) -> str:
+    return value[:_LONGEST] if isinstance(value, str) else ""

@@ -1,11 +1,12 @@
 """
 PolicyService: how may each egress path be used, and what changes.
 
-Answers are handed to gRPC as the bytes they were serialised to once, so the handlers are
-registered here and not through the generated code.
+Requests are known by their bytes, and answers are handed to gRPC as the bytes they were serialised
+to once, so the handlers are registered here and not through the generated code.
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import grpc
 from penstock.v1 import policy_service_pb2
 from policy_server.automation.actions import BOUNCES, OVERRIDES, SUSPENSIONS
 from policy_server.convert import read_hosts, to_bounce, to_explained, to_suspension
+from policy_server.convert_questions import Asked, OpenQuestion, read_request
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
@@ -35,14 +37,13 @@ class PolicyService:
         self._policy = policy
         self._hub = hub
 
-    async def get_egress_path_config(
-        self, request: policy_service_pb2.GetEgressPathConfigRequest, context: Any
-    ) -> bytes:
-        """Answer for one egress path, in wire form."""
-        question = await self._question(request)
-        answer = self._policy.answer(question)
-        self._hub.note_fetched(read_process(context), question, answer.etag)
-        return answer.not_modified if request.if_none_match == answer.etag else answer.payload
+    async def get_egress_path_config(self, request: bytes, context: Any) -> bytes:
+        """Answer for one egress path; request and answer are in wire form."""
+        asked = read_request(request)
+        question = asked.question
+        if isinstance(question, OpenQuestion):
+            question = await self._look_up(question)
+        return self._answer(asked, question, read_process(context))
 
     async def batch_get_egress_path_configs(
         self, request: policy_service_pb2.BatchGetEgressPathConfigsRequest, context: Any
@@ -52,21 +53,23 @@ class PolicyService:
             message = f"{len(request.requests)} requests in a batch; at most {_MAX_BATCH} are taken"
             raise InvalidRequest(message, field="requests")
         caller = read_process(context)
+        asked = [_try_to_read(one.SerializeToString()) for one in request.requests]
+        questions = [one.question for one in asked if isinstance(one, Asked)]
         # A task for each is worth its cost only where some may have to wait for the DNS.
-        asked = [one for one in request.requests if not one.mx_hosts]
-        waiting = iter(await asyncio.gather(*(self._look_up(one) for one in asked)))
-        return b"".join(
-            write_field(
-                _RESULTS, self._result(one, None if one.mx_hosts else next(waiting), caller)
-            )
-            for one in request.requests
-        )
+        waiting = [one for one in questions if isinstance(one, OpenQuestion)]
+        found = iter(await asyncio.gather(*map(self._try_to_look_up, waiting)))
+        return b"".join(write_field(_RESULTS, self._result(one, found, caller)) for one in asked)
 
     async def explain_egress_path_config(
         self, request: policy_service_pb2.ExplainEgressPathConfigRequest, _context: Any
     ) -> policy_service_pb2.ExplainEgressPathConfigResponse:
         """Answer for one egress path, with the origin of every value."""
-        question = await self._question(request)
+        question = await self._policy.question(
+            request.routing_domain,
+            request.egress_source,
+            request.site_name,
+            read_hosts(request.mx_hosts),
+        )
         answer, resolution = self._policy.answer(question), self._policy.resolve(question)
         return to_explained(resolution, question, revision=answer.revision, etag=answer.etag)
 
@@ -87,49 +90,50 @@ class PolicyService:
             revision=self._policy.revision,
         )
 
-    async def _look_up(
-        self, request: policy_service_pb2.GetEgressPathConfigRequest
-    ) -> Question | PolicyServerError:
+    async def _look_up(self, question: OpenQuestion) -> Question:
+        return await self._policy.question(
+            question.routing_domain, question.egress_source, question.site_name
+        )
+
+    async def _try_to_look_up(self, question: OpenQuestion) -> Question | PolicyServerError:
         try:
-            return await self._question(request)
+            return await self._look_up(question)
         except PolicyServerError as error:
             return error
 
+    def _answer(self, asked: Asked, question: Question, caller: str) -> bytes:
+        answer = self._policy.answer(question)
+        self._policy.note_hosts(question)
+        self._hub.note_fetched(caller, question, answer.etag)
+        return answer.not_modified if asked.if_none_match == answer.etag else answer.payload
+
     def _result(
         self,
-        request: policy_service_pb2.GetEgressPathConfigRequest,
-        question: Question | PolicyServerError | None,
+        asked: Asked | PolicyServerError,
+        found: Iterator[Question | PolicyServerError],
         caller: str,
     ) -> bytes:
-        """Write an EgressPathResult; *question* is None where the request has all it takes."""
+        """Write an EgressPathResult; *found* has the questions that had to be looked up."""
         try:
-            question = question or self._policy.question_of_hosts(
-                request.routing_domain,
-                request.egress_source,
-                request.site_name,
-                read_hosts(request.mx_hosts),
-            )
+            if isinstance(asked, PolicyServerError):
+                raise asked
+            asks = asked.question
+            question = next(found) if isinstance(asks, OpenQuestion) else asks
             if isinstance(question, PolicyServerError):
                 raise question
-            answer = self._policy.answer(question)
+            return write_field(_RESPONSE, self._answer(asked, question, caller))
         except PolicyServerError as error:
             failure = policy_service_pb2.EgressPathError(
                 code=status_number(error), message=status_message(error)
             )
             return policy_service_pb2.EgressPathResult(error=failure).SerializeToString()
-        self._hub.note_fetched(caller, question, answer.etag)
-        is_held = request.if_none_match == answer.etag
-        return write_field(_RESPONSE, answer.not_modified if is_held else answer.payload)
 
-    async def _question(
-        self,
-        request: policy_service_pb2.GetEgressPathConfigRequest
-        | policy_service_pb2.ExplainEgressPathConfigRequest,
-    ) -> Question:
-        hosts = read_hosts(request.mx_hosts)
-        return await self._policy.question(
-            request.routing_domain, request.egress_source, request.site_name, hosts
-        )
+
+def _try_to_read(raw: bytes) -> Asked | PolicyServerError:
+    try:
+        return read_request(raw)
+    except PolicyServerError as error:
+        return error
 
 
 def add_policy_service(server: Any, service: PolicyService, hub: WatchHub) -> None:
@@ -138,7 +142,6 @@ def add_policy_service(server: Any, service: PolicyService, hub: WatchHub) -> No
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "GetEgressPathConfig": grpc.unary_unary_rpc_method_handler(
             service.get_egress_path_config,
-            request_deserializer=pb.GetEgressPathConfigRequest.FromString,
             response_serializer=_serialise,
         ),
         "BatchGetEgressPathConfigs": grpc.unary_unary_rpc_method_handler(

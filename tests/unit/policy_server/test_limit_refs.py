@@ -4,14 +4,25 @@ from google.protobuf.duration_pb2 import Duration
 
 from penstock.v1 import limit_pb2 as pb
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit, Rate
-from policy_server.limit_refs import MOST_UNITS, find_limits, kind_of, to_spec
+from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
+from policy_server.limit_refs import MOST_UNITS, AnsweredLimit, find_limits, kind_of
 from policy_server.limits.spec import Earning, LimitSpec
 
 SECOND = 1_000_000_000
 
 
-def find(config: EgressPathConfig) -> dict[str, pb.LimitRef]:
-    return {ref.key: ref for ref in find_limits(config, "ip-1->mx")}
+PATH = "ip-1->mx"
+
+
+def find(config: EgressPathConfig) -> dict[str, AnsweredLimit]:
+    return {limit.key_on(PATH): limit for limit in find_limits(config)}
+
+
+def find_refs(config: EgressPathConfig) -> dict[str, pb.LimitRef]:
+    written = b"".join(limit.write(PATH) for limit in find_limits(config))
+    refs = {ref.key: ref for ref in GetEgressPathConfigResponse.FromString(written).limit_refs}
+    assert list(refs) == list(find(config))
+    return refs
 
 
 def test_a_paths_own_limits_bear_its_name_and_shared_ones_theirs() -> None:
@@ -25,9 +36,9 @@ def test_a_paths_own_limits_bear_its_name_and_shared_ones_theirs() -> None:
         Rate(count=1, period=Duration(seconds=2))
     )
 
-    found = find(config)
+    found = find_refs(config)
 
-    assert {key: to_spec(ref) for key, ref in found.items()} == {
+    assert {key: limit.spec for key, limit in find(config).items()} == {
         "connection_limit:ip-1->mx": LimitSpec(units=3),
         "additional_connection_limits:all": LimitSpec(units=9),
         "max_message_rate:ip-1->mx": LimitSpec(
@@ -48,8 +59,10 @@ def test_a_paths_own_limits_bear_its_name_and_shared_ones_theirs() -> None:
 def test_a_local_limit_is_nobodys_to_lend() -> None:
     config = EgressPathConfig(connection_limit=Limit(value=3, local=True))
 
-    (ref,) = find(config).values()
+    (ref,) = find_refs(config).values()
+    (limit,) = find(config).values()
 
+    assert limit.spec is None
     assert ref.sharing == pb.LIMIT_SHARING_LOCAL
     assert ref.on_unreachable == pb.ON_UNREACHABLE_UNSPECIFIED
 
@@ -61,7 +74,7 @@ def test_what_an_agent_goes_on_with_alone_stands_beside_the_limit() -> None:
         on_unreachable_units=2,
     )
 
-    (ref,) = find(config).values()
+    (ref,) = find_refs(config).values()
 
     assert (ref.on_unreachable, ref.static_units) == (pb.ON_UNREACHABLE_STATIC, 2)
 
@@ -72,9 +85,10 @@ def test_sizes_beyond_all_use_are_lent_as_the_largest() -> None:
         max_message_rate=Rate(count=2**64 - 1, period=Duration(seconds=1)),
     )
 
-    specs = [to_spec(ref) for ref in find(config).values()]
+    specs = [limit.spec for limit in find(config).values()]
 
-    assert {spec.units for spec in specs} == {MOST_UNITS}
+    assert {spec.units for spec in specs if spec} == {MOST_UNITS}
+    assert None not in specs
 
 
 def test_a_key_that_no_option_begins_has_no_kind() -> None:

@@ -10,98 +10,18 @@ from hypothesis import strategies as st
 
 from policy_server.rules.config import to_config
 from policy_server.rules.explain import explain_json
-from policy_server.rules.layers import Block, Layer, MatchKind, ProviderMatch, Scope
+from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.resolve import Override, consulted_rules, resolve
 from policy_server.rules.snapshot import compile_snapshot
-from policy_server.rules.values import Limit, Rate, format_value
+from policy_server.rules.values import Limit, format_value
 from tests.unit.policy_server.rules.drafts import ask, make_layer, make_sites, make_snapshot
-
-_MX = {
-    "a.example": [(1, "mx.one.example")],
-    "b.example": [(1, "mx.one.example")],
-    "c.example": [(1, "mx.two.example")],
-    "d.example": [],
-    "e.example": [(0, ".")],
-}
-_LIMITS = st.builds(Limit, st.integers(1, 9), st.booleans())
-_RATES = st.builds(Rate, st.integers(1, 9), st.just(timedelta(seconds=60)))
-_OPTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "connection_limit": _LIMITS | st.none(),
-        "max_message_rate": _RATES | st.none(),
-        "max_ready": st.integers(1, 9),
-        "data_timeout": st.timedeltas(timedelta(), timedelta(seconds=9)) | st.none(),
-        "enable_tls": st.sampled_from(["Required", "Disabled"]),
-        "skip_hosts": st.just(("192.0.2.1",)),
-        "additional_connection_limits": st.dictionaries(st.sampled_from("xy"), _LIMITS) | st.none(),
-    },
-)
-_PROVIDER_OPTIONS = st.builds(
-    lambda some, more: {**some, **more},
-    _OPTIONS,
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "provider_connection_limit": _LIMITS | st.none(),
-            "provider_max_message_rate": _RATES | st.none(),
-        },
-    ),
-)
-_PATTERNS = st.lists(
-    st.builds(
-        lambda kind, value: ProviderMatch(kind=kind, value=value),
-        st.sampled_from(MatchKind),
-        st.sampled_from([".example", ".one.example", "mx.two.example", "a.example"]),
-    ),
-    max_size=2,
-).map(tuple)
+from tests.unit.policy_server.rules.made_rules import MX, QUESTIONS, made_blocks, made_layers
 
 
-@st.composite
-def _blocks(draw):
-    scope = draw(st.sampled_from(Scope))
-    is_provider = scope is Scope.PROVIDER
-    names = {
-        Scope.DEFAULT: [""],
-        Scope.PROVIDER: ["p", "q"],
-        Scope.DOMAIN: ["a.example", "b.example", "c.example", "unknown.example"],
-    }
-    source = draw(st.sampled_from(["", "", "ip-1"]))
-    return Block(
-        id=draw(st.integers(1, 10**6)),
-        layer="",
-        scope=scope,
-        name=draw(st.sampled_from(names[scope])),
-        source=source,
-        mx_rollup=scope is not Scope.DOMAIN or draw(st.booleans()),
-        replace_base=draw(st.sampled_from([False, False, True])),
-        options=draw(_PROVIDER_OPTIONS if is_provider else _OPTIONS),
-        matches=draw(_PATTERNS) if is_provider and not source else (),
-    )
-
-
-@st.composite
-def _layers(draw):
-    layers = []
-    for number, blocks in enumerate(draw(st.lists(st.lists(_blocks(), max_size=6), max_size=3))):
-        name = f"layer{number}"
-        named = tuple(replace(block, layer=name) for block in blocks)
-        layers.append(Layer(id=number + 1, name=name, blocks=named))
-    return layers
-
-
-_QUESTIONS = st.builds(
-    lambda domain, source: ask(_MX, domain, source),
-    st.sampled_from([*_MX, "unknown.example"]),
-    st.sampled_from(["ip-1", "ip-2"]),
-)
-
-
-@given(_layers(), _QUESTIONS)
+@given(made_layers(), QUESTIONS)
 def test_equal_rules_give_equal_answers(layers, question):
-    first = resolve(make_snapshot(layers, _MX), question)
-    second = resolve(make_snapshot(list(layers), dict(reversed(_MX.items()))), question)
+    first = resolve(make_snapshot(layers, MX), question)
+    second = resolve(make_snapshot(list(layers), dict(reversed(MX.items()))), question)
 
     assert first == second
     assert to_config(first).SerializeToString(deterministic=True) == to_config(
@@ -109,7 +29,7 @@ def test_equal_rules_give_equal_answers(layers, question):
     ).SerializeToString(deterministic=True)
 
 
-@given(_layers(), _QUESTIONS, st.integers())
+@given(made_layers(), QUESTIONS, st.integers())
 def test_order_of_blocks_of_different_scopes_does_not_matter(layers, question, seed):
     """Only the order within one scope counts, and that of providers among each other."""
 
@@ -125,39 +45,39 @@ def test_order_of_blocks_of_different_scopes_does_not_matter(layers, question, s
         random.Random(seed).shuffle(order)
         return replace(layer, blocks=tuple(groups[key].pop(0) for key in order))
 
-    plain = resolve(make_snapshot(layers, _MX), question)
-    mixed = resolve(make_snapshot([shuffled(layer) for layer in layers], _MX), question)
+    plain = resolve(make_snapshot(layers, MX), question)
+    mixed = resolve(make_snapshot([shuffled(layer) for layer in layers], MX), question)
 
     assert plain == mixed
 
 
-@given(_layers(), _blocks())
+@given(made_layers(), made_blocks())
 def test_rule_for_another_domain_changes_nothing(layers, block):
     stranger = replace(
         block, scope=Scope.DOMAIN, name="c.example", matches=(), layer="last", replace_base=True
     )
-    question = ask(_MX, "a.example")
+    question = ask(MX, "a.example")
 
-    before = resolve(make_snapshot(layers, _MX), question)
+    before = resolve(make_snapshot(layers, MX), question)
     more = [*layers, Layer(id=99, name="last", blocks=(stranger,))]
 
-    assert resolve(make_snapshot(more, _MX), question) == before
+    assert resolve(make_snapshot(more, MX), question) == before
 
 
-@given(_layers(), _blocks())
+@given(made_layers(), made_blocks())
 def test_rule_for_another_source_changes_nothing(layers, block):
     stranger = replace(block, source="ip-9", matches=(), layer="last")
-    question = ask(_MX, "a.example")
+    question = ask(MX, "a.example")
     # The source's block may be the first of a provider, which nothing matches.
-    before = resolve(make_snapshot(layers, _MX), question)
+    before = resolve(make_snapshot(layers, MX), question)
     more = [*layers, Layer(id=99, name="last", blocks=(stranger,))]
 
-    assert resolve(make_snapshot(more, _MX), question) == before
+    assert resolve(make_snapshot(more, MX), question) == before
 
 
-@given(_layers(), _QUESTIONS)
+@given(made_layers(), QUESTIONS)
 def test_explanation_and_config_have_the_same_values(layers, question):
-    resolution = resolve(make_snapshot(layers, _MX), question)
+    resolution = resolve(make_snapshot(layers, MX), question)
 
     config = to_config(resolution)
     explained = explain_json(resolution, question, revision=1, etag="e")["options"]
@@ -172,9 +92,9 @@ def test_explanation_and_config_have_the_same_values(layers, question):
         assert format_value(Limit(limit.value, limit.local)) == spelt
 
 
-@given(_layers(), _QUESTIONS)
+@given(made_layers(), QUESTIONS)
 def test_every_value_that_is_not_built_in_has_an_origin_in_the_rules(layers, question):
-    resolution = resolve(make_snapshot(layers, _MX), question)
+    resolution = resolve(make_snapshot(layers, MX), question)
 
     said = {
         (block.layer, name) for layer in layers for block in layer.blocks for name in block.options
@@ -185,9 +105,9 @@ def test_every_value_that_is_not_built_in_has_an_origin_in_the_rules(layers, que
             assert (option.set_by.layer, name) in said
 
 
-@given(_layers(), _QUESTIONS)
+@given(made_layers(), QUESTIONS)
 def test_domain_with_a_path_of_its_own_is_singled_out_by_a_rule(layers, question):
-    resolution = resolve(make_snapshot(layers, _MX), question)
+    resolution = resolve(make_snapshot(layers, MX), question)
 
     is_alone = any(
         block.options
@@ -217,9 +137,9 @@ def _override(**fields: Any) -> Override:
 
 def test_action_wins_over_every_rule_and_is_explained():
     base = make_layer("base", '["a.example"]\nmx_rollup = false\nmax_ready = 9\n')
-    question = ask(_MX, "a.example")
+    question = ask(MX, "a.example")
 
-    resolution = resolve(make_snapshot([base], _MX), question, [_override()])
+    resolution = resolve(make_snapshot([base], MX), question, [_override()])
 
     explained = explain_json(resolution, question, revision=3, etag="e")["options"]["max_ready"]
     assert explained["value"] == 5
@@ -235,15 +155,15 @@ def test_action_wins_over_every_rule_and_is_explained():
 
 
 def test_action_concerns_its_source_and_its_site_or_domain_alone():
-    snapshot = make_snapshot([], _MX)
+    snapshot = make_snapshot([], MX)
     overrides = [
         _override(egress_source="ip-2", value=2),
         _override(site_name="mx.two.example", value=3),
         _override(routing_domain="b.example", value=4),
     ]
 
-    resolution = resolve(snapshot, ask(_MX, "a.example"), overrides)
-    other = resolve(snapshot, ask(_MX, "b.example"), overrides)
+    resolution = resolve(snapshot, ask(MX, "a.example"), overrides)
+    other = resolve(snapshot, ask(MX, "b.example"), overrides)
 
     assert resolution.options["max_ready"].value == 1024
     assert other.options["max_ready"].value == 4
@@ -253,7 +173,7 @@ def test_action_that_lasts_longest_wins():
     later = datetime(2026, 1, 2, tzinfo=UTC)
     overrides = [_override(action_id=2, value=7, expire_time=later), _override(value=5)]
 
-    resolution = resolve(make_snapshot([], _MX), ask(_MX, "a.example"), overrides)
+    resolution = resolve(make_snapshot([], MX), ask(MX, "a.example"), overrides)
 
     assert resolution.options["max_ready"].value == 7
 
@@ -261,10 +181,10 @@ def test_action_that_lasts_longest_wins():
 def test_derived_default_follows_its_terms_and_a_rule_wins_over_it():
     sums = make_layer("base", '["default"]\ndata_timeout = 1\nmail_from_timeout = 2\n')
     own = make_layer("custom", '["default"]\nsystem_shutdown_timeout = "30s"\n')
-    question = ask(_MX, "a.example")
+    question = ask(MX, "a.example")
 
-    derived = resolve(make_snapshot([sums], _MX), question).options["system_shutdown_timeout"]
-    ruled = resolve(make_snapshot([sums, own], _MX), question).options["system_shutdown_timeout"]
+    derived = resolve(make_snapshot([sums], MX), question).options["system_shutdown_timeout"]
+    ruled = resolve(make_snapshot([sums, own], MX), question).options["system_shutdown_timeout"]
 
     assert (derived.value, derived.set_by) == (timedelta(seconds=603), None)
     assert ruled.value == timedelta(seconds=30)
@@ -284,7 +204,7 @@ def test_rules_are_consulted_from_the_general_to_the_special():
         "alone", '["a.example"]\nmx_rollup = false\n' + automation.format('"a.example"', "domain")
     )
 
-    rules = consulted_rules(make_snapshot([alone, base], _MX), ask(_MX, "a.example"))
+    rules = consulted_rules(make_snapshot([alone, base], MX), ask(MX, "a.example"))
 
     assert [rule.regexes[0] for rule in rules] == ["default", "provider", "site", "domain"]
 
@@ -293,15 +213,15 @@ def test_rule_of_a_domain_whose_site_is_not_known_concerns_that_domain():
     base = make_layer("base", '["a.example"]\nmax_ready = 9\n')
     snapshot = compile_snapshot([base], sites={}, revision=1)
 
-    assert resolve(snapshot, ask(_MX, "a.example")).options["max_ready"].value == 9
-    assert resolve(snapshot, ask(_MX, "b.example")).options["max_ready"].value == 1024
+    assert resolve(snapshot, ask(MX, "a.example")).options["max_ready"].value == 9
+    assert resolve(snapshot, ask(MX, "b.example")).options["max_ready"].value == 1024
     assert snapshot.rolled_up_domains == {"a.example"}
 
 
 def test_site_known_by_name_alone_has_its_rules():
     base = make_layer("base", '["a.example"]\nmax_ready = 9\n')
-    snapshot = compile_snapshot([base], sites=make_sites(_MX), revision=1)
-    question = replace(ask(_MX, "b.example"), mx_hosts=())
+    snapshot = compile_snapshot([base], sites=make_sites(MX), revision=1)
+    question = replace(ask(MX, "b.example"), mx_hosts=())
 
     assert resolve(snapshot, question).options["max_ready"].value == 9
 
@@ -309,7 +229,7 @@ def test_site_known_by_name_alone_has_its_rules():
 def test_disabled_layer_says_nothing():
     base = replace(make_layer("base", '["default"]\nmax_ready = 9\n'), enabled=False)
 
-    resolution = resolve(make_snapshot([base], _MX), ask(_MX, "a.example"))
+    resolution = resolve(make_snapshot([base], MX), ask(MX, "a.example"))
 
     assert resolution.options["max_ready"].value == 1024
 
@@ -328,12 +248,10 @@ def test_unset_in_the_default_removes_all_that_a_provider_option_implied():
         unset = ["provider_connection_limit"]
         """,
     )
-    snapshot = make_snapshot([base], _MX)
+    snapshot = make_snapshot([base], MX)
 
-    assert (
-        not resolve(snapshot, ask(_MX, "a.example")).options["additional_connection_limits"].value
-    )
-    assert resolve(snapshot, ask(_MX, "c.example")).options[
+    assert not resolve(snapshot, ask(MX, "a.example")).options["additional_connection_limits"].value
+    assert resolve(snapshot, ask(MX, "c.example")).options[
         "additional_connection_limits"
     ].value == {
         "shaping-provider-p-ip-1-limit": Limit(5),
@@ -344,9 +262,9 @@ def test_unset_in_the_default_removes_all_that_a_provider_option_implied():
 def test_entries_of_maps_are_explained_one_by_one():
     base = make_layer("base", '["default"]\nadditional_connection_limits = {a=1, b=2}\n')
     custom = make_layer("custom", '["a.example"]\nadditional_connection_limits = {b=3}\n')
-    question = ask(_MX, "a.example")
+    question = ask(MX, "a.example")
 
-    resolution = resolve(make_snapshot([base, custom], _MX), question)
+    resolution = resolve(make_snapshot([base, custom], MX), question)
 
     explained = explain_json(resolution, question, revision=1, etag="e")["options"]
     limits = explained["additional_connection_limits"]
