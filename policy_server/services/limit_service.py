@@ -22,12 +22,18 @@ from policy_server.convert_limits import (
     to_state,
     to_terms,
 )
-from policy_server.errors import Aborted, InvalidRequest, NotFound, Unavailable
+from policy_server.errors import InvalidRequest, NotFound, Unavailable
 from policy_server.lending.port import LimitStore
 from policy_server.metrics import ServerMetrics
 from policy_server.services.caller import read_caller
 from policy_server.services.limit_names import LimitNames
-from policy_server.services.limit_stream import MOST_GRANTS, LimitStream, Receiver, read_first
+from policy_server.services.limit_stream import (
+    MOST_GRANTS,
+    LimitStream,
+    Receiver,
+    read_first,
+    why_unheard,
+)
 from policy_server.services.paging import read_page_size
 
 #: Most streams open at a time.
@@ -97,7 +103,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._end_earlier(holder)
         detach = self._store.attach(holder, _do_nothing)
         try:
-            unknown = await self._receiver(holder).take(report)
+            heard = await self._receiver(holder).take(report)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
                     await self._store.settled()
@@ -105,8 +111,8 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         finally:
             detach()
         if not taken.sequence:
-            raise Aborted("a later start of this worker has reported")
-        answer = to_answer(taken, report.incarnation, {}, unknown=unknown)
+            raise why_unheard(taken, heard.epoch)
+        answer = to_answer(taken, report.incarnation, {}, unknown=heard.unknown)
         answer.terms.CopyFrom(to_terms(self._store.timing))
         answer.next_sync.CopyFrom(to_duration(self._next_sync()))
         self._metrics.limit_grants.inc(len(taken.grants))

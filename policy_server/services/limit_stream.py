@@ -23,8 +23,8 @@ from policy_server.convert_limits import (
     to_duration,
     to_terms,
 )
-from policy_server.errors import Aborted, InvalidRequest
-from policy_server.lending.port import LimitStore
+from policy_server.errors import Aborted, InvalidRequest, PolicyServerError, Unavailable
+from policy_server.lending.port import Heard, LimitStore, Taken
 from policy_server.limits.messages import Report
 from policy_server.metrics import ServerMetrics
 from policy_server.services.limit_names import LimitNames
@@ -70,8 +70,8 @@ class Receiver:
         self._metrics = metrics
         self.handles = Handles()
 
-    async def take(self, message: pb.LimitReport) -> list[str]:
-        """Take in a report; return keys that no limit is known for. Errors: as the RPCs."""
+    async def take(self, message: pb.LimitReport) -> Heard:
+        """Take in a report; say what became of it. Errors: as the RPCs."""
         check_report(message)
         keys = [self.handles.read_key(one, index) for index, one in enumerate(message.demands)]
         self._names.note_seen(self._holder)
@@ -92,7 +92,7 @@ class Receiver:
         heard = await self._store.receive(report, specs)
         self._metrics.limit_reports.inc()
         self._metrics.limit_demands.inc(len(demands))
-        return list(heard.unknown)
+        return heard
 
 
 class LimitStream:
@@ -116,6 +116,8 @@ class LimitStream:
         self._is_answered = asyncio.Event()
         self._owes = False
         self._unknown: list[str] = []
+        #: In which epoch of the book the report was taken in that is to be answered.
+        self._epoch = 0
         self._failure: Exception | None = None
         self._reconnect_after: timedelta | None = None
         self._is_over = False
@@ -157,8 +159,9 @@ class LimitStream:
             await self._take(report)
 
     async def _take(self, report: pb.LimitReport) -> None:
-        self._unknown += await self._receiver.take(report)
-        self._owes = True
+        heard = await self._receiver.take(report)
+        self._unknown += heard.unknown
+        self._epoch, self._owes = heard.epoch, True
         self._is_answered.clear()
         self._alarm.set()
         await self._is_answered.wait()
@@ -178,7 +181,7 @@ class LimitStream:
             if not (taken.grants or self._owes or self._reconnect_after):
                 continue
             if self._owes and not taken.sequence:
-                raise Aborted("a later start of this worker has reported")
+                raise why_unheard(taken, self._epoch)
             unknown, self._unknown = self._unknown, []
             answer = to_answer(taken, incarnation, self._receiver.handles.by_key, unknown=unknown)
             self._metrics.limit_grants.inc(len(taken.grants))
@@ -204,6 +207,13 @@ class LimitStream:
                 self._failure = error
             self._is_over = True
         self._alarm.set()
+
+
+def why_unheard(taken: Taken, epoch: int) -> PolicyServerError:
+    """Say why the book does not know of a report that was taken in in *epoch*."""
+    if taken.epoch != epoch:
+        return Unavailable("the book of limits has been begun anew; connect and report again")
+    return Aborted("a later start of this worker has reported")
 
 
 async def read_first(requests: AsyncIterator[pb.SyncLimitsRequest]) -> pb.LimitReport:

@@ -148,6 +148,9 @@ class BookEpoch:
     def close(self) -> None:
         """Go by no epoch any more."""
         self._epoch, self._reason = 0, "the server is stopping"
+
+    def release_file(self) -> None:
+        """Let others keep the book alone; `run` has ended, which would take the file again."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -145,6 +145,7 @@ class SharedLimitStore:
             shard.close()
         self._delivery.close()
         await end(self._tasks)
+        self._epoch.release_file()
         await self._valkey.close()
 
     # Reports.

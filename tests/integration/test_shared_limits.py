@@ -34,8 +34,7 @@ async def _two_servers(url: str, state: str) -> AsyncIterator[tuple[ServerProces
     write_rules(url, yahoo(connection_limit=10))
     settings = {"PENSTOCK_LIMITS_STATE": state}
     async with running(url, **settings) as first, running(url, **settings) as second:
-        for server in (first, second):
-            await _until_lending(server)
+        await _until_lending_together(first, second)
         yield first, second
 
 
@@ -44,6 +43,14 @@ async def _until_lending(server: ServerProcess) -> pb.ListLimitsResponse:
         while True:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 return await LimitServiceStub(server.channel).ListLimits(pb.ListLimitsRequest())
+            await asyncio.sleep(0.05)
+
+
+async def _until_lending_together(*servers: ServerProcess) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if len({(await _until_lending(server)).epoch for server in servers}) == 1:
+                return
             await asyncio.sleep(0.05)
 
 
