@@ -282,10 +282,11 @@ class Server:
                 metrics=self.metrics,
             )
         host, _ = split_address(self._settings.server.grpc_listen)
+        address = f"{host}:{self.grpc_port}"
         keeper = BookKeeper(
             self._lease_database,
-            owner=name_owner(socket.gethostname(), self.grpc_port),
-            address=f"{host}:{self.grpc_port}",
+            owner=name_owner(socket.gethostname(), address),
+            address=address,
         )
         return EmbeddedLimitStore(
             self._lease_database, keeper, server=server, timing=timing, metrics=self.metrics

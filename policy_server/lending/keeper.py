@@ -8,7 +8,7 @@ The keeper: which of several servers on one database keeps the lease book.
    after its last sign of life, reckoned by its own clock from before that was written; and
    another one takes it only after it has seen no sign for longer than that, by its own clock.
 3. On SQLite, which one host has, a lock on a file does the same, and ends with the process.
-4. A server that is the same as the last owner, as it listens on the same port of the same host,
+4. A server that is the same as the last owner, as it listens on the same address of the same host,
    goes on at once: the earlier process is gone.
 """
 
@@ -187,9 +187,12 @@ class BookKeeper:
         return True
 
 
-def name_owner(host: str, port: int) -> str:
-    """Name the server that listens on *port* here: nobody else can at the same time."""
-    return f"{host}:{port} {_read_boot_id()} {_read_network()}"
+def name_owner(host: str, address: str) -> str:
+    """
+    Name the server of this host that listens on *address*, "host:port": nobody else can at the same
+    time, though others may on the same port of another address.
+    """
+    return f"{host} {address} {_read_boot_id()} {_read_network()}"
 
 
 def _read_boot_id() -> str:
