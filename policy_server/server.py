@@ -51,7 +51,13 @@ from policy_server.services.rule_service import RuleService
 from policy_server.services.rule_trials import RuleTrials
 from policy_server.services.supervised_server import SupervisedServer
 from policy_server.services.watch import WatchHub
-from policy_server.settings import EMBEDDED, LimitSettings, Settings, split_address
+from policy_server.settings import (
+    EMBEDDED,
+    LimitSettings,
+    ServerSettings,
+    Settings,
+    split_address,
+)
 from policy_server.store.actions import ActionStore
 from policy_server.store.agents import AgentStore
 from policy_server.store.database import Database
@@ -76,8 +82,6 @@ _SERVICES = (
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CHANNEL_OPTIONS = (
-    # One process serves an address; a second one must fail to start, not share it unseen.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 256),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
@@ -139,10 +143,11 @@ class Server:
         """Listen, then be ready; a database elsewhere may take its time, and is waited for."""
         if self.database.is_sqlite:
             await asyncio.to_thread(upgrade, self.database)
+        # First, as processes that share the other port are told apart by this one.
+        self.http_port = await self._http.start(self._settings.server.http_listen)
         self._grpc = self._build_grpc()
         await self._set_health(_NOT_SERVING)
         await self._grpc.start()
-        self.http_port = await self._http.start(self._settings.server.http_listen)
         if self.database.is_sqlite:
             # What is wrong with a file here does not get better by waiting.
             await self._become_ready()
@@ -222,14 +227,18 @@ class Server:
         logger.info("server ready", extra=ports)
 
     def _build_grpc(self) -> grpc.aio.Server:
-        listening = grpc.aio.server(options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
-        self.grpc_port = _listen(listening, self._settings.server.grpc_listen)
+        settings = self._settings.server
+        # A second process must fail to start, and not take its part unseen, unless it is told to.
+        sharing = ("grpc.so_reuseport", int(settings.share_port))
+        listening = grpc.aio.server(
+            options=(*_CHANNEL_OPTIONS, sharing), maximum_concurrent_rpcs=_MAX_CALLS
+        )
+        self.grpc_port = _listen(listening, settings)
         server = SupervisedServer(listening, self.metrics)
         agents = AgentStore(self.database)
         self._directory = AgentDirectory(
             agents,
-            # The same after a restart, and another one for each server of a host.
-            server=f"{socket.gethostname()}:{self.grpc_port}",
+            server=self._name(),
             metrics=self.metrics,
             revision=self._revision,
         )
@@ -270,7 +279,7 @@ class Server:
         return LimitService(self._limit_store, self._limit_names, metrics=self.metrics)
 
     def _build_limit_store(self) -> LimitStore:
-        server = f"{socket.gethostname()}:{self.grpc_port}"
+        server = self._name()
         limits = self._settings.limits
         timing = _lease_timing(limits)
         if limits.state != EMBEDDED:
@@ -291,6 +300,11 @@ class Server:
         return EmbeddedLimitStore(
             self._lease_database, keeper, server=server, timing=timing, metrics=self.metrics
         )
+
+    def _name(self) -> str:
+        """Name this process: the same after a restart, and another for each server of a host."""
+        name = f"{socket.gethostname()}:{self.grpc_port}"
+        return f"{name}/{self.http_port}" if self._settings.server.share_port else name
 
     def _revision(self) -> int:
         return self.policy.revision if self.policy.is_loaded else 0
@@ -318,11 +332,13 @@ def _nanoseconds(span: timedelta) -> int:
     return span // timedelta(microseconds=1) * 1000
 
 
-def _listen(server: grpc.aio.Server, address: str) -> int:
+def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    address = settings.grpc_listen
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise CannotListen(f"server.grpc_listen: {address} can't be listened on") from error
+        hint = ", unless all who do so have server.share_port = true" if settings.share_port else ""
+        raise CannotListen(f"server.grpc_listen: {address} can't be listened on{hint}") from error
 
 
 async def run_server(settings: Settings, *, announce: Callable[[str, str], None]) -> None:

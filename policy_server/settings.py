@@ -124,12 +124,16 @@ _CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
 class ServerSettings(BaseModel):
-    """Where the server listens; port 0 lets the system choose."""
+    """
+    Where the server listens; port 0 lets the system choose. Several processes may share the port of
+    gRPC, among which the system divides connections (SO_REUSEPORT), but not that of HTTP.
+    """
 
     model_config = _CONFIG
 
     grpc_listen: _Loopback = "127.0.0.1:7350"
     http_listen: _Address = "127.0.0.1:7351"
+    share_port: bool = False
 
 
 class DatabaseSettings(BaseModel):
@@ -212,7 +216,20 @@ class Settings(BaseModel):
     dns: DnsSettings = Field(default_factory=DnsSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
-    limits: LimitSettings = Field(default_factory=LimitSettings)
+    # The default is looked at as well: it does not go together with a shared port.
+    limits: LimitSettings = Field(default_factory=LimitSettings, validate_default=True)
+
+    @field_validator("limits")
+    @classmethod
+    def _suits_shared_port(cls, value: LimitSettings, info: ValidationInfo) -> LimitSettings:
+        server = info.data.get("server")
+        if server is not None and server.share_port and value.state == EMBEDDED:
+            raise ValueError(
+                "server.share_port needs limits.state to be a Valkey or Redis, such as "
+                "redis://HOST:6379/0: an agent can't choose among processes that share a port, and "
+                "all but the one that has the book in its memory would lend it nothing"
+            )
+        return value
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -331,7 +348,8 @@ def _describe(
             "ENVIRONMENT", "environment"
         )
         return f"{place}: {message}"
-    return f"{_place(path, text, section=section, key=key)}{section}.{key}: {message}"
+    name = f"{section}.{key}" if key else section
+    return f"{_place(path, text, section=section, key=key)}{name}: {message}"
 
 
 def _nearest(name: str, known: Any) -> str:

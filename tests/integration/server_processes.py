@@ -17,8 +17,12 @@ _START_SECONDS = 60
 class ServerProcess:
     """One server and a client of it; `running` starts and ends it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, address: str, channel: grpc.aio.Channel
+    ) -> None:
         self._process = process
+        #: Of its gRPC.
+        self.address = address
         self.channel = channel
         self.client = Client(channel)
 
@@ -50,7 +54,7 @@ async def running(url: str, **overrides: str) -> AsyncIterator[ServerProcess]:
             line = (await process.stdout.readline()).decode()
         address = line.partition("grpc=")[2].split()[0]
         async with grpc.aio.insecure_channel(address) as channel:
-            server = ServerProcess(process, channel)
+            server = ServerProcess(process, address, channel)
             await _become_known(server.client)
             yield server
     finally:

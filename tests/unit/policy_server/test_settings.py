@@ -81,6 +81,16 @@ def test_the_environment_overrides_the_file(tmp_path):
             id="sessions that end between two reports",
         ),
         pytest.param(
+            "[server]\nshare_port = true\n",
+            ["limits: server.share_port needs limits.state", "redis://"],
+            id="a shared port without a shared book",
+        ),
+        pytest.param(
+            '[limits]\nstate = "embedded"\n[server]\nshare_port = true\n',
+            [":1:", "limits: server.share_port needs limits.state"],
+            id="a shared port with a book in memory",
+        ),
+        pytest.param(
             '[limits]\nsession_ttl = "30s"\nfloor_ttl = "20s"\n',
             [":3:", "limits.floor_ttl", "limits.session_ttl"],
             id="floors that end first",
@@ -123,6 +133,7 @@ def test_every_key_has_an_environment_name():
     assert environment_names() == (
         "PENSTOCK_SERVER_GRPC_LISTEN",
         "PENSTOCK_SERVER_HTTP_LISTEN",
+        "PENSTOCK_SERVER_SHARE_PORT",
         "PENSTOCK_DATABASE_URL",
         "PENSTOCK_DNS_NAMESERVERS",
         "PENSTOCK_DNS_TIMEOUT",
