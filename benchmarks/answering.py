@@ -9,9 +9,9 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from benchmarks.grpc_load import Answered, Load, apply_load
 from benchmarks.plain_answers import METHOD as PLAIN_METHOD
 from benchmarks.report import Report
 from benchmarks.server_process import ServerProcess, listening, serving
+from benchmarks.shared_book import running_valkey
 from penstock.v1.policy_service_pb2 import (
     BatchGetEgressPathConfigsRequest,
     GetEgressPathConfigRequest,
@@ -48,6 +49,7 @@ class _Case:
     requests: tuple[bytes, ...]
     calls: int
     answers_per_call: int = 1
+    connections: int = 4
     depth: int = 16
 
 
@@ -72,10 +74,12 @@ def measure() -> Report:
             "p50 ms at half",
             "p99 ms at half",
             "bare p99 ms",
+            "to one process",
         ),
         notes=[
             "bare: a grpc.aio handler that returns as many constant bytes for each call, under the"
             " same load in alternating rounds; ratio: answers to bare calls, 1 is as fast",
+            "processes: they share a port and, with the load, the cores of the machine",
             "at half: calls at half the rate that was reached, each timed from when it was due",
         ],
     )
@@ -85,6 +89,7 @@ def measure() -> Report:
         with serving(url) as server:
             for case in _make_cases():
                 report.rows.append(_measure_case(server, case))
+        report.rows.extend(_measure_processes(url))
     return report
 
 
@@ -139,8 +144,8 @@ def _measure_case(server: ServerProcess, case: _Case) -> dict[str, object]:
     with _plain_answers(_answer_bytes(server, case)) as plain:
         rounds, plain_rounds = [], []
         for number in range(_ROUNDS + 1):
-            ours = _measure_round(server, _load(server, case, case.method, number))
-            bare = _measure_round(plain, _load(plain, case, PLAIN_METHOD, number))
+            ours = _measure_round([server], _load(server, case, case.method, number))
+            bare = _measure_round([plain], _load(plain, case, PLAIN_METHOD, number))
             # The first round fills caches and is left out.
             if number:
                 rounds.append(ours)
@@ -162,12 +167,46 @@ def _measure_case(server: ServerProcess, case: _Case) -> dict[str, object]:
     }
 
 
+def _measure_processes(url: str) -> Iterator[dict[str, object]]:
+    """Answer by one process and by two that share a port, in alternating rounds."""
+    cached = next(_make_cases())
+    # The system divides connections, of which there must be some to be divided evenly.
+    case = replace(cached, connections=32, depth=2)
+    with running_valkey() as socket:
+        shared = {
+            "PENSTOCK_SERVER_SHARE_PORT": "true",
+            "PENSTOCK_LIMITS_STATE": f"unix://{socket}",
+        }
+        with (
+            serving(url) as alone,
+            serving(url, settings=shared) as first,
+            serving(url, port=first.port, settings=shared) as second,
+        ):
+            measured: list[tuple[Sequence[ServerProcess], list[_Round]]]
+            measured = [((alone,), []), ((first, second), [])]
+            for number in range(_ROUNDS + 1):
+                for servers, rounds in measured:
+                    load = _load(servers[0], case, case.method, number)
+                    found = _measure_round(servers, load)
+                    if number:
+                        rounds.append(found)
+    one = _rate(measured[0][1])
+    for servers, rounds in measured:
+        yield {
+            "case": f"cached, processes: {len(servers)}",
+            "answers/s": _rate(rounds),
+            "server CPU us each": _cpu(rounds) * 1e6,
+            "to one process": _rate(rounds) / one,
+        }
+
+
 def _load(server: ServerProcess, case: _Case, method: str, number: int) -> Load:
     return Load(
         port=server.port,
         method=method,
         requests=_turn(case, number),
         calls=case.calls,
+        connections=case.connections,
         depth=case.depth,
     )
 
@@ -189,10 +228,10 @@ def _at_half(server: ServerProcess, case: _Case, method: str, rate: float) -> An
     return apply_load(load)
 
 
-def _measure_round(server: ServerProcess, load: Load) -> _Round:
-    before = server.cpu_seconds()
+def _measure_round(servers: Sequence[ServerProcess], load: Load) -> _Round:
+    before = sum(server.cpu_seconds() for server in servers)
     answered = apply_load(load)
-    return _Round(answered, server.cpu_seconds() - before)
+    return _Round(answered, sum(server.cpu_seconds() for server in servers) - before)
 
 
 def _rate(rounds: list[_Round]) -> float:

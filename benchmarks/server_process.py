@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,13 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(url: str, *, port: int = 0) -> Iterator[ServerProcess]:
-    """Run `penstock-server serve` on a database; 0 lets the system choose the port."""
+def serving(
+    url: str, *, port: int = 0, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ServerProcess]:
+    """
+    Run `penstock-server serve` on a database; 0 lets the system choose the port. Further *settings*
+    are as the environment has them.
+    """
     environment = os.environ | {
         "PENSTOCK_DATABASE_URL": url,
         "PENSTOCK_SERVER_GRPC_LISTEN": f"127.0.0.1:{port}",
@@ -49,6 +55,7 @@ def serving(url: str, *, port: int = 0) -> Iterator[ServerProcess]:
         # Nobody answers there: no name is asked for.
         "PENSTOCK_DNS_NAMESERVERS": "127.0.0.1:9",
         "PENSTOCK_DNS_TIMEOUT": "0.2s",
+        **settings,
     }
     command = (sys.executable, "-m", "policy_server.cli.main", "serve", "--log-level", "error")
     with listening(command, environment) as server:

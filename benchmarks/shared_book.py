@@ -46,7 +46,7 @@ _FIRST_GRANTS = 200
 
 
 @contextlib.contextmanager
-def _running_valkey() -> Iterator[str]:
+def running_valkey() -> Iterator[str]:
     """Run a server on a socket of its own; give the socket."""
     beside = Path(sys.executable).parent / "redis-server"
     program = shutil.which("valkey-server") or shutil.which("redis-server") or str(beside)
@@ -181,7 +181,7 @@ def measure() -> Report:
             "call also settles. A book has 16 shards, which one Valkey serves in turn.",
         ],
     )
-    with _running_valkey() as socket:
+    with running_valkey() as socket:
         with redis.Redis(unix_socket_path=socket) as client:
             for name, row in (
                 ("connections, 2 agents each", _demands(client, _CONNECTIONS)),
