@@ -142,8 +142,11 @@ def _store(connection: sqlite3.Connection, number: int, queue_name: str, now: fl
         created=now - 3600.0 + number / 1000.0,
         tenant=queue_name.partition("@")[0],
     )
-    rows.insert_message(connection, number, message, in_file=False)
-    rows.insert_entry(connection, number, number, message.destinations[0], message)
+    rows.insert_messages(
+        connection,
+        [rows.message_row(number, message, in_file=False)],
+        [rows.entry_row(number, number, message.destinations[0], message)],
+    )
 
 
 def _pass_through(spread: _Spread, count: int, passes: int = 20_000) -> float:

@@ -4,6 +4,8 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain
 from sys import intern
 from typing import Any
 
@@ -20,15 +22,14 @@ from agent.spool.messages import (
 )
 from agent.spool.records import decode_record, decode_reply, encode_reply
 
-_ADD_MESSAGE = """
+_ADD_MESSAGES = """
 INSERT INTO messages
 (number, id, sender, created, tenant, campaign, reception_protocol, size, checksum, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_ADD_ENTRY = """
-INSERT INTO entries (id, message, queue_name, recipients, due, attempts, created)
-VALUES (?, ?, ?, ?, ?, 0, ?)
-"""
+_ADD_ENTRIES = "INSERT INTO entries (id, message, queue_name, recipients, due, attempts, created)"
+_ADD_RECORDS = "INSERT INTO outbox (seq, record)"
+#: Rows of one INSERT. Each number of them is a statement of its own, which SQLite keeps prepared.
+_ROWS_AT_ONCE = 20
 _LOAD = """
 SELECT m.id, m.sender, e.recipients, m.created, m.tenant, m.campaign, m.reception_protocol,
   m.size, m.checksum, m.body
@@ -54,12 +55,16 @@ FROM entries e JOIN messages m ON m.number = e.message
 _FIND_MESSAGE = f"{_FIND} WHERE m.id = ? ORDER BY e.id"
 _FIND_ENTRY = f"{_FIND} WHERE e.id = ?"
 _MOVE_ENTRY = "UPDATE entries SET queue_name = ?, due = ? WHERE id = ?"
-_END_ENTRY = "DELETE FROM entries WHERE id = ? RETURNING message"
-# One statement decides and removes: the message ends with its last entry.
-_END_MESSAGE = """
-DELETE FROM messages WHERE number = ?1
-AND NOT EXISTS (SELECT 1 FROM entries WHERE message = ?1) RETURNING id, body IS NULL
+# A message ends with its last entry: those that have none but entries of a JSON list of ids.
+_ENDING = """
+number IN (SELECT message FROM entries WHERE id IN (SELECT value FROM json_each(?1)))
+AND NOT EXISTS (
+  SELECT 1 FROM entries WHERE message = number AND id NOT IN (SELECT value FROM json_each(?1))
+)
 """
+_ENDING_FILES = f"SELECT id FROM messages WHERE body IS NULL AND {_ENDING}"
+_END_MESSAGES = f"DELETE FROM messages WHERE {_ENDING}"
+_END_ENTRIES = "DELETE FROM entries WHERE id IN (SELECT value FROM json_each(?1))"
 
 
 def highest(connection: sqlite3.Connection, table: str, column: str) -> int:
@@ -78,11 +83,9 @@ def count_records(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
 
-def insert_message(
-    connection: sqlite3.Connection, number: int, message: NewMessage, *, in_file: bool
-) -> None:
-    """Add the row of a message; its body too, unless that is in a file."""
-    row = (
+def message_row(number: int, message: NewMessage, *, in_file: bool) -> tuple[Any, ...]:
+    """The row of a message; with its body, unless that is in a file."""
+    return (
         number,
         message.id,
         message.sender,
@@ -94,27 +97,40 @@ def insert_message(
         zlib.crc32(message.body),
         None if in_file else message.body,
     )
-    connection.execute(_ADD_MESSAGE, row)
 
 
-def insert_entry(
+def entry_row(
+    entry_id: int, number: int, destination: Destination, message: NewMessage
+) -> tuple[Any, ...]:
+    """The row of an entry, due since the message came."""
+    recipients, created = json.dumps(destination.recipients), message.created
+    return (entry_id, number, destination.queue_name, recipients, created, 0, created)
+
+
+def insert_messages(
     connection: sqlite3.Connection,
-    entry_id: int,
-    number: int,
-    destination: Destination,
-    message: NewMessage,
-) -> Entry:
-    """Add the row of an entry, due since the message came."""
-    recipients = json.dumps(destination.recipients)
-    created = message.created
-    row = (entry_id, number, destination.queue_name, recipients, created, created)
-    connection.execute(_ADD_ENTRY, row)
-    return Entry(
-        id=entry_id,
-        queue_name=intern(destination.queue_name),
-        created=created,
-        due=created,
-    )
+    messages: Sequence[tuple[Any, ...]],
+    entries: Sequence[tuple[Any, ...]],
+) -> None:
+    """Add rows of messages and of their entries."""
+    _insert(connection, _ADD_MESSAGES, messages)
+    _insert(connection, _ADD_ENTRIES, entries)
+
+
+def _insert(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Add rows, many with one step of SQLite, for each gives the interpreter to other threads."""
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[begin : begin + _ROWS_AT_ONCE]
+        values = _values(len(part), len(part[0]))
+        connection.execute(f"{statement} {values}", list(chain.from_iterable(part)))
+
+
+@cache
+def _values(rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"VALUES {', '.join([row] * rows)}"
 
 
 def read_message(connection: sqlite3.Connection, entry_id: int) -> tuple[Any, ...] | None:
@@ -178,14 +194,17 @@ def keep_entry(connection: sqlite3.Connection, settlement: Settlement) -> bool:
     return connection.execute(_KEEP_ENTRY, row).rowcount > 0
 
 
-def end_entry(connection: sqlite3.Connection, entry_id: int) -> tuple[int, list[str]]:
-    """Remove an entry: how many were removed, and finished messages whose body is a file."""
-    ended = connection.execute(_END_ENTRY, (entry_id,)).fetchall()
-    in_files: list[str] = []
-    for (number,) in ended:
-        rows = connection.execute(_END_MESSAGE, (number,)).fetchall()
-        in_files += [message_id for message_id, in_file in rows if in_file]
-    return len(ended), in_files
+def ending_files(connection: sqlite3.Connection, ids: Sequence[int]) -> list[str]:
+    """Of the messages that end with these entries, those whose body is a file."""
+    found = connection.execute(_ENDING_FILES, (json.dumps(ids),))
+    return [message_id for (message_id,) in found]
+
+
+def end_entries(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+    """Remove entries, and the messages that end with them; how many entries there were."""
+    given = (json.dumps(ids),)
+    connection.execute(_END_MESSAGES, given)
+    return connection.execute(_END_ENTRIES, given).rowcount
 
 
 def messages_in_files(connection: sqlite3.Connection) -> set[str]:
@@ -253,9 +272,9 @@ def _stored_message(rows: Sequence[tuple[Any, ...]]) -> StoredMessage:
     )
 
 
-def insert_record(connection: sqlite3.Connection, seq: int, record: bytes) -> None:
-    """Put an encoded record in the outbox."""
-    connection.execute("INSERT INTO outbox VALUES (?, ?)", (seq, record))
+def insert_records(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> None:
+    """Put encoded records in the outbox, each with its number."""
+    _insert(connection, _ADD_RECORDS, rows)
 
 
 def read_records(connection: sqlite3.Connection, after_seq: int, limit: int) -> list[PendingRecord]:
@@ -268,5 +287,6 @@ def read_records(connection: sqlite3.Connection, after_seq: int, limit: int) -> 
 
 def delete_records(connection: sqlite3.Connection, seqs: Sequence[int]) -> int:
     """Remove records from the outbox; how many were there."""
-    rows = [(seq,) for seq in seqs]
-    return max(0, connection.executemany("DELETE FROM outbox WHERE seq = ?", rows).rowcount)
+    given = (json.dumps(seqs),)
+    delete = "DELETE FROM outbox WHERE seq IN (SELECT value FROM json_each(?))"
+    return connection.execute(delete, given).rowcount

@@ -14,17 +14,18 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from agent.delivery.record import REPORTED
 from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.spool import rows
 from agent.spool.bodies import BodyFiles, sync_directory
+from agent.spool.changes import Changes, Settled
 from agent.spool.fresh import FreshMessages
+from agent.spool.fresh_records import FreshRecords
+from agent.spool.gathering import Gathering
 from agent.spool.lock import take_lock
 from agent.spool.messages import (
     LAST_ENTRY,
@@ -35,7 +36,6 @@ from agent.spool.messages import (
     SpooledMessage,
     StoredMessage,
 )
-from agent.spool.records import encode_record
 from agent.spool.schema import open_connection, prepare, touch
 from agent.spool.writer import Writer
 
@@ -49,19 +49,6 @@ LARGE_BODY = 1024 * 1024
 _PROBE_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settled:
-    """What a settlement has changed."""
-
-    #: Entries that ended, and messages with bodies in files that ended with them.
-    ended: int
-    in_files: list[str]
-    #: Records put into the outbox.
-    recorded: int
-    #: Entries of the messages that were stored with it.
-    added: list[Entry]
-
-
 class SqliteSpool:
     """Implements `agent.spool.messages.Spool`; to be made with `open`."""
 
@@ -69,26 +56,26 @@ class SqliteSpool:
         self, directory: Path, connection: sqlite3.Connection, lock: int, large_body: int
     ) -> None:
         self._lock = lock
-        self._large_body = large_body
         self._bodies = BodyFiles(directory / "bodies")
         self._sweep(connection)
-        # Used by the writer's thread alone.
-        self._last_message = rows.highest(connection, "messages", "number")
-        self._last_entry = rows.highest(connection, "entries", "id")
-        self._last_seq = rows.highest(connection, "outbox", "seq")
+        changes = Changes(connection, large_body=large_body)
+        self._is_large = changes.is_large
         #: Id of the newest entry that was here when the spool was opened.
-        self.last_entry = self._last_entry
+        self.last_entry = changes.last_entry
         #: When the spool was last written before it was opened, seconds since the epoch; 0: new.
         self.last_change = 0.0
         # Used by the loop alone.
         self._entry_count = rows.count_entries(connection)
         self._record_count = rows.count_records(connection)
         self._fresh = FreshMessages()
+        self._fresh_records = FreshRecords(changes.last_seq)
         self._tasks: set[asyncio.Task[list[Entry]]] = set()
         self._reader = open_connection(directory / "spool.db")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool-reader")
         self._filing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool-files")
         self._writer = Writer(directory / "spool.db", connection)
+        self._adding = Gathering(self._writer, changes.add, self._note_added)
+        self._settling = Gathering(self._writer, changes.settle, self._note_settled)
         self._prober = asyncio.create_task(self._probe(), name="spool probe")
 
     @classmethod
@@ -131,6 +118,8 @@ class SqliteSpool:
         await asyncio.gather(self._prober, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._adding.hand_over()
+        self._settling.hand_over()
         await self._writer.close()
         await asyncio.to_thread(self._reading.shutdown)
         await asyncio.to_thread(self._filing.shutdown)
@@ -156,7 +145,7 @@ class SqliteSpool:
         """Store *messages*; return one entry a destination, due at once, in order."""
         large = [message for message in messages if self._is_large(message)]
         if not large:
-            return self._add(messages)
+            return self._adding.put(messages)
         # A task of its own: giving up half-way would part the files from their messages.
         task = asyncio.create_task(self._add_large(messages, large))
         self._tasks.add(task)
@@ -192,11 +181,7 @@ class SqliteSpool:
         for settlement in settlements:
             # Whatever becomes of the entry, it is not what it was when it came.
             self._fresh.take(settlement.entry_id)
-
-        def write(connection: sqlite3.Connection) -> _Settled:
-            return self._write_settlements(connection, settlements)
-
-        return self._writer.run(write, then=self._note_settled)
+        return self._settling.put(settlements)
 
     async def postpone(self, due_by_entry: Sequence[tuple[int, float]]) -> None:
         """Set new due times without using an attempt."""
@@ -226,6 +211,9 @@ class SqliteSpool:
 
     async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
         """The next records of the outbox, oldest first."""
+        fresh = self._fresh_records.after(after_seq, limit)
+        if fresh is not None:
+            return fresh
         return await self._read(lambda connection: rows.read_records(connection, after_seq, limit))
 
     async def forget_records(self, seqs: Sequence[int]) -> None:
@@ -233,6 +221,7 @@ class SqliteSpool:
 
         def note_forgotten(count: int) -> None:
             self._record_count -= count
+            self._fresh_records.forget(seqs)
 
         await self._writer.run(
             lambda connection: rows.delete_records(connection, seqs), then=note_forgotten
@@ -246,17 +235,6 @@ class SqliteSpool:
                 with contextlib.suppress(SpoolUnavailable):
                     await self._writer.run(touch)
 
-    def _add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
-        def write(connection: sqlite3.Connection) -> list[Entry]:
-            return self._write_messages(connection, messages)
-
-        def note_added(entries: list[Entry]) -> list[Entry]:
-            self._entry_count += len(entries)
-            self._fresh.add(messages, entries)
-            return entries
-
-        return self._writer.run(write, then=note_added)
-
     async def _add_large(
         self, messages: Sequence[NewMessage], large: Sequence[NewMessage]
     ) -> list[Entry]:
@@ -265,69 +243,25 @@ class SqliteSpool:
             for message in large:
                 await self._in_files(partial(self._bodies.write, message.id, message.body))
                 written.append(message.id)
-            return await self._add(messages)
+            return await self._adding.put(messages)
         except BaseException:
             self._bodies.remove(written)
             raise
 
-    def _write_messages(
-        self, connection: sqlite3.Connection, messages: Sequence[NewMessage]
-    ) -> list[Entry]:
-        return [
-            entry
-            for message in messages
-            for entry in self._write_message(connection, message, in_file=self._is_large(message))
-        ]
+    def _note_added(
+        self, calls: Sequence[Sequence[NewMessage]], added: Sequence[list[Entry]]
+    ) -> Sequence[list[Entry]]:
+        for messages, entries in zip(calls, added, strict=True):
+            self._entry_count += len(entries)
+            self._fresh.add(messages, entries)
+        return added
 
-    def _write_message(
-        self, connection: sqlite3.Connection, message: NewMessage, *, in_file: bool
-    ) -> list[Entry]:
-        self._last_message += 1
-        number, entries = self._last_message, []
-        rows.insert_message(connection, number, message, in_file=in_file)
-        for destination in message.destinations:
-            self._last_entry += 1
-            entries.append(
-                rows.insert_entry(connection, self._last_entry, number, destination, message)
-            )
-        return entries
-
-    def _write_settlements(
-        self, connection: sqlite3.Connection, settlements: Sequence[Settlement]
-    ) -> _Settled:
-        ended, in_files, recorded = 0, [], 0
-        added: list[Entry] = []
-        for settlement in settlements:
-            if settlement.remaining:
-                is_here = rows.keep_entry(connection, settlement)
-            else:
-                count, files = rows.end_entry(connection, settlement.entry_id)
-                is_here = count > 0
-                ended += count
-                in_files += files
-            for message in settlement.new_messages:
-                added += self._write_once(connection, message, is_caused=is_here)
-            for record in settlement.records:
-                if record.type in REPORTED:
-                    self._last_seq += 1
-                    recorded += 1
-                    rows.insert_record(connection, self._last_seq, encode_record(record))
-        return _Settled(ended=ended, in_files=in_files, recorded=recorded, added=added)
-
-    def _write_once(
-        self, connection: sqlite3.Connection, message: NewMessage, *, is_caused: bool
-    ) -> list[Entry]:
-        """
-        Store a message of a settlement unless it is there: a commit that seemed to fail may have
-        reached the disk, and is tried again. One whose entry had ended before causes none.
-        """
-        if entries := rows.read_entries_of(connection, message.id):
-            return entries
-        return self._write_message(connection, message, in_file=False) if is_caused else []
-
-    def _note_settled(self, settled: _Settled) -> list[Entry]:
-        self._entry_count += len(settled.added) - settled.ended
-        self._record_count += settled.recorded
+    def _note_settled(
+        self, calls: Sequence[Sequence[Settlement]], settled: Settled
+    ) -> Sequence[list[Entry]]:
+        self._entry_count += sum(map(len, settled.added)) - settled.ended
+        self._record_count += len(settled.recorded)
+        self._fresh_records.add(settled.recorded)
         if settled.in_files:
             self._filing.submit(self._remove_bodies, settled.in_files)
         return settled.added
@@ -338,9 +272,6 @@ class SqliteSpool:
         except OSError as error:
             # Their messages are finished; the files are swept at the next start.
             logger.warning("spool files can't be removed", extra={"reason": str(error)})
-
-    def _is_large(self, message: NewMessage) -> bool:
-        return len(message.body) > self._large_body
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -1,12 +1,12 @@
 """
 Writer: one thread that changes the spool, many calls a transaction.
 
-Calls made in one turn of the loop go into the inbox together; the thread takes all that wait there,
-runs them in one transaction and commits once. Callers hear of success after the commit. Where a
-call fails by itself (a constraint), which is rare, all are run anew, each in a savepoint, so that
-it is undone alone; where the database fails (disk full, no write access, broken file) every call of
-the transaction hears `SpoolUnavailable`, the connection is opened anew, and the next call tries
-again: so the spool recovers by itself. How many calls may wait is up to those who make them.
+A call waits in the inbox; the thread takes all that wait, runs them in one transaction and commits
+once. Callers hear of success after the commit. Where a call fails by itself (a constraint), which
+is rare, all are run anew, each in a savepoint, so that it is undone alone; where the database fails
+(disk full, no write access, broken file) every call of the transaction hears `SpoolUnavailable`,
+the connection is opened anew, and the next call tries again: so the spool recovers by itself. How
+many calls may wait is up to those who make them.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _MISTAKES = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
-#: About how many calls are in one transaction; more would make the first of them wait for long.
+#: Calls in one transaction; more would make the first of them wait for long.
 _MOST_TOGETHER = 512
 
 
@@ -59,9 +59,7 @@ class Writer:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = connection
-        self._inbox: queue.SimpleQueue[list[_Call] | None] = queue.SimpleQueue()
-        #: Those of this turn of the loop.
-        self._gathered: list[_Call] = []
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._is_closed = False
@@ -83,9 +81,7 @@ class Writer:
         if self._is_closed:
             future.set_exception(SpoolUnavailable("the spool is closed"))
         else:
-            if not self._gathered:
-                self._loop.call_soon(self._hand_over)
-            self._gathered.append(_Call(work, then, future))
+            self._inbox.put(_Call(work, then, future))
         return future
 
     async def close(self) -> None:
@@ -93,15 +89,9 @@ class Writer:
         if self._is_closed:
             return
         self._is_closed = True
-        self._hand_over()
         self._inbox.put(None)
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
-
-    def _hand_over(self) -> None:
-        calls, self._gathered = self._gathered, []
-        if calls:
-            self._inbox.put(calls)
 
     def _run(self) -> None:
         is_open = True
@@ -113,15 +103,15 @@ class Writer:
         self._disconnect()
 
     def _collect(self) -> tuple[list[_Call], bool]:
-        """Wait for calls and take all that wait with them; False with the last of all."""
+        """Wait for a call and take all that wait with it; False with the last of all."""
         calls: list[_Call] = []
-        more = self._inbox.get()
-        while more is not None:
-            calls += more
-            if len(calls) >= _MOST_TOGETHER:
+        call = self._inbox.get()
+        while call is not None:
+            calls.append(call)
+            if len(calls) == _MOST_TOGETHER:
                 return calls, True
             try:
-                more = self._inbox.get_nowait()
+                call = self._inbox.get_nowait()
             except queue.Empty:
                 return calls, True
         return calls, False

@@ -124,7 +124,7 @@ class _Watched(sqlite3.Connection):
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         self._note(sql)
-        if sql.startswith("INSERT INTO outbox") and b'"AdminBounce"' in args[0][1]:
+        if sql.startswith("INSERT INTO outbox") and b'"AdminBounce"' in b"".join(args[0][1::2]):
             self._kinds.add("bounce")
         if sql != "COMMIT":
             return super().execute(sql, *args)

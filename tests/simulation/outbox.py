@@ -29,7 +29,7 @@ class Outbox:
     async def add(self, record: Record) -> None:
         """Put a record in, as settling a delivery does."""
         self._last_seq += 1
-        await self._run(rows.insert_record, self._last_seq, encode_record(record))
+        await self._run(rows.insert_records, [(self._last_seq, encode_record(record))])
 
     async def pending_records(self, after_seq: int, limit: int) -> list[PendingRecord]:
         """The next records, oldest first."""
