@@ -57,12 +57,14 @@ def is_sendable(address: str) -> bool:
     return not _UNSENDABLE.search(rest)
 
 
-def wire_form(body: bytes) -> bytes:
+def wire_form(body: bytes, *, is_plain: bool = False) -> bytes:
     """
     The message as it goes after DATA: CRLF line ends, leading dots doubled, the final dot
     (RFC 5321 section 4.5.2). A bare CR or LF never leaves, so that no peer can take it for an
-    end of the message.
+    end of the message. *is_plain*: there is neither in it, for it was looked through before.
     """
+    if is_plain:
+        return body + b".\r\n"
     line_feeds = body.count(b"\n")
     if not line_feeds == body.count(b"\r\n") == body.count(b"\r"):
         body = _LINE_END.sub(b"\r\n", body)

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 from agent.delivery.connections import wanted_connections
+from agent.delivery.record import Peer, Response
 from agent.delivery.tls import TlsMode
 from agent.dispatch import waits
 from agent.dispatch.limits import Slot, Wait
@@ -161,6 +162,11 @@ class Path:
         """An entry in hand has been settled."""
         self.in_hand -= 1
         self.last_used = self.services.clock()
+
+    def note_reply(self, response: Response, peer: Peer | None) -> None:
+        """This was said of mail on this path, by *peer* or by nobody else."""
+        host = peer.name if peer is not None and not response.internal else ""
+        self.last_reply = LastReply(response=response, time=self.services.clock(), peer=host)
 
     def put_back(self, entry: Entry) -> None:
         """An entry in hand was not sent; it keeps its place, or goes where it can be sent."""

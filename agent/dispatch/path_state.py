@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agent.delivery.classify import Result
 from agent.limits.limit import FleetLimit
 
 
@@ -12,6 +13,16 @@ class Counters:
     delivered: int = 0
     transient: int = 0
     bounced: int = 0
+
+    def count(self, result: Result, recipients: int) -> None:
+        """Count so many recipients."""
+        match result:
+            case Result.DELIVERED:
+                self.delivered += recipients
+            case Result.PERMANENT:
+                self.bounced += recipients
+            case _:
+                self.transient += recipients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Collection
-from functools import partial
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -19,7 +18,6 @@ from agent.delivery import internal
 from agent.delivery.batches import RecipientBatches
 from agent.delivery.classify import (
     Replies,
-    Result,
     classify,
     ends_connection,
     is_accepted,
@@ -31,18 +29,17 @@ from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
 from agent.dispatch.bell import Bell
 from agent.dispatch.dialogue import Broken
-from agent.dispatch.durable import until_done
 from agent.dispatch.path import Path
 from agent.dispatch.peer import CandidateFailed, Peer, SourceUnusable
 from agent.dispatch.route import Route
-from agent.dispatch.settling import Attempt, Way
+from agent.dispatch.settler import Settler
+from agent.dispatch.settling import Way
 from agent.dispatch.transaction import ResetFailed
 from agent.dispatch.watchdog import Watchdog
 from agent.dispatch.work import Work, begin_work, give_all
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
-from agent.spool.messages import LastReply, Settlement
 from penstock.v1.egress_path_pb2 import ReconnectStrategy
 
 logger = logging.getLogger(__name__)
@@ -80,16 +77,14 @@ class Session:
         self._posture: object = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
-        #: The entries that were sent and whose outcome is being stored, two at most.
-        self._unsettled: list[Entry] = []
+        #: Has the entries that were sent and whose outcome is being stored.
+        self._settler = Settler(path)
         #: Transactions on this connection.
         self._transactions = 0
         self._needs_reset = False
         self._is_leaving = False
         self._opening: asyncio.Timeout | None = None
         self._bell = Bell()
-        #: Done when the outcome of the message before is durable.
-        self._settling: asyncio.Future[None] | None = None
         self._watchdog = Watchdog()
         #: Why the watchdog ended the attempt in hand; None: it did not.
         self._stalled: Response | None = None
@@ -97,7 +92,8 @@ class Session:
     @property
     def in_hand(self) -> tuple[Entry, ...]:
         """The entries that it sends, or whose outcome it stores."""
-        return (self._entry, *self._unsettled) if self._entry else tuple(self._unsettled)
+        stored = self._settler.entries
+        return (self._entry, *stored) if self._entry is not None else stored
 
     def leave(self) -> None:
         """Close after the transaction in progress."""
@@ -227,7 +223,7 @@ class Session:
                 return None
 
     def _must_end(self) -> bool:
-        if self._is_leaving or self._path.must_leave(self) or not self._services.results.is_healthy:
+        if self._is_leaving or not self._services.results.is_healthy:
             return True
         if self._peer is not None and not self._peer.is_open:
             self._drop_peer()
@@ -383,8 +379,8 @@ class Session:
                 entry.due = self._services.clock() + _LATER
                 self._services.holding.take_back(entry)
             raise
-        self._count(result_of(response), len(entries))
-        self._note_reply(response, way.peer)
+        self._path.counters.count(result_of(response), len(entries))
+        self._path.note_reply(response, way.peer)
         self._let_go()
         for entry in waiting:
             self._services.holding.take_back(entry)
@@ -412,9 +408,7 @@ class Session:
                 continue
             if not self._goes_on(failure, work.tried):
                 break
-            _, durable = self._settle(work, goes_on=True)
-            await until_done(durable)
-            durable.result()
+            await self._settler.settle_part(work)
             self._stalled = None
             work.batches = RecipientBatches(work.put_off)
             work.results = []
@@ -430,83 +424,28 @@ class Session:
             else:
                 self._give_back(work.entry)
             return
-        # It goes on by itself: a session that is cut off must not forget what the peer has taken.
-        before, self._entry = self._settling, None
-        self._unsettled.append(work.entry)
-        try:
-            settlement, self._settling = self._settle(work)
-        except Exception as error:
-            self._end_settling(work.entry, error)
-            return
-        self._settling.add_done_callback(partial(self._on_settled, work, settlement))
-        if work.batches.waiting or work.put_off:
-            await self._settle_before()
-        elif before is not None:
-            # All recipients are final: made durable while the next message is on its way to the
-            # peer, but before its content is, so at most one message a connection is in doubt.
-            await until_done(before)
+        self._entry = None
+        await self._settler.settle(work, self._earliest)
 
-    def _on_settled(
-        self, work: Work, settlement: Settlement, durable: asyncio.Future[None]
-    ) -> None:
-        # Cancelled: the agent stops, and the disk has not taken it; what is there decides.
-        error = None if durable.cancelled() else durable.exception()
-        self._end_settling(work.entry, error)
-        if error is None and not durable.cancelled() and settlement.remaining:
-            work.entry.due, work.entry.attempts = settlement.due, settlement.attempts
-            if self._stalled is not None:
-                later = self._services.random.uniform(0, _STALLED_SECONDS)
-                work.entry.due = max(work.entry.due, self._services.clock() + later)
-            self._services.holding.take_back(work.entry)
+    def _earliest(self) -> float:
+        """When what remains of the message in hand may be tried again at the earliest."""
+        if self._stalled is None:
+            return 0.0
+        return self._services.clock() + self._services.random.uniform(0, _STALLED_SECONDS)
 
-    def _end_settling(self, entry: Entry, error: BaseException | None) -> None:
-        self._unsettled.remove(entry)
-        self._path.let_go()
-        if error is not None:
-            # Supervisor: sent mail that can't be struck out must not be sent over and over. It
-            # stays in the spool, in no queue, until the next start.
-            facts = {"entry": entry.id}
-            logger.error("outcome can't be stored", exc_info=error, extra=facts)
-
-    async def _settle_before(self) -> None:
-        """Wait until the message before this one is settled."""
-        if self._settling is not None:
-            await until_done(self._settling)
-
-    async def _settle_unwatched(self) -> None:
-        """Wait for the message before, for as long as the disk takes."""
-        if self._settling is None or self._settling.done():
-            return
-        with self._watchdog.pause():
-            await self._settle_before()
-
-    def _settle(
-        self, work: Work, *, goes_on: bool = False
-    ) -> tuple[Settlement, asyncio.Future[None]]:
-        """Hand in what became of *work*: what holds from now on, and when that is durable."""
-        for each in work.results:
-            self._count(each.result, 1)
-        if work.results:
-            refused = (each for each in work.results if each.result is not Result.DELIVERED)
-            self._note_reply(next(refused, work.results[-1]).response, work.way.peer)
-        return self._services.results.settle(
-            Attempt(
-                entry=work.entry,
-                queue=work.queue,
-                message=work.message,
-                way=work.way,
-                results=work.results,
-                unsent=work.batches.waiting,
-                goes_on=goes_on,
-            )
-        )
+    async def _before_content(self) -> None:
+        """Wait for the message before; nobody else is to blame for how long that takes."""
+        if not self._settler.is_done:
+            with self._watchdog.pause():
+                await self._settler.wait()
 
     async def _may_send(self, entry: Entry) -> bool:
         """Wait until a transaction may begin, and charge it; False: not on this connection."""
         try:
             while True:
                 self._bell.silence()
-                # First of all: it may bring options by which this connection must end.
+                # First of all: both may tell that this connection must end.
+                self._is_leaving = self._is_leaving or self._path.must_leave(self)
                 if self._path.policy_for(entry) is None:
                     self._is_leaving = self._path.is_suspended
                     return False
@@ -553,7 +492,7 @@ class Session:
                     command,
                     recipients,
                     work.content,
-                    self._settle_unwatched,
+                    self._before_content,
                     needs_reset=self._needs_reset,
                 )
         except ResetFailed as error:
@@ -625,21 +564,7 @@ class Session:
         if self._peer is not None:
             peer, self._peer = self._peer, None
             await peer.quit()
-        await self._settle_before()
-
-    def _note_reply(self, response: Response, peer: PeerName | None) -> None:
-        host = peer.name if peer is not None and not response.internal else ""
-        self._path.last_reply = LastReply(response=response, time=self._services.clock(), peer=host)
-
-    def _count(self, result: Result, recipients: int) -> None:
-        counters = self._path.counters
-        match result:
-            case Result.DELIVERED:
-                counters.delivered += recipients
-            case Result.PERMANENT:
-                counters.bounced += recipients
-            case _:
-                counters.transient += recipients
+        await self._settler.wait()
 
     def _way(self, queue: QueueName) -> Way:
         peer, policy = self._peer, self._path.policy

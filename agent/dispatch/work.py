@@ -41,16 +41,17 @@ class Work:
 
 def begin_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way) -> Work:
     """Begin an attempt; recipients that no command can name have their result at once."""
-    sendable = [each for each in message.recipients if is_sendable(each)]
-    refused = [each for each in message.recipients if not is_sendable(each)]
+    unsendable = {each for each in message.recipients if not is_sendable(each)}
     return Work(
         entry=entry,
         queue=queue,
         message=message,
-        batches=RecipientBatches(sendable),
-        content=wire_form(message.body),
+        batches=RecipientBatches([one for one in message.recipients if one not in unsendable]),
+        content=wire_form(message.body, is_plain=message.is_plain),
         is_8bit=not message.body.isascii(),
-        results=give_all(refused, internal.UNSENDABLE_ADDRESS),
+        results=give_all(
+            [one for one in message.recipients if one in unsendable], internal.UNSENDABLE_ADDRESS
+        ),
         way=way,
         tried=set(),
     )

@@ -60,6 +60,8 @@ class IncomingMessage(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...]
     #: As of RFC 5322, every line with CRLF.
     content: bytes
+    #: Whether a line of it may begin with a dot.
+    may_have_dots: bool = True
     #: "ESMTP", "SMTP", "UTF8SMTP", the first and the last also with "S" for TLS, or "gRPC".
     protocol: str
     #: Whether addresses may be written in UTF-8.
@@ -215,6 +217,8 @@ class Intake:
             sender=sender,
             destinations=self._destinations(incoming, tenant, campaign),
             body=b"".join((trace, header, rest)),
+            # Nothing stands alone that ends a line, as was seen above.
+            is_plain=not incoming.may_have_dots,
             created=now,
             tenant=tenant,
             campaign=campaign,

@@ -320,6 +320,7 @@ class _Connection(asyncio.Protocol):
                     sender=submission.sender,
                     recipients=submission.recipients,
                     content=submission.content,
+                    may_have_dots=submission.has_dots,
                     protocol=submission.protocol,
                     smtp_utf8=submission.smtp_utf8,
                     helo=submission.helo,

@@ -30,6 +30,7 @@ _MOST_MISTAKES = 20
 #: Commands that bring no message nearer, since the last message, before the client is sent away.
 _MOST_IDLE = 100
 _END_OF_DATA = b"\r\n.\r\n"
+_DOT_LINE = b"\r\n."
 _PATH = re.compile(r'\s*<((?:"(?:[^"\\]|\\.)*"|[^>"])*)>(?:[ ]+(.*))?')
 
 _NEEDS_GREETING = "503 5.5.1 send EHLO first"
@@ -65,6 +66,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     sender: str
     recipients: tuple[str, ...]
     content: bytes
+    #: Whether a line of it began with a dot on its way here; of the content none may begin so else.
+    has_dots: bool
     protocol: str
     smtp_utf8: bool
     helo: str
@@ -89,6 +92,8 @@ class Session:
         self._check_room = check_room
         self._buffer = bytearray()
         self._data: bytearray | None = None
+        #: Whether a line of it begins with a dot, and does not end it.
+        self._has_dots = False
         self._is_too_big = False
         self._is_waiting = False
         self._waiting_size = 0
@@ -268,6 +273,7 @@ class Session:
             return Reply("503 5.5.1 send MAIL and RCPT first")
         # The line end before the first line, so that the end of data is one pattern throughout.
         self._data = bytearray(b"\r\n")
+        self._has_dots = False
         self._is_too_big = False
         return _GO_ON
 
@@ -308,7 +314,7 @@ class Session:
         seen = max(0, len(data) - len(_END_OF_DATA) + 1)
         data += self._buffer
         self._buffer.clear()
-        end = data.find(_END_OF_DATA, seen)
+        end = self._find_end(data, seen)
         if end >= 0:
             self._buffer += data[end + len(_END_OF_DATA) :]
             return self._end_data(data, end)
@@ -319,12 +325,26 @@ class Session:
             del data[: -len(_END_OF_DATA)]
         return None
 
+    def _find_end(self, data: bytearray, seen: int) -> int:
+        """Where the end of the message is, not before *seen*; -1: it has not come."""
+        if self._has_dots:
+            return data.find(_END_OF_DATA, seen)
+        # One look for both: the dot that ends the message, and a line of it that begins with one.
+        place = data.find(_DOT_LINE, seen)
+        if place < 0 or data.startswith(_END_OF_DATA, place):
+            return place
+        if len(data) < place + len(_END_OF_DATA):
+            return -1
+        self._has_dots = True
+        return data.find(_END_OF_DATA, place)
+
     def _end_data(self, data: bytearray, end: int) -> Reply | Submission:
         self._data = None
         # Without the line end that was put before the first line.
-        content = bytes(memoryview(data)[2 : end + 2])
-        if data[2:3] == b"." or b"\r\n." in content:
-            content = bytes(data[: end + 2].replace(b"\r\n.", b"\r\n")[2:])
+        if self._has_dots:
+            content = bytes(data[: end + 2].replace(_DOT_LINE, b"\r\n")[2:])
+        else:
+            content = bytes(memoryview(data)[2 : end + 2])
         if self._is_too_big or len(content) > self._limits.max_message_size:
             self._forget_envelope()
             return self._too_big()
@@ -338,6 +358,7 @@ class Session:
             sender=self._sender or "",
             recipients=tuple(self._recipients),
             content=content,
+            has_dots=self._has_dots,
             protocol=in_utf8 if self._smtp_utf8 else plain,
             smtp_utf8=self._smtp_utf8,
             helo=self._helo,

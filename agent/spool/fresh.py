@@ -41,6 +41,7 @@ class FreshMessages:
                         sender=message.sender,
                         recipients=destination.recipients,
                         body=message.body,
+                        is_plain=message.is_plain,
                         created=message.created,
                         tenant=message.tenant,
                         campaign=message.campaign,

@@ -26,6 +26,8 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     sender: str
     destinations: tuple[Destination, ...]
     body: bytes
+    #: Every line ends with CRLF and none begins with a dot, as is known: it is sent as it is.
+    is_plain: bool = False
     #: Seconds since the epoch.
     created: float
     tenant: str = ""
@@ -43,6 +45,8 @@ class SpooledMessage(msgspec.Struct, frozen=True, kw_only=True):
     #: Recipients still to do.
     recipients: tuple[str, ...]
     body: bytes
+    #: Every line ends with CRLF and none begins with a dot, as is known: it is sent as it is.
+    is_plain: bool = False
     created: float
     tenant: str = ""
     campaign: str = ""

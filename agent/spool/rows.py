@@ -9,6 +9,8 @@ from itertools import chain
 from sys import intern
 from typing import Any
 
+import msgspec
+
 from agent.queue.entry import Entry
 from agent.spool.messages import (
     Destination,
@@ -28,6 +30,7 @@ INSERT INTO messages
 """
 _ADD_ENTRIES = "INSERT INTO entries (id, message, queue_name, recipients, due, attempts, created)"
 _ADD_RECORDS = "INSERT INTO outbox (seq, record)"
+_ENCODER = msgspec.json.Encoder()
 #: Rows of one INSERT. Each number of them is a statement of its own, which SQLite keeps prepared.
 _ROWS_AT_ONCE = 20
 _LOAD = """
@@ -103,7 +106,7 @@ def entry_row(
     entry_id: int, number: int, destination: Destination, message: NewMessage
 ) -> tuple[Any, ...]:
     """The row of an entry, due since the message came."""
-    recipients, created = json.dumps(destination.recipients), message.created
+    recipients, created = _ENCODER.encode(destination.recipients).decode(), message.created
     return (entry_id, number, destination.queue_name, recipients, created, 0, created)
 
 

@@ -58,6 +58,8 @@ def open_connection(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA busy_timeout=5000")
+        # Some systems' SQLite writes zeros over what is deleted: all mail once more.
+        connection.execute("PRAGMA secure_delete=OFF")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         connection.execute("PRAGMA journal_size_limit=67108864")
     except BaseException:

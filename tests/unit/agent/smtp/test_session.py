@@ -53,6 +53,7 @@ def test_a_message_is_taken_with_its_envelope():
             sender="a@x.example",
             recipients=("b@y.example",),
             content=b"A: 1\r\n\r\n.dot\r\n",
+            has_dots=True,
             protocol="ESMTP",
             smtp_utf8=False,
             helo="client.example",

@@ -68,8 +68,11 @@ def test_a_message_ends_at_crlf_dot_crlf_alone_however_it_is_cut(before: bytes, 
         contents = [message.content for message in whole[1]]
         assert contents[0] == (first + b"\r\n").replace(b"\r\n.", b"\r\n")[2:]
         assert len(contents) == (2 if is_true_end and rest.startswith(b"MAIL") else 1)
-        for content in filter(_is_taken, contents):
-            _assert_ends_but_once(wire_form(content))
+        for message in whole[1]:
+            if _is_taken(message.content):
+                sent = wire_form(message.content, is_plain=not message.has_dots)
+                assert sent == wire_form(message.content)
+                _assert_ends_but_once(sent)
 
 
 def _assert_ends_but_once(sent: bytes) -> None:
@@ -109,6 +112,7 @@ def test_what_came_in_goes_out_as_it_came(text: bytes):
     assert [message.content for message in taken] in ([content], [])
     for message in taken:
         assert wire_form(message.content) == stuffed
+        assert wire_form(message.content, is_plain=not message.has_dots) == stuffed
 
 
 @pytest.mark.parametrize(
