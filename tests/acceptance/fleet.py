@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.acceptance.separate_host import SeparateHost
+
 _BIN = Path(sys.executable).parent
 
 
@@ -56,11 +58,21 @@ class Program:
     log: Path
     process: subprocess.Popen[bytes]
     ports: dict[str, int]
+    #: Where its ports are.
+    host: str = "127.0.0.1"
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
         self.process.kill()
         self.process.wait(timeout=10)
+
+    def freeze(self) -> None:
+        """Have it stand still, as a host does that is short of memory, until it is thawed."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self, seconds: float = 30.0) -> int:
         """Ask it to end, and return its exit status."""
@@ -70,7 +82,7 @@ class Program:
 
     def status(self) -> dict[str, Any]:
         """The agent's status page."""
-        body = fetch(f"http://127.0.0.1:{self.ports['http']}/status")
+        body = fetch(f"http://{self.host}:{self.ports['http']}/status")
         return dict(json.loads(body)) if body else {}
 
 
@@ -80,6 +92,7 @@ class Fleet:
 
     directory: Path
     dns_port: int
+    dns_host: str = "127.0.0.1"
     server: Program | None = None
     agents: dict[str, Program] = field(default_factory=dict)
     _ports: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -106,7 +119,7 @@ http_listen = "127.0.0.1:{ports["http"]}"
 [database]
 url = "sqlite:///{self.directory}/penstock.db"
 [dns]
-nameservers = ["127.0.0.1:{self.dns_port}"]
+nameservers = ["{self.dns_host}:{self.dns_port}"]
 timeout = "2s"
 {more}
 """
@@ -144,12 +157,17 @@ timeout = "2s"
         queue: str = 'retry_interval = "2s"',
         server_port: int = 0,
         workers: int = 1,
+        host: SeparateHost | None = None,
     ) -> Program:
         """
         Start an agent with one source, on the ports and the spool it had before, if any;
-        *server_port*: of what stands before the server.
+        *server_port*: of what stands before the server; *host*: where it runs, if not here, and
+        then that stands at our end of its line.
         """
         ports = self._ports_of(name, "smtp", "grpc", "http")
+        at = host.line.theirs if host else "127.0.0.1"
+        server_host = host.server_line.ours if host else "127.0.0.1"
+        mail_from = host.line.ours if host else "127.0.0.1"
         server_port = server_port or self.server_port
         config = self.directory / f"{name}.toml"
         config.write_text(
@@ -159,13 +177,14 @@ name = "{name}"
 data_dir = "{self.directory}/{name}"
 workers = {workers}
 [policy]
-server = "127.0.0.1:{server_port}"
+server = "{server_host}:{server_port}"
 [listen]
-smtp = "127.0.0.1:{ports["smtp"]}"
+smtp = "{at}:{ports["smtp"]}"
+relay_from = ["{mail_from}"]
 grpc = "127.0.0.1:{ports["grpc"]}"
-http = "127.0.0.1:{ports["http"]}"
+http = "{at}:{ports["http"]}"
 [dns]
-nameservers = ["127.0.0.1:{self.dns_port}"]
+nameservers = ["{self.dns_host}:{self.dns_port}"]
 [[source]]
 name = "{source}"
 source_address = "{address}"
@@ -178,7 +197,9 @@ egress_pool = "default"
 {queue}
 """
         )
-        self.agents[name] = await self._start(name, "penstock-agent", "run", config, ports)
+        self.agents[name] = await self._start(
+            name, "penstock-agent", "run", config, ports, host=host
+        )
         return self.agents[name]
 
     def stop(self) -> None:
@@ -201,12 +222,22 @@ egress_pool = "default"
             )
 
     async def _start(
-        self, name: str, script: str, verb: str, config: Path, ports: dict[str, int]
+        self,
+        name: str,
+        script: str,
+        verb: str,
+        config: Path,
+        ports: dict[str, int],
+        *,
+        host: SeparateHost | None = None,
     ) -> Program:
         log = self.directory / f"{name}.out"
-        process = self._spawn([str(_BIN / script), verb, "--config", str(config)], log)
+        command = [str(_BIN / script), verb, "--config", str(config)]
+        process = self._spawn(host.command(*command) if host else command, log)
         program = Program(name, config, log, process, ports)
-        url = f"http://127.0.0.1:{ports['http']}/readyz"
+        if host is not None:
+            program.host = host.line.theirs
+        url = f"http://{program.host}:{ports['http']}/readyz"
 
         def ready() -> bool:
             assert process.poll() is None, log.read_text()

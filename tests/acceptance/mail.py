@@ -20,13 +20,19 @@ def build_message(number: int, domain: str, **headers: str) -> EmailMessage:
 
 
 async def inject(
-    port: int, count: int, *, domain: str, connections: int = 4, start: int = 0
+    port: int,
+    count: int,
+    *,
+    domain: str,
+    connections: int = 4,
+    start: int = 0,
+    host: str = "127.0.0.1",
 ) -> None:
     """Send *count* messages in over SMTP; every one is acknowledged when this returns."""
     numbers = iter(range(start, start + count))
 
     async def worker() -> None:
-        async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, timeout=30) as client:
+        async with aiosmtplib.SMTP(hostname=host, port=port, timeout=30) as client:
             for number in numbers:
                 await client.send_message(build_message(number, domain))
 

@@ -61,10 +61,10 @@ class Link:
 
 
 @asynccontextmanager
-async def open_link(to_port: int) -> AsyncIterator[Link]:
-    """A link to a port of 127.0.0.1, whoever listens there."""
+async def open_link(to_port: int, *, host: str = "127.0.0.1") -> AsyncIterator[Link]:
+    """A link from an address of ours to a port of 127.0.0.1, whoever listens there."""
     link = Link(to_port)
-    server = await asyncio.start_server(link.carry, "127.0.0.1", 0)
+    server = await asyncio.start_server(link.carry, host, 0)
     link.port = server.sockets[0].getsockname()[1]
     try:
         yield link
