@@ -4,6 +4,7 @@ server process with very many workers.
 """
 
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -35,7 +36,7 @@ _ROUND_SECONDS, _CHANGED = 5.0, 0.03
 _ROUNDS = 4
 _DEMANDS = 500
 _STREAMS_A_CHANNEL = 100
-_PATIENCE = 300.0
+_PATIENCE = 900.0
 
 
 @dataclass(slots=True)
@@ -58,13 +59,14 @@ class _Worker:
     answered: int = 0
     dirty: dict[int, None] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    #: There is something to be said, or time to say anything.
+    to_say: asyncio.Event = field(default_factory=asyncio.Event)
     call: Any = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    reported_at: float = 0
 
     def open(self, channel: grpc.aio.Channel) -> None:
         self.call = LimitServiceStub(channel).SyncLimits(metadata=(("penstock-agent", self.name),))
-        self.tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._stay())]
+        self.tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
     async def close(self) -> None:
         self.call.cancel()
@@ -72,20 +74,28 @@ class _Worker:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    async def report(self) -> None:
-        """Send what changed, so many demands a report."""
+    def report(self) -> int:
+        """Have what changed sent, in one report or more; return the number of the first."""
+        self.to_say.set()
+        return self.sequence + 1
+
+    async def _write(self) -> None:
+        """Send what changed, so many demands a report; and now and then none, to keep leases."""
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ROUND_SECONDS):
+                    await self.to_say.wait()
+            self.to_say.clear()
             chosen = list(self.dirty)[:_DEMANDS]
             for handle in chosen:
                 del self.dirty[handle]
             self.sequence += 1
-            self.reported_at = time.perf_counter()
             report = pb.LimitReport(
                 incarnation=1, sequence=self.sequence, demands=map(self._demand, chosen)
             )
             await self.call.write(pb.SyncLimitsRequest(report=report))
-            if not self.dirty:
-                return
+            if self.dirty:
+                self.to_say.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until *condition* holds, looking at each answer."""
@@ -114,13 +124,6 @@ class _Worker:
             version=lease.version,
         )
 
-    async def _stay(self) -> None:
-        """Report now and then, whatever happens: that keeps the leases."""
-        while True:
-            await asyncio.sleep(_ROUND_SECONDS / 5)
-            if time.perf_counter() - self.reported_at > _ROUND_SECONDS:
-                await self.report()
-
     async def _name_again(self, keys: Collection[str]) -> None:
         """The server had no time to look at the paths: say them again a while later."""
         await asyncio.sleep(_ROUND_SECONDS)
@@ -129,7 +132,7 @@ class _Worker:
             if lease.key in again:
                 lease.is_told = False
                 self.dirty[number + 1] = None
-        await self.report()
+        self.report()
 
     async def _read(self) -> None:
         async for response in self.call:
@@ -137,12 +140,14 @@ class _Worker:
             self.answered = answer.sequence
             for grant in answer.grants:
                 lease = self.leases[grant.handle - 1]
-                lease.units, lease.version = grant.units, grant.version
-                self.dirty[grant.handle] = None
+                # What it has already needs no confirmation.
+                if grant.version > lease.version:
+                    lease.units, lease.version = grant.units, grant.version
+                    self.dirty[grant.handle] = None
             if answer.unknown:
                 self.tasks.append(asyncio.create_task(self._name_again(answer.unknown)))
-            if answer.grants:
-                await self.report()
+            if self.dirty:
+                self.report()
             self.news.set()
 
 
@@ -209,7 +214,7 @@ async def _time_grant(worker: _Worker, handle: int) -> float:
     lease = worker.leases[handle - 1]
     begun = time.perf_counter()
     worker.dirty[handle] = None
-    await worker.report()
+    worker.report()
     await worker.until(lambda: lease.units > 0)
     return time.perf_counter() - begun
 
@@ -227,7 +232,7 @@ async def _measure_load(server: ServerProcess, count: int) -> list[dict[str, Any
         for number, worker in enumerate(workers):
             worker.open(channels[number // _STREAMS_A_CHANNEL])
             worker.dirty = dict.fromkeys(range(1, KEYS + 1))
-            await worker.report()
+            worker.report()
         for worker in workers:
             await worker.until(worker.has_all)
         registered = {
@@ -257,8 +262,7 @@ async def _measure_steady(server: ServerProcess, workers: list[_Worker]) -> dict
                 lease = worker.leases[handle - 1]
                 lease.wants = 1 + (lease.wants + 3) % _LIMIT
                 worker.dirty[handle] = None
-            begun, awaited = time.perf_counter(), worker.sequence + 1
-            await worker.report()
+            begun, awaited = time.perf_counter(), worker.report()
             await worker.until(partial(worker.is_answered, awaited))
             taken.append(time.perf_counter() - begun)
             await asyncio.sleep(max(0, due - time.perf_counter()))

@@ -54,6 +54,8 @@ class LeaseBook:
         self._sign = sign
         self._limits: dict[str, Limit] = {}
         self._sessions: dict[str, Session] = {}
+        #: When the next part of each agent's lease is over.
+        self._ends = Alarms()
         self._dirty: dict[str, None] = {}
         #: Limits that have fewer units than agents who want some.
         self._scarce = Alarms()
@@ -104,6 +106,7 @@ class LeaseBook:
             session.rates_end = now + self._rate_span()
             session.drained = now + self._connection_span()
             session.floors_end = now + self._floor_span()
+            self._ends.set(agent, session.next_end)
         limit.unclaimed = max(0, ceiling - limit.occupied)
         self._recovering.set(key, now + self._lease_span(limit.spec))
 
@@ -130,6 +133,7 @@ class LeaseBook:
         session.rates_end = now + self._rate_span()
         session.drained = now + self._connection_span()
         session.floors_end = now + self._floor_span()
+        self._ends.set(report.agent, session.next_end)
         for demand in report.demands:
             self._take(report.agent, session, demand, now)
         self._repeat(report.agent, session, now)
@@ -140,7 +144,7 @@ class LeaseBook:
         session = self._sessions.get(agent)
         if session is not None and session.incarnation <= incarnation:
             self._free(agent, session, now)
-            del self._sessions[agent]
+            self._drop(agent)
 
     def settle(self, now: int) -> Decision:
         """Decide what follows from what changed, and from time alone."""
@@ -159,11 +163,9 @@ class LeaseBook:
 
     def next_time(self) -> int | None:
         """When something ends by itself; None: nothing does."""
-        times = [session.next_end for session in self._sessions.values()]
-        for alarms in (self._scarce, self._recovering, self._refilling):
-            if alarms.soonest is not None:
-                times.append(alarms.soonest)
-        return min(times, default=None)
+        alarms = (self._ends, self._scarce, self._recovering, self._refilling)
+        times = (one.soonest for one in alarms)
+        return min((time for time in times if time is not None), default=None)
 
     def heard(self, agent: str) -> int:
         """The newest request of an agent that was taken in; 0: none."""
@@ -315,13 +317,20 @@ class LeaseBook:
         session.keys = set()
         session.unconfirmed = {}
 
+    def _drop(self, agent: str) -> None:
+        del self._sessions[agent]
+        self._ends.remove(agent)
+
     # What ends by itself.
 
     def _end_what_is_over(self, now: int) -> None:
-        for agent, session in list(self._sessions.items()):
+        for agent in self._ends.take(now):
+            session = self._sessions[agent]
             self._end_overdue(agent, session, now)
             if session.stage is Stage.FLOORS_OVER:
-                del self._sessions[agent]
+                self._drop(agent)
+            else:
+                self._ends.set(agent, session.next_end)
         for key in self._recovering.take(now):
             limit = self._limits[key]
             limit.earn(now, self._timing.drift)

@@ -78,6 +78,10 @@ class NamedLimits:
         """List the paths that are named."""
         return list(self._paths)
 
+    def is_named(self, namer: str, path: Hashable) -> bool:
+        """Whether *namer* names *path*."""
+        return path in self._namings.get(namer, ())
+
     def has_named(self, namer: str) -> int:
         """Count the paths that *namer* names."""
         return len(self._namings.get(namer, ()))

@@ -9,7 +9,7 @@ worker that has not been seen for as long as its floors last is forgotten with w
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -81,7 +81,7 @@ class LimitNames:
         than a moment goes on meanwhile, so that reports are answered and leases hold.
         """
         waiting = self._pending.setdefault(holder, _Pending())
-        waiting.paths.extend(paths[: MOST_PATHS - len(waiting.paths)])
+        waiting.add(paths)
         if self._naming is None:
             self._naming = asyncio.create_task(self._name_pending(), name="limit-names")
         with contextlib.suppress(TimeoutError):
@@ -94,7 +94,7 @@ class LimitNames:
             while self._pending:
                 for holder, waiting in list(self._pending.items()):
                     for number in range(min(_TURN, len(waiting.paths))):
-                        await self._name_one(holder, waiting.paths.popleft())
+                        await self._name_one(holder, waiting.take())
                         if number % _SLICE == _SLICE - 1:
                             await asyncio.sleep(0)
                     if not waiting.paths:
@@ -109,7 +109,10 @@ class LimitNames:
             return
         if self._is_known(path):
             with contextlib.suppress(PolicyServerError):
-                self._put(holder, await self._ask(path))
+                question = await self._ask(path)
+                # What it has named is followed: that it says so again changes nothing.
+                if not self._names.is_named(holder, question):
+                    self._put(holder, question)
         elif len(self._looking) < _MOST_LOOKING:
             self._look_up(holder, path)
 
@@ -213,8 +216,20 @@ class _Pending:
     """What one worker has named, and is to be looked at."""
 
     def __init__(self) -> None:
-        self.paths: deque[pb.LimitPath] = deque()
+        #: By what they say: who waits says the same again, and again.
+        self.paths: OrderedDict[bytes, pb.LimitPath] = OrderedDict()
         self.is_done = asyncio.Event()
+
+    def add(self, paths: Iterable[pb.LimitPath]) -> None:
+        """Have *paths* looked at too, as far as there are not too many."""
+        for path in paths:
+            if len(self.paths) < MOST_PATHS:
+                self.paths.setdefault(path.SerializeToString(deterministic=True), path)
+
+    def take(self) -> pb.LimitPath:
+        """Take out the path that has waited longest."""
+        _, path = self.paths.popitem(last=False)
+        return path
 
 
 class _Touched:
