@@ -27,6 +27,7 @@ grants are sent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 from operator import itemgetter
 
 from policy_server.limits.alarms import Alarms
@@ -41,6 +42,8 @@ Signer = Callable[[str, int, str, int, int, int], bytes]
 
 #: Versions of one epoch.
 _EPOCH_BITS = 32
+#: Grants that are sent again after one report.
+_MOST_REPEATED = 50
 
 
 class LeaseBook:
@@ -255,11 +258,16 @@ class LeaseBook:
         return (self._epoch << _EPOCH_BITS) + self._counter
 
     def _repeat(self, agent: str, session: Session, now: int) -> None:
-        """Have grants sent again that seem to be lost."""
+        """
+        Have grants sent again that seem to be lost; not all at once, for where very many are late
+        to be confirmed it is we who are slow, and would be slower still.
+        """
         lost = [
-            key for key, since in session.unconfirmed.items() if now - since >= self._timing.repeat
+            (since, key)
+            for key, since in session.unconfirmed.items()
+            if now - since >= self._timing.repeat
         ]
-        for key in lost:
+        for _, key in nsmallest(_MOST_REPEATED, lost):
             limit = self._limits.get(key)
             share = limit.shares.get(agent) if limit is not None else None
             if share is None:

@@ -186,10 +186,13 @@ local function take(agent, demand)
   return true
 end
 
--- Have grants sent again that seem to be lost.
+-- Have grants sent again that seem to be lost, of at most so many.
+local MOST_REPEATED = 50
+
 local function repeat_grants(agent)
   local name = PREFIX .. 'unconfirmed:' .. agent
-  local lost = redis.call('ZRANGEBYSCORE', name, '-inf', now - terms.repeat_after)
+  local lost = redis.call(
+    'ZRANGEBYSCORE', name, '-inf', now - terms.repeat_after, 'LIMIT', 0, MOST_REPEATED)
   for _, key in ipairs(lost) do
     local limit = find_limit(key, agent)
     local share = limit and limit.shares[agent]

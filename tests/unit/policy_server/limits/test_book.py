@@ -392,6 +392,26 @@ def test_a_grant_that_nobody_confirms_is_sent_again_with_its_events() -> None:
     assert desk.grants["a"] == first
 
 
+def test_of_very_many_grants_that_nobody_confirms_some_are_sent_again_at_a_time() -> None:
+    book = LeaseBook(TIMING, epoch=1, sign=sign)
+    keys = [f"limit {number:03}" for number in range(120)]
+    for key in keys:
+        book.configure(key, LimitSpec(units=10), 0)
+    demands = tuple(Demand(key=key, wants=1, enforced=0) for key in keys)
+    book.receive(Report(agent="a", incarnation=1, sequence=1, demands=demands), 0)
+    assert len(book.settle(0).grants) == 120
+
+    sent: list[str] = []
+    for sequence in (2, 3, 4):
+        at = 3 * SECOND + sequence
+        book.receive(Report(agent="a", incarnation=1, sequence=sequence), at)
+        again = [grant.key for grant in book.settle(at).grants]
+        assert len(again) <= 50
+        sent += again
+
+    assert sent == keys
+
+
 def test_a_limit_that_nobody_has_is_forgotten() -> None:
     desk = Desk(10)
     desk.ask("a", 0, wants=10)
