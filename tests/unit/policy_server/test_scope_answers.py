@@ -100,6 +100,19 @@ def test_an_answer_put_together_from_parts_is_the_resolution(
     assert answer.limits == {key: limits[key].spec for key in limits if key in lent}
 
 
+@given(made_layers(), made_layers(), QUESTIONS, QUESTIONS)
+def test_answers_have_equal_etags_if_and_only_if_they_say_the_same(
+    some: list[Layer], others: list[Layer], one: Question, other: Question
+) -> None:
+    first = _plainly(make_snapshot(some, MX), one).response
+    second = _plainly(make_snapshot(others, MX), other).response
+    etags = first.etag, second.etag
+    first.ClearField("etag")
+    second.ClearField("etag")
+
+    assert (etags[0] == etags[1]) == (first == second)
+
+
 def _override(question: Question, limit: int, *, of_domain: bool) -> Override:
     return Override(
         action_id=1,
