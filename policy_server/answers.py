@@ -4,7 +4,8 @@ Answers: a resolution as it goes over the wire, with its etag.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from penstock.v1 import policy_service_pb2
 from policy_server.limit_refs import AnsweredLimit
@@ -25,8 +26,7 @@ _NOT_MODIFIED = _Response.NOT_MODIFIED_FIELD_NUMBER
 _ETAG_LENGTH = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One egress path's answer, serialised once."""
 
     path_name: str
@@ -34,8 +34,8 @@ class Answer:
     revision: int
     #: The response as it goes over the wire: the configuration, then all else.
     payload: bytes
-    _config_length: int = field(repr=False)
-    _limits: tuple[AnsweredLimit, ...] = field(repr=False)
+    _config_length: int
+    _limits: tuple[AnsweredLimit, ...]
 
     @property
     def not_modified(self) -> bytes:

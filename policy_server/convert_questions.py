@@ -4,8 +4,8 @@ the same question, so that those which come again are read once.
 """
 
 import functools
-from dataclasses import dataclass
 
+import msgspec
 from google.protobuf.message import DecodeError
 
 from penstock.v1 import policy_service_pb2 as pb
@@ -18,8 +18,7 @@ _KEPT = 20_000
 _LONGEST_KEPT = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenQuestion:
+class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A question that leaves the hosts to the server, which has to look for them."""
 
     routing_domain: str
@@ -27,8 +26,7 @@ class OpenQuestion:
     site_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A GetEgressPathConfigRequest, read."""
 
     question: Question | OpenQuestion

@@ -5,7 +5,8 @@ How much is kept is bounded, both of whole answers and of what many of them have
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from policy_server.answers import Answer, build_answer
 from policy_server.metrics import ServerMetrics
@@ -17,8 +18,7 @@ from policy_server.state import State
 _KEPT = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownAnswer:
+class _KnownAnswer(msgspec.Struct, frozen=True):
     #: Of the state, when it was last found to hold.
     generation: int
     scopes: Scopes

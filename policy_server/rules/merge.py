@@ -12,9 +12,10 @@ The rules of merging:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.layers import Block
@@ -30,8 +31,7 @@ _IMPLIED = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """The block or action that set a value."""
 
     layer: str
@@ -43,11 +43,11 @@ class Origin:
     automation_action_id: int | None = None
 
 
+_NO_ENTRIES: Mapping[str, Origin] = MappingProxyType({})
 Overrode = tuple[tuple[OptionValue, Origin], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedOption:
+class ResolvedOption(msgspec.Struct, frozen=True):
     """An option's value and how it came to be."""
 
     value: OptionValue
@@ -56,11 +56,10 @@ class ResolvedOption:
     #: What it replaced, in the order it was said.
     overrode: Overrode = ()
     #: For the three maps: who set each entry.
-    entries: Mapping[str, Origin] = field(default_factory=dict)
+    entries: Mapping[str, Origin] = _NO_ENTRIES
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(msgspec.Struct, frozen=True):
     value: OptionValue
     origin: Origin
     #: For an entry of a map: the provider option that implied it.

@@ -1,15 +1,15 @@
 """Which scopes of the rules a question falls into, and whether that singles its domain out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from policy_server.rules.layers import AutomationRule, Block, OptionAction
 from policy_server.rules.site import MxHost, host_set, normalise_domain
 from policy_server.rules.snapshot import Provider, ScopeBlocks, Snapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked: how may mail for a domain leave from a source."""
 
     routing_domain: str
@@ -20,8 +20,7 @@ class Question:
     mx_hosts: tuple[MxHost, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MatchedProvider:
+class MatchedProvider(msgspec.Struct, frozen=True):
     """A provider that a question falls into."""
 
     provider: Provider
@@ -29,8 +28,7 @@ class MatchedProvider:
     by_domain_only: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scopes:
+class Scopes(msgspec.Struct, frozen=True, kw_only=True):
     """The scopes of one question."""
 
     default: ScopeBlocks

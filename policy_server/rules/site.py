@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import idna
+import msgspec
 
 from policy_server.rules.values import InvalidValueError
 
@@ -28,8 +29,7 @@ _PART = re.compile(
 _MOST_POSSIBLE = 256
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class MxHost:
+class MxHost(msgspec.Struct, frozen=True, order=True):
     """One entry of a domain's MX answer."""
 
     #: "." for a null MX (RFC 7505).

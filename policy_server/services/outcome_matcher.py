@@ -10,10 +10,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
+
+import msgspec.structs
 
 from policy_server.automation.decide import Match
 from policy_server.automation.matching import (
@@ -150,7 +152,7 @@ class OutcomeMatcher:
         except PolicyServerError:
             return self._nothing
         # Which rules are consulted goes by the recipient's domain, at the site in use.
-        consulted = replace(question, routing_domain=recipient_domain)
+        consulted = msgspec.structs.replace(question, routing_domain=recipient_domain)
         return _Path(
             question=question,
             compiled=await self._compile(consulted_rules(snapshot, consulted)),

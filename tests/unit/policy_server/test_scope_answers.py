@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from penstock.v1 import limit_pb2
 from policy_server.answers import Answer, build_answer
@@ -40,7 +41,7 @@ def _plainly(snapshot: Snapshot, question: Question) -> Answer:
 def test_what_is_known_is_what_the_rules_in_force_say(states: list[list[Layer]], kept: int) -> None:
     """Rules come and go; of those that went nothing is held but what is known."""
     known = ScopeAnswers(kept)
-    questions = [*_ALL, *(replace(one, egress_source="ip-1") for one in _ALL)]
+    questions = [*_ALL, *(structs.replace(one, egress_source="ip-1") for one in _ALL)]
     for layers in states:
         snapshot = make_snapshot(layers, MX)
         for question in questions:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from policy_server.answers import build_answer
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
@@ -107,8 +108,11 @@ def test_an_action_overrides_its_path_alone_and_until_its_end():
     rules = _rules(_layer("base", 10))
 
     assert _limit(_state(rules, _action())) == 1
-    assert _limit(_state(rules, _action()), replace(_QUESTION, egress_source="ip-2")) == 10
-    assert _limit(_state(rules, _action()), replace(_QUESTION, site_name="other.example")) == 10
+    assert _limit(_state(rules, _action()), structs.replace(_QUESTION, egress_source="ip-2")) == 10
+    assert (
+        _limit(_state(rules, _action()), structs.replace(_QUESTION, site_name="other.example"))
+        == 10
+    )
     assert _limit(_state(rules, _action(), now=_NOW + _HOUR)) == 10
 
 
@@ -116,7 +120,7 @@ def test_an_action_for_a_domain_leaves_its_site_alone():
     state = _state(_rules(_layer("base", 10)), _action(routing_domain="a.example"))
 
     assert _limit(state) == 1
-    assert _limit(state, replace(_QUESTION, routing_domain="b.example")) == 10
+    assert _limit(state, structs.replace(_QUESTION, routing_domain="b.example")) == 10
 
 
 def test_an_action_that_can_not_be_read_overrides_nothing():
@@ -132,7 +136,7 @@ def _answer(state, question=_QUESTION):
 def test_an_override_of_a_domain_alone_gives_it_a_path_of_its_own():
     action = _action(kind=ActionKind.SET_DOMAIN_CONFIG, routing_domain="a.example")
     state = _state(_rules(_layer("base", 10)), action)
-    other = replace(_QUESTION, routing_domain="b.example")
+    other = structs.replace(_QUESTION, routing_domain="b.example")
 
     assert _answer(state).path_name == "ip-1->mx.example#a.example"
     assert _answer(state).ruled_config.connection_limit.value == 10

@@ -2,11 +2,11 @@
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from policy_server.rules.explain import explain_rows
 from policy_server.rules.resolve import resolve
@@ -28,7 +28,7 @@ def test_question_gets_its_answer(case, asked):
     layers = [make_layer(layer["name"], layer["rules"]) for layer in case["layer"]]
     snapshot = make_snapshot(layers, case["mx"])
     question = ask(case["mx"], asked["domain"], asked.get("source", "ip-1"))
-    question = replace(question, site_name=asked.get("site_name", question.site_name))
+    question = structs.replace(question, site_name=asked.get("site_name", question.site_name))
 
     resolution = resolve(snapshot, question)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from policy_server.rules.config import to_config
 from policy_server.rules.explain import explain_json
@@ -221,7 +222,7 @@ def test_rule_of_a_domain_whose_site_is_not_known_concerns_that_domain():
 def test_site_known_by_name_alone_has_its_rules():
     base = make_layer("base", '["a.example"]\nmax_ready = 9\n')
     snapshot = compile_snapshot([base], sites=make_sites(MX), revision=1)
-    question = replace(ask(MX, "b.example"), mx_hosts=())
+    question = structs.replace(ask(MX, "b.example"), mx_hosts=())
 
     assert resolve(snapshot, question).options["max_ready"].value == 9
 
