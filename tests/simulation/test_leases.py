@@ -13,7 +13,7 @@ from benchmarks.lease_world import SECOND, LeaseWorld, Scenario, draw_scenario
 from policy_server.limits.spec import Earning, LimitSpec
 
 _AT_ONCE = 100
-_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-400").split("-"))
+_FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-300").split("-"))
 
 _CONNECTIONS = Scenario(spec=LimitSpec(units=100), agents=30, wants=(0, 20))
 _RATE = Scenario(
