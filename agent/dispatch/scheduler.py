@@ -3,8 +3,8 @@ Scheduler: keeps mail until it is due, then finds the path it leaves by.
 
 For each due entry: the MX hosts of its routing domain, a source of its pool by weighted round
 robin, the policy of that path, a place in its ready queue. What is known already is taken at
-once; lookups run beside, a bounded number at a time. Domains whose last lookup failed have a small
-share of their own, so that dead zones hold up nobody else. What can't go on waits in its lane.
+once; lookups run beside, in `lookups`. What can't go on waits in its lane; what ends without a peer
+is settled in `endings`.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
 from agent.dispatch import waits
 from agent.dispatch.bell import Bell
+from agent.dispatch.endings import Endings
 from agent.dispatch.holds import BounceOrder, HoldKind, MailHold
 from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait, parse
 from agent.dispatch.limits import NO_WAIT
+from agent.dispatch.lookups import Lookups
 from agent.dispatch.path import Path
 from agent.dispatch.services import Services
 from agent.dispatch.settling import Way
 from agent.dispatch.waits import UNDER_WAY, QueueWait
-from agent.dns import DnsUnavailable, DomainNotFound
-from agent.errors import PolicyUnavailable
 from agent.limits.limit import Kind
 from agent.policy.answer import MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
@@ -47,41 +47,12 @@ _ENDED_AT_ONCE = 1000
 #: Lanes to be looked at or looked up beyond which further mail waits in its scheduled queue, where
 #: it needs less memory. Lanes of doubtful domains do not count: they may stay for long.
 _MOST_ACTIVE = 10_000
-_LOOKUPS_AT_ONCE = 256
-_DOUBTFUL_AT_ONCE = 32
-#: Domains whose last lookup failed that are remembered.
-_MOST_DOUBTFUL = 20_000
-_ENDINGS_AT_ONCE = 4
-#: How long mail waits where nothing is known of its path, in seconds, before jitter.
-_UNKNOWN_SECONDS = 3.0
 #: A waiting lane is looked at this often even if nothing happens, in seconds.
 _LONGEST_WAIT = 60.0
 #: A list of waiting lanes up to this long is left as it is, lanes that were woken and all.
 _SMALL_LIST = 1024
 #: Scheduled entries looked through for a bounce before others get a turn.
 _SWEPT_AT_ONCE = 1000
-#: Entries being settled beyond which a sweep waits.
-_MOST_ENDING = 5000
-
-
-class _Share:
-    """Lookups that run at one time, and those that wait for their turn."""
-
-    def __init__(self, at_once: int) -> None:
-        self.at_once = at_once
-        self._waiting: deque[tuple[Lane, Lookup]] = deque()
-        self._wake = asyncio.Semaphore(0)
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, lane: Lane, lookup: Lookup) -> None:
-        self._waiting.append((lane, lookup))
-        self._wake.release()
-
-    async def get(self) -> tuple[Lane, Lookup]:
-        await self._wake.acquire()
-        return self._waiting.popleft()
 
 
 class Scheduler:
@@ -110,33 +81,23 @@ class Scheduler:
         self._hungry: dict[Path, OrderedDict[Lane, None]] = {}
         #: Lanes that wait for the selection rate of a path.
         self._pacing: dict[str, dict[Lane, None]] = {}
-        self._lookups = _Share(_LOOKUPS_AT_ONCE)
-        self._doubtful_lookups = _Share(_DOUBTFUL_AT_ONCE)
-        #: Domains whose last lookup failed.
-        self._doubtful: OrderedDict[str, None] = OrderedDict()
-        self._endings: deque[Ending] = deque()
+        self._lookups = Lookups(services, self)
+        self._endings = Endings(services.results, self.add)
         self._pools = {
             name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
         }
         self._bell = Bell()
-        self._ending_wake = asyncio.Semaphore(0)
         #: Bounces for which the mail that is not due yet has been looked through.
         self._bounces_swept = 0
-        self._bounce_wake, self._ended = asyncio.Event(), asyncio.Event()
+        self._bounce_wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        #: Entries that are being settled without a peer.
-        self._ending_count = 0
 
     def start(self) -> None:
         """Begin to promote due mail."""
         self._tasks = [
             asyncio.create_task(self._run(), name="scheduler"),
-            *(
-                asyncio.create_task(self._look_up(share))
-                for share in (self._lookups, self._doubtful_lookups)
-                for _ in range(share.at_once)
-            ),
-            *(asyncio.create_task(self._end()) for _ in range(_ENDINGS_AT_ONCE)),
+            *map(asyncio.create_task, self._lookups.work()),
+            *map(asyncio.create_task, self._endings.work()),
             asyncio.create_task(self._sweep_bounces(), name="bounces"),
         ]
         for task in self._tasks:
@@ -157,7 +118,7 @@ class Scheduler:
     @property
     def lane_count(self) -> int:
         """Due entries that are on no path."""
-        return sum(len(lane) for lane in self._lanes.values()) + self._ending_count
+        return sum(len(lane) for lane in self._lanes.values()) + len(self._endings)
 
     def waiting_by_path(self) -> dict[str, int]:
         """Due entries by the path they wait for."""
@@ -334,9 +295,7 @@ class Scheduler:
 
     def end_entries(self, ending: Ending) -> None:
         """Settle entries without a peer."""
-        self._ending_count += len(ending.entries)
-        self._endings.append(ending)
-        self._ending_wake.release()
+        self._endings.put(ending)
 
     @property
     def _is_crowded(self) -> bool:
@@ -421,10 +380,10 @@ class Scheduler:
             return
         mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
         if mx_hosts is None:
-            self._start_lookup(lane, Lookup())
+            self._lookups.start(lane, Lookup())
             return
         if is_null_mx([host.host for host in mx_hosts]):
-            self._end_all(lane, internal.NULL_MX)
+            self.end_all(lane, internal.NULL_MX)
             return
         for _ in range(min(_ENTRIES_AT_ONCE, len(lane))):
             match self._choose(lane, mx_hosts):
@@ -433,7 +392,7 @@ class Scheduler:
                     if not path.put(entry, lane.queue.tenant):
                         lane.add(entry)
                 case Lookup() as lookup:
-                    self._start_lookup(lane, lookup)
+                    self._lookups.start(lane, lookup)
                     return
                 case Wait(until=until):
                     self._wait(lane, until)
@@ -556,7 +515,7 @@ class Scheduler:
         while len(old) < _ENDED_AT_ONCE and self._is_too_old(lane):
             old.append(lane.pop())
         if old:
-            self.end_entries(Ending(entries=old, way=self._way(lane), response=None))
+            self.end_entries(Ending(entries=old, way=self.way_of(lane), response=None))
         if not lane.heap:
             self._forget(lane)
             return True
@@ -574,10 +533,6 @@ class Scheduler:
             created=entry.created, next_attempt=self._services.clock(), max_age=max_age
         )
 
-    def _end_all(self, lane: Lane, response: Response) -> None:
-        self.end_entries(Ending(entries=lane.drain(), way=self._way(lane), response=response))
-        self._forget(lane)
-
     def _bounce(self, queue: QueueName, entries: list[Entry], bounce: BounceOrder) -> None:
         way = Way(pool=self._services.settings.queue_for(queue.domain).egress_pool)
         self.end_entries(
@@ -590,90 +545,32 @@ class Scheduler:
         )
         self._services.holds.count_bounced(bounce, len(entries))
 
-    def _way(self, lane: Lane) -> Way:
-        return Way(pool=self._services.settings.queue_for(lane.queue.domain).egress_pool)
+    # What lookups lead to.
 
-    def _start_lookup(self, lane: Lane, lookup: Lookup) -> None:
-        lane.is_busy = True
-        is_doubtful = lookup.source is None and lane.queue.next_domain in self._doubtful
-        share = self._doubtful_lookups if is_doubtful else self._lookups
-        share.put(lane, lookup)
-
-    async def _look_up(self, share: _Share) -> None:
-        while True:
-            lane, lookup = await share.get()
-            if len(share) == _MOST_ACTIVE - 1:
-                self._bell.ring()
-            try:
-                if lookup.source is None:
-                    await self._look_up_mx(lane)
-                else:
-                    await self._look_up_policy(lane, lookup.source, lookup.mx_hosts)
-            except Exception:
-                # Supervisor: a lookup that fails unforeseen is repeated later.
-                logger.exception("lookup failed", extra={"queue": lane.queue_name})
-                lane.is_busy = False
-                self._wait(lane, self._services.clock() + _LONGEST_WAIT)
-
-    async def _look_up_mx(self, lane: Lane) -> None:
-        domain = lane.queue.next_domain
-        try:
-            await self._services.resolver.mx(domain)
-        except DomainNotFound:
-            self._end_all(lane, internal.no_such_domain(domain))
-        except DnsUnavailable as error:
-            self._remember_doubtful(domain)
-            self._end_all(lane, internal.lookup_failed(domain, str(error)))
-        else:
-            self._doubtful.pop(domain, None)
-        lane.is_busy = False
+    def go_on(self, lane: Lane) -> None:
+        """What the lane needed was looked up, whatever came of it."""
         if lane.heap:
             self._make_runnable(lane)
         else:
             self._forget(lane)
 
-    def _remember_doubtful(self, domain: str) -> None:
-        self._doubtful[domain] = None
-        self._doubtful.move_to_end(domain)
-        if len(self._doubtful) > _MOST_DOUBTFUL:
-            self._doubtful.popitem(last=False)
+    def end_all(self, lane: Lane, response: Response) -> None:
+        """Settle the lane's mail, which can't go on."""
+        self.end_entries(Ending(entries=lane.drain(), way=self.way_of(lane), response=response))
+        self._forget(lane)
 
-    async def _look_up_policy(self, lane: Lane, source: str, mx_hosts: tuple[MxHost, ...]) -> None:
-        domain = lane.queue.next_domain
-        try:
-            await self._services.policies.fetch(domain, source, mx_hosts)
-        except PolicyUnavailable:
-            seconds = _UNKNOWN_SECONDS * self._services.random.uniform(0.5, 1.5)
-            lane.set_unknown(source, self._services.clock() + seconds)
-            self._go_on(lane)
-            # Afterwards: to log much mail takes long, and the policy may be there before.
-            await self._log_delay_safely(lane, f"{domain} from {source}")
-        else:
-            lane.set_unknown(source, 0.0)
-            if self._services.policies.lookup(domain, source) is None:
-                # Fetched, but not to be used: never ask in a circle.
-                lane.set_unknown(source, self._services.clock() + 1.0)
-            self._go_on(lane)
+    def repeat_later(self, lane: Lane) -> None:
+        """A lookup has failed unforeseen."""
+        self._wait(lane, self._services.clock() + _LONGEST_WAIT)
 
-    def _go_on(self, lane: Lane) -> None:
-        lane.is_busy = False
-        self._make_runnable(lane)
+    def way_of(self, lane: Lane) -> Way:
+        """The way that the lane's mail takes, as far as it is known."""
+        return Way(pool=self._services.settings.queue_for(lane.queue.domain).egress_pool)
 
-    async def _log_delay_safely(self, lane: Lane, path: str) -> None:
-        try:
-            await self._log_delay(lane, path)
-        except Exception:
-            # Supervisor: the lane goes on already; only its log is poorer.
-            logger.exception("delay can't be logged", extra={"queue": lane.queue_name})
-
-    async def _log_delay(self, lane: Lane, path: str) -> None:
-        """One Delayed record an entry and wait."""
-        fresh = [entry for entry in lane.heap if entry.id > lane.logged_up_to]
-        if not fresh:
-            return
-        lane.logged_up_to = max(entry.id for entry in fresh)
-        response = internal.policy_unavailable(path)
-        await self._services.results.delay(fresh, self._way(lane), response)
+    def has_fewer_lookups(self) -> None:
+        """One lookup less waits for its turn: there may be room for more mail."""
+        if len(self._lookups) == _MOST_ACTIVE - 1:
+            self._bell.ring()
 
     async def _sweep_bounces(self) -> None:
         """Bounce mail that is not due yet, once for the bounces that have begun meanwhile."""
@@ -699,9 +596,7 @@ class Scheduler:
         for start in range(0, len(waiting), _SWEPT_AT_ONCE):
             # Others get their turn, and what the endings hold in memory stays small.
             await asyncio.sleep(0)
-            while self._ending_count > _MOST_ENDING:
-                await self._ended.wait()
-                self._ended.clear()
+            await self._endings.wait_for_room()
             # A bounce may have been taken back in the meantime.
             bounces.clear()
             by_queue: dict[str, list[Entry]] = {}
@@ -713,28 +608,3 @@ class Scheduler:
                 bounce = bounces[queue_name]
                 assert bounce is not None
                 self._bounce(parse(queue_name), entries, bounce)
-
-    async def _settle(self, ending: Ending) -> list[Entry]:
-        """Settle entries; return those that wait again."""
-        results = self._services.results
-        if ending.response is None:
-            return await results.expire(ending.entries, ending.way)
-        return await results.finish(
-            ending.entries, ending.way, ending.response, is_recorded=ending.is_recorded
-        )
-
-    async def _end(self) -> None:
-        while True:
-            await self._ending_wake.acquire()
-            ending = self._endings.popleft()
-            waiting: list[Entry] = []
-            try:
-                waiting = await self._settle(ending)
-            except Exception:
-                # Supervisor: what can't be settled stays in the spool for the next start.
-                logger.exception("mail can't be settled", extra={"entries": len(ending.entries)})
-            finally:
-                self._ending_count -= len(ending.entries)
-                self._ended.set()
-            for entry in waiting:
-                self.add(entry)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from agent.delivery.record import RecordType
-from agent.dispatch import scheduler
+from agent.dispatch import lookups
 from agent.dns import DnsUnavailable, DomainNotFound, Resolver
 from agent.policy.answer import MxHost
 from agent.sink.dns_server import DnsServer
@@ -64,8 +64,8 @@ async def test_equal_questions_share_one_query_and_answers_are_kept() -> None:
 
 
 async def test_zones_that_failed_before_do_not_hold_up_others(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(scheduler, "_LOOKUPS_AT_ONCE", 3)
-    monkeypatch.setattr(scheduler, "_DOUBTFUL_AT_ONCE", 2)
+    monkeypatch.setattr(lookups, "_AT_ONCE", 3)
+    monkeypatch.setattr(lookups, "_DOUBTFUL_AT_ONCE", 2)
     asked: Counter[str] = Counter()
     mx = Resolver.mx
 
