@@ -341,15 +341,17 @@ class LeaseHolder:
         if not self._has_lapsed and now >= self._deadline:
             self._has_lapsed = True
             for lease in self._leases.values():
-                self._fall(lease, min(lease.units, lease.floor), now)
+                self._fall(lease, min(lease.units, lease.floor), self._deadline)
         if self._has_floors and now >= self._floor_deadline:
             self._has_floors = False
             for lease in self._leases.values():
                 lease.draining, lease.floor = lease.units, 0
-                self._fall(lease, 0, now)
+                self._fall(lease, 0, self._floor_deadline)
 
-    def _fall(self, lease: Lease, units: int, now: int) -> None:
-        self._earn(lease, now)
+    def _fall(self, lease: Lease, units: int, at: int) -> None:
+        # Whoever looks at the clock late, as one that stood still, has earned no more by that: what
+        # fell may be another's since.
+        self._earn(lease, at)
         lease.units = units
         lease.parts = min(lease.parts, units * lease.event_parts)
         lease.returned = 0

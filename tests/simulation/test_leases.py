@@ -41,6 +41,16 @@ def test_no_fleet_is_ever_above_its_limit(first: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(102835, id="an agent earned while it stood still, after its lease was over"),
+    ],
+)
+def test_a_fleet_that_was_above_its_limit_once_is_no_more(seed: int) -> None:
+    assert not LeaseWorld(draw_scenario(seed), seed).run().violations
+
+
+@pytest.mark.parametrize(
     ("scenario", "least"),
     [
         pytest.param(_CONNECTIONS, 0.95, id="connections, no faults"),

@@ -117,3 +117,26 @@ def test_what_is_beyond_a_floor_has_to_go_even_if_the_agent_slept_until_the_floo
 
     assert holder.must_close("c", TIMES.floor + 1) == 1
     assert holder.must_close("c", TIMES.floor + TIMES.drain) == 4
+
+
+@given(
+    units=st.integers(2, 20),
+    floor=st.integers(1, 20),
+    count=st.integers(1, 10),
+    seconds=st.integers(int(TIMES.session // SECOND), int(2 * TIMES.floor // SECOND)),
+)
+def test_an_agent_that_stood_still_has_earned_no_more_than_one_that_looked_in_time(
+    units, floor, count, seconds
+):
+    limit = messages(count=count, seconds=60, burst=20)
+    now = seconds * SECOND
+    agents = [make_holder() for _ in range(2)]
+    for _, lender in agents:
+        lender.answer(lender.grant(limit, units, floor=min(floor, units), fill=0), at=0)
+    (in_time, _), (late, _) = agents
+
+    for lapse in (TIMES.session, TIMES.floor):
+        if lapse <= now:
+            in_time.cap("m", lapse)
+
+    assert late.free_events("m", now) == in_time.free_events("m", now)
