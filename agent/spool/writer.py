@@ -122,8 +122,9 @@ class Writer:
             if not _run_together(connection, calls):
                 _run_apart(connection, calls)
             connection.execute("COMMIT")
-        # What the database raises is told to every caller of the transaction.
-        except (sqlite3.Error, OSError) as error:
+        # Supervisor: what the database raises, or whatever it is, is told to every caller of the
+        # transaction; the thread lives on, so that nobody waits for ever.
+        except Exception as error:
             self._fail(calls, error)
         else:
             if not self._is_healthy:
@@ -132,7 +133,12 @@ class Writer:
 
     def _fail(self, calls: list[_Call], error: Exception) -> None:
         if self._is_healthy:
-            logger.error("spool can't be written", extra={"reason": str(error)})
+            is_foreseen = isinstance(error, (sqlite3.Error, OSError))
+            logger.error(
+                "spool can't be written",
+                exc_info=None if is_foreseen else error,
+                extra={"reason": str(error)},
+            )
         self._is_healthy = False
         for call in calls:
             call.error = SpoolUnavailable(f"the spool can't be written: {error}")
@@ -152,7 +158,13 @@ class Writer:
 
     def _answer(self, calls: list[_Call]) -> None:
         for call in calls:
-            result = call.then(call.result) if call.error is None else None
+            result = None
+            if call.error is None:
+                try:
+                    result = call.then(call.result)
+                # Supervisor: the others are answered whatever this one's follow-up raises.
+                except Exception as error:
+                    call.error = error
             if call.future.done():
                 continue
             if call.error is not None:

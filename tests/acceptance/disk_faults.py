@@ -68,13 +68,25 @@ def small_disk(directory: Path, size: str) -> Iterator[None]:
 def filled(directory: Path, *, leaving: int = 0) -> Iterator[None]:
     """Take all the space of the file system at *directory* but *leaving* bytes."""
     ballast = directory / "ballast"
-    disk = os.statvfs(directory)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - leaving)
     try:
+        with ballast.open("wb") as file:
+            # The agent writes meanwhile, so there may be less than there was a moment ago.
+            while not _fills(file.fileno(), leaving):
+                pass
         yield
     finally:
         ballast.unlink()
+
+
+def _fills(file: int, leaving: int) -> bool:
+    disk = os.fstatvfs(file)
+    try:
+        os.posix_fallocate(file, 0, max(1, disk.f_bavail * disk.f_frsize - leaving))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -91,7 +103,10 @@ def no_file_grows(pid: int, size: int) -> Iterator[None]:
 @contextmanager
 def switched_on(switch: Path, kind: str) -> Iterator[None]:
     """Have the process that `install_faults` was called in fail."""
-    switch.write_text(kind)
+    # In one step: who reads it must not find it empty.
+    written = switch.with_suffix(".new")
+    written.write_text(kind)
+    written.rename(switch)
     try:
         yield
     finally:
