@@ -93,8 +93,7 @@ async def test_a_stop_lets_transactions_end_and_begins_nothing_new(tmp_path: Pat
         here.policies.change(make_config(here.port, connection_limit=1))
         await here.send(5)
         # One latency goes by at the banner, the next at the end of the message.
-        await here.until(lambda: here.seen.open_connections == 1)
-        await asyncio.sleep(0.5)
+        await here.until(lambda: here.seen.messages_offered == 1)
         stopping = asyncio.create_task(here.dispatcher.stop(5.0))
         await here.send(3, domain="other.example")
         await stopping
