@@ -47,6 +47,12 @@ async def _counted(server: Server) -> list[str]:
     return sorted(await server.database.read(read))
 
 
+async def _put_in_force(server: Server) -> None:
+    """Have the rules; an outcome that came before the server has noticed them matches none."""
+    await change(server, *RULES, AUTOMATION)
+    await server.policy.reload()
+
+
 async def _until_empty(spool: SqliteSpool) -> None:
     async with asyncio.timeout(20):
         while await pending_ids(spool):  # noqa: ASYNC110 # rows of a database
@@ -138,7 +144,7 @@ async def test_a_new_database_gets_what_was_not_acknowledged_and_nothing_else(
     spool = await SqliteSpool.open(tmp_path / "agent")
     await put_in_outbox(spool, [_matching("old")])
     async with serving(tmp_path) as server:
-        await change(server, *RULES, AUTOMATION)
+        await _put_in_force(server)
         port = server.grpc_port
         async with open_channel(f"127.0.0.1:{port}") as channel:
             uploader = _uploader(spool, channel)
@@ -167,7 +173,7 @@ async def test_a_new_database_gets_what_was_not_acknowledged_and_nothing_else(
         file.unlink()
 
     async with serving(tmp_path, port) as server:
-        await change(server, *RULES, AUTOMATION)
+        await _put_in_force(server)
         async with open_channel(f"127.0.0.1:{port}") as channel:
             uploader = _uploader(spool, channel)
             uploader.start()
