@@ -26,6 +26,7 @@ import dns.rdatatype
 import dns.resolver
 import idna
 
+from agent.background import end
 from agent.errors import AgentError
 from agent.policy.answer import MxHost
 from penstock.v1.egress_path_pb2 import IpLookupStrategy
@@ -263,10 +264,7 @@ class Resolver:
 
     async def close(self) -> None:
         """Give up the questions in flight."""
-        tasks = list(self._in_flight.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._in_flight.values())
 
 
 def _read_mx(answer: dns.resolver.Answer, domain: str, is_secure: bool) -> FoundMx:

@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from agent.administration import answers, requests
+from agent.background import end
 from agent.dispatch.dispatcher import Dispatcher
 from agent.errors import (
     AgentError,
@@ -131,9 +132,7 @@ class QueueService(QueueServiceServicer):
 
     async def close(self) -> None:
         """End what is under way; what has moved has moved."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _list_scheduled(
         self, request: pb.ListScheduledQueuesRequest

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
+from agent.background import end
 from agent.dispatch.connector import BrokenTls, Connector
 from agent.dispatch.holds import HoldKind, Holds
 from agent.dispatch.inspection import Inspection
@@ -149,9 +150,7 @@ class Dispatcher:
         its path's system_shutdown_timeout and *deadline* seconds.
         """
         self._is_stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         # First of all: no mail for a path that is closing, and no new path beside it.
         await self._scheduler.stop()
         await asyncio.gather(*(path.stop(deadline) for path in self._paths.values()))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from agent.background import end
 from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.queue.recovery import spread_overdue
@@ -58,8 +59,7 @@ class Recovery:
     async def stop(self) -> None:
         """Read no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     async def _read_rest(self) -> None:
         while True:

@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush, nlargest
 
+from agent.background import end
 from agent.delivery import internal
 from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
@@ -105,9 +106,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Promote nothing more; all of it is on disk."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks = []
 
     @property

@@ -11,7 +11,6 @@ Client of the limit service: one stream for this process, over a connection of i
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import Callable, Collection
@@ -21,6 +20,7 @@ from typing import Any
 
 import grpc
 
+from agent.background import end
 from agent.leases.wire import Handles, answer_of, report_message, times_of
 from agent.limits.fleet import FleetLimits
 from agent.limits.limit import LimitPath
@@ -138,9 +138,7 @@ class LeaseClient:
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end([self._task])
         if self._holder.epoch and self._fleet.is_supported:
             await self._release()
         await self._drop_channel()

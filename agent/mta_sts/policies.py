@@ -18,6 +18,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 
+from agent.background import end
 from agent.delivery.mta_sts import StsPolicy, read_record
 from agent.dns import DnsUnavailable, DomainNotFound, Resolver
 from agent.mta_sts.disk import FetchedPolicy, PolicyDisk
@@ -115,10 +116,7 @@ class MtaStsPolicies:
 
     async def close(self) -> None:
         """Give up what is being asked."""
-        tasks = [*self._asking.values(), *([self._rounds] if self._rounds else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._asking.values(), *([self._rounds] if self._rounds else [])])
         await self._fetcher.close()
 
     async def policy_for(self, domain: str) -> StsPolicy | None:

@@ -21,6 +21,7 @@ from random import Random
 
 import grpc
 
+from agent.background import end
 from agent.delivery.record import Record, RecordType
 from agent.errors import SpoolUnavailable
 from agent.outcomes.batches import Batch
@@ -128,8 +129,7 @@ class OutcomeUploader:
         """Stop, after up to *timeout* seconds for what lies in the outbox."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
         self._task = None
         with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, SpoolUnavailable):
             async with asyncio.timeout(timeout):

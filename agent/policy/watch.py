@@ -18,7 +18,6 @@ Watch: the stream by which the server keeps the agent's policy current.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections import OrderedDict
@@ -30,6 +29,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from agent.background import end
 from agent.policy.answer import Bounce, MxHost, Suspension
 from agent.policy.book import PolicyBook, Rejection
 from agent.policy.channel import identity, raise_failure
@@ -151,9 +151,7 @@ class PolicyWatch:
         for timer in self._timers:
             timer.cancel()
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end([self._task])
 
     async def _run(self) -> None:
         failures = 0

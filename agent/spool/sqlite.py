@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
+from agent.background import end
 from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.spool import rows
@@ -114,8 +115,7 @@ class SqliteSpool:
         if self._lock < 0:
             return
         lock, self._lock = self._lock, -1
-        self._prober.cancel()
-        await asyncio.gather(self._prober, return_exceptions=True)
+        await end([self._prober])
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._adding.hand_over()

@@ -26,7 +26,7 @@ from policy_server.limits.views import view_limit
 from policy_server.metrics import ServerMetrics
 from policy_server.store.database import Database
 from policy_server.store.leases import BookRow, read_promises
-from policy_server.supervisor import keep_running
+from policy_server.supervisor import end, keep_running
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ class EmbeddedLimitStore:
     async def close(self) -> None:
         """Stop, and give the book up."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
         self._drop()
         await self._keeper.give_up()
 
