@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from agent.outcomes.log_file import CURRENT, open_log, rotated_files
 from agent.sink.dns_server import DnsServer
 from agent.sink.server import Sink
 from agent.sink.settings import parse_sink_settings
+from agent.workers.place import find_shards, shard_dir
 from penstock.v1 import policy_service_pb2 as pb
 from penstock.v1.injection_service_pb2 import InjectRequest, InjectStreamRequest
 from penstock.v1.injection_service_pb2_grpc import InjectionServiceStub
@@ -60,6 +62,7 @@ _CONFIG = """
 [agent]
 name = "mta-1"
 data_dir = "{directory}/agent"
+workers = {workers}
 shutdown_timeout = "5s"
 [policy]
 server = "127.0.0.1:{policy}"
@@ -258,8 +261,10 @@ class CrashWorld:
         status, metrics = fetch(f"{url}/status"), fetch(f"{url}/metrics")
         if status is None or metrics is None or self.missing():
             return False
+        # A line for each worker, where there are several.
+        outboxes = re.findall(r"^penstock_agent_outbox(?:{.*})? (\S+)$", metrics, re.MULTILINE)
         is_empty = not sum(json.loads(status)["queues"].values())
-        return is_empty and "penstock_agent_outbox 0.0" in metrics.splitlines()
+        return is_empty and bool(outboxes) and not any(map(float, outboxes))
 
     def missing(self) -> set[str]:
         """What the provider has yet to get of what was acknowledged."""
@@ -282,11 +287,12 @@ class CrashWorld:
         return sum(copies.values()) - len(copies) + told.total() - len(told)
 
     def log_lines(self) -> tuple[list[dict[str, Any]], int]:
-        """The delivery log, and how many lines of it were torn."""
-        directory = self.directory / "agent" / "log"
+        """The delivery logs of all processes, and how many lines of them were torn."""
+        data = self.directory / "agent"
+        logs = [shard_dir(data, number) / "log" for number in find_shards(data)]
         lines: list[dict[str, Any]] = []
         torn = 0
-        for path in [*rotated_files(directory), directory / CURRENT]:
+        for path in [one for log in logs for one in (*rotated_files(log), log / CURRENT)]:
             if not path.exists():
                 continue
             with open_log(path) as file:
@@ -341,7 +347,7 @@ class Run:
 
 @asynccontextmanager
 async def crash_world(
-    directory: Path, seed: int, *, min_free_space: str = "1 KiB"
+    directory: Path, seed: int, *, min_free_space: str = "1 KiB", workers: int = 1
 ) -> AsyncIterator[CrashWorld]:
     """Start what surrounds an agent."""
     policy = PolicyPeer()
@@ -356,6 +362,7 @@ async def crash_world(
                 policy=policy.port,
                 dns=dns.address,
                 min_free_space=min_free_space,
+                workers=workers,
             )
         )
         runner = await asyncio.create_subprocess_exec(
