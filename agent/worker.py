@@ -25,6 +25,7 @@ from agent.dispatch.dispatcher import Dispatcher
 from agent.dispatch.limits import lease_clock_ns
 from agent.dispatch.recovery import Recovery
 from agent.dns import Resolver
+from agent.durable_files import make_directory
 from agent.errors import DispatchFailed
 from agent.http import HttpServer
 from agent.leases.access import LeaseAccess, open_leases
@@ -134,7 +135,7 @@ async def open_agent(
     if (files := settings.listen.certificate_files) is not None:
         # Told before anything is opened.
         load_context(files)
-    settings.agent.data_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(settings.agent.data_dir)
     async with AsyncExitStack() as stack:
         table = _open_limits(agent_dir, place, stack)
         spool = await SqliteSpool.open(settings.agent.data_dir)

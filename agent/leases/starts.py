@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from agent.spool.bodies import sync_directory
+from agent.durable_files import sync_directory
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.durable_files import make_directory, sync_directory
+
 
 class BodyFiles:
     """The directory of large bodies. Every method blocks; errors are `OSError`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
 
     def write(self, message_id: str, body: bytes) -> None:
         """Store *body*; it is on disk, under its name, when this returns."""
@@ -43,12 +45,3 @@ class BodyFiles:
         orphans = self.names() - in_use
         self.remove(orphans)
         return len(orphans)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in *directory* durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

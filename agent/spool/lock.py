@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from agent.durable_files import make_directory
 from agent.errors import SpoolRefused
 
 
@@ -12,7 +13,7 @@ def take_lock(directory: Path) -> int:
     Lock *directory*, making it if need be; the lock lasts until the returned descriptor is closed
     or the process ends. Errors: `SpoolRefused` if another process holds it; `OSError`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from agent.background import end
+from agent.durable_files import sync_directory
 from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
 from agent.spool import rows
-from agent.spool.bodies import BodyFiles, sync_directory
+from agent.spool.bodies import BodyFiles
 from agent.spool.changes import Changes, Settled
 from agent.spool.fresh import FreshMessages
 from agent.spool.fresh_records import FreshRecords

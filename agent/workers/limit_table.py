@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from agent.spool.bodies import sync_directory
+from agent.durable_files import make_directory, sync_directory
 from agent.throttle.rate import Rate, RateThrottle
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class LimitTable:
 
     def __init__(self, path: Path, *, rows: int = ROWS) -> None:
         """Map *path*, making it if need be; *rows* of each kind. Errors: `OSError`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         self._path = path
         self._row_count = rows
         #: Where rows begin, and how long they are, by their kind.

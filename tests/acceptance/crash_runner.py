@@ -7,19 +7,23 @@ pid, and then its exit status.
 
 import json
 import os
+import sqlite3
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from agent.cli.main import commands
 from agent.outcomes.delivery_log import DeliveryLog
+from agent.spool import schema, sqlite
 from agent.spool.sqlite import SqliteSpool
 from tests.acceptance.crash_points import install
 from tests.acceptance.disk_faults import install_faults
 
-#: Small, so that the tests' mail meets every kind of file.
+#: Small, so that the tests' mail meets every kind of file, and checkpoints of the spool.
 _LARGE_BODY = 16 * 1024
 _ROTATE_BYTES = 64 * 1024
+_CHECKPOINT_PAGES = 200
 
 
 def _be_agent(order: dict[str, Any]) -> None:
@@ -29,12 +33,25 @@ def _be_agent(order: dict[str, Any]) -> None:
         os.dup2(descriptor, stream)
         os.close(descriptor)
     _set_default(SqliteSpool.open, large_body=_LARGE_BODY)
+    _checkpoint_often()
     _set_default(DeliveryLog.__init__, rotate_bytes=_ROTATE_BYTES)
     if order["faults"]:
         install_faults(Path(order["faults"]))
     if order["point"]:
         install(order["point"], order["nth"])
     commands(["--config", order["config"], "run", "--json"])
+
+
+def _checkpoint_often() -> None:
+    original = schema.open_connection
+
+    @wraps(original)
+    def open_connection(path: Path) -> sqlite3.Connection:
+        connection = original(path)
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        return connection
+
+    sqlite.open_connection = open_connection
 
 
 def _set_default(function: Any, **values: int) -> None:

@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,9 @@ from tests.integration.policy_peer import PolicyPeer
 CONNECTIONS = 3
 #: Messages are larger than this by a body file, or else in the database.
 LARGE = 16 * 1024
-_FINAL = {"Delivery", "Bounce", "Expiration", "AdminBounce"}
-_REPORTED = _FINAL | {"TransientFailure"}
+#: Types of records that end a message for a recipient.
+FINAL = {"Delivery", "Bounce", "Expiration", "AdminBounce"}
+_REPORTED = FINAL | {"TransientFailure"}
 
 _SINK = {
     "sink": {"http_listen": ""},
@@ -147,7 +149,11 @@ class CrashWorld:
     runner: "asyncio.subprocess.Process"
     dice: random.Random
     sent: dict[int, Mail] = field(default_factory=dict)
-    acknowledged: set[int] = field(default_factory=set)
+    #: By number, with the moment in which the sender knew of it.
+    acknowledged: dict[int, int] = field(default_factory=dict)
+    #: Orders by their request id, likewise.
+    ordered: dict[str, int] = field(default_factory=dict)
+    moment: Callable[[], int] = time.monotonic_ns
     crashes: int = 0
     _runs: int = 0
     _moves: int = 0
@@ -201,12 +207,16 @@ class CrashWorld:
         senders = [self._send(ports["smtp"], left) for _ in range(4)]
         await asyncio.gather(*senders, self._inject(ports["grpc"], left))
 
+    def acknowledge(self, number: int) -> None:
+        """The agent has taken a message."""
+        self.acknowledged[number] = self.moment()
+
     async def _send(self, port: int, left: Any) -> None:
         try:
             async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, timeout=20) as client:
                 for mail in left:
                     await client.sendmail(mail.sender, list(mail.recipients), mail.content)
-                    self.acknowledged.add(mail.number)
+                    self.acknowledge(mail.number)
         except (aiosmtplib.SMTPException, OSError):
             # The agent is gone: what was not acknowledged is the sender's to send again.
             return
@@ -225,7 +235,7 @@ class CrashWorld:
             try:
                 async for answer in InjectionServiceStub(channel).InjectStream(requests()):
                     if answer.HasField("accepted"):
-                        self.acknowledged.add(answer.request_id)
+                        self.acknowledge(answer.request_id)
             except grpc.aio.AioRpcError:
                 return
 
@@ -236,6 +246,7 @@ class CrashWorld:
             request.selector.domain = "held.example"
             request.duration.FromSeconds(3600)
             await stub.BounceQueue(request, timeout=20)
+        self.ordered[request.request_id] = self.moment()
 
     async def give_orders(self, run: "Run") -> None:
         """Have mail bounced, and moved from queue to queue, until the agent is gone."""
@@ -347,9 +358,14 @@ class Run:
 
 @asynccontextmanager
 async def crash_world(
-    directory: Path, seed: int, *, min_free_space: str = "1 KiB", workers: int = 1
+    directory: Path,
+    seed: int,
+    *,
+    min_free_space: str = "1 KiB",
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[CrashWorld]:
-    """Start what surrounds an agent."""
+    """Start what surrounds an agent, which is to have *environment* besides."""
     policy = PolicyPeer()
     await policy.start()
     async with Sink(parse_sink_settings(_SINK)) as sink, DnsServer(_ZONE) as dns:
@@ -370,6 +386,7 @@ async def crash_world(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
+            env={**os.environ, **(environment or {})},
         )
         try:
             yield CrashWorld(directory, sink, policy, runner, random.Random(seed))
@@ -419,7 +436,7 @@ def problems(world: CrashWorld) -> list[str]:
 def _finals(lines: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
     finals: Counter[tuple[str, str]] = Counter()
     for line in lines:
-        if line["type"] in _FINAL:
+        if line["type"] in FINAL:
             to = line["recipient"]
             for recipient in [to] if isinstance(to, str) else to:
                 finals[line["sender"], recipient] += 1
