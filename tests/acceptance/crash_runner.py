@@ -51,7 +51,7 @@ def _checkpoint_often() -> None:
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         return connection
 
-    sqlite.open_connection = open_connection
+    sqlite.open_connection = open_connection  # type: ignore[attr-defined]  # it is imported there
 
 
 def _set_default(function: Any, **values: int) -> None:

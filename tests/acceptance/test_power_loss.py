@@ -13,7 +13,7 @@ import signal
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,8 @@ async def test_what_is_acknowledged_outlives_a_loss_of_power(tmp_path, seed):
         ended, _ = world.log_lines()
 
     assert len(world.acknowledged) > _MESSAGES
-    happened = _Happened(world, accepted.moments, reports.moments)
-    for line in ended:
-        happened.outcomes[line["event_id"]] = line
+    outcomes = {outcome["event_id"]: outcome for outcome in ended}
+    happened = _Happened(world, accepted.moments, reports.moments, outcomes)
     dice = random.Random(seed)
     lines = read_journal(journal)
     ends = [line.end for line in lines]
@@ -121,7 +120,7 @@ class _Happened:
     #: By event id.
     reported: dict[str, int]
     #: The lines of the delivery log, by event id.
-    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcomes: dict[str, dict[str, Any]]
 
     def acknowledged_by(self, moment: int) -> list[Mail]:
         """What the agent had taken."""
