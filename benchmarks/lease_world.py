@@ -3,8 +3,9 @@ A fleet on a virtual clock that shares limits: the real book, the real holders, 
 
 Everything is drawn from one seed, so a run is repeated by its seed. Messages are lost, doubled,
 delayed and so put out of order; agents are cut off, crash, freeze and have clocks that run wrong;
-the server crashes and comes back with what it had made durable. After every step the sum of what is
-in use is held against the limit; at the end every window of time is held against the rate.
+the server freezes, or crashes and comes back with what it had made durable. After every step the
+sum of what is in use is held against the limit; at the end every window of time is held against the
+rate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,11 @@ from agent.limits.holder import LeaseHolder
 from agent.limits.messages import Answer
 from agent.limits.messages import Grant as HeldGrant
 from agent.limits.times import HolderTimes
+from benchmarks.lease_scenario import SECOND, Scenario
 from policy_server.limits.book import LeaseBook, Signer
 from policy_server.limits.messages import NOTHING_HELD, Decision, Demand, Grant, Holding, Report
-from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
+from policy_server.limits.spec import LeaseTiming, LimitSpec
 
-SECOND = 1_000_000_000
 _KEY = "limit"
 _GATHER = SECOND // 20
 _SOONEST = SECOND // 4
@@ -45,31 +46,6 @@ class BookMaker(Protocol):
     """Begins an empty book."""
 
     def __call__(self, timing: LeaseTiming, *, epoch: int, sign: Signer) -> Book: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """What happens to a fleet; rates of faults are mean seconds between them, 0 for never."""
-
-    spec: LimitSpec
-    agents: int = 20
-    seconds: int = 300
-    loss: float = 0.05
-    doubled: float = 0.01
-    #: Shortest and longest way of a message, in seconds.
-    delay: tuple[float, float] = (0.005, 0.4)
-    drift: float = 0.001
-    cut_off_every: float = 0
-    cut_off_for: tuple[float, float] = (3, 90)
-    crash_every: float = 0
-    freeze_every: float = 0
-    server_crash_every: float = 0
-    server_away: tuple[float, float] = (1, 40)
-    #: Units that an agent wants, from and to, drawn anew every so many seconds.
-    wants: tuple[int, int] = (0, 40)
-    wants_every: float = 10
-    #: How long one connection is busy with a message, in seconds.
-    busy: tuple[float, float] = (0.2, 3)
 
 
 @dataclass(slots=True)
@@ -167,6 +143,7 @@ class LeaseWorld:
         self.random = Random(seed)
         #: Faults come at the same times whatever the book decides: so books can be compared.
         self._chance = Random(f"faults of {seed}")
+        self._server_random = Random(f"server of {seed}")
         self.timing = timing or LeaseTiming()
         self._make_book = make_book
         self.now = 0
@@ -181,6 +158,7 @@ class LeaseWorld:
         self._holdings: dict[str, Holding] = {}
         self._events: list[int] = []
         self._book: Book | None = None
+        self._server_frozen_until = 0
         self._settles_at: int | None = None
         self._measured = 0
         self._start_server()
@@ -195,6 +173,7 @@ class LeaseWorld:
         self._every(scenario.crash_every / len(self._agents), self._crash)
         self._every(scenario.freeze_every / len(self._agents), self._freeze)
         self._every(scenario.server_crash_every, self._crash_server)
+        self._every(scenario.server_freeze_every, self._freeze_server)
         end = scenario.seconds * SECOND
         while self._queue and self._queue[0][0] <= end:
             at, _, step = heappop(self._queue)
@@ -340,6 +319,14 @@ class LeaseWorld:
     def _hear(self, report: Report) -> None:
         if self._book is None:
             return
+        if self.now < self._server_frozen_until:
+            # It waits in the socket, and is lost with the process.
+            epoch = self._epoch
+            self.at(
+                self._server_frozen_until,
+                lambda: self._hear(report) if self._epoch == epoch else None,
+            )
+            return
         if report.demands:
             # It may have been forgotten since.
             self._book.configure(_KEY, self.scenario.spec, self.now)
@@ -357,6 +344,9 @@ class LeaseWorld:
 
         def settle() -> None:
             if self._book is None or self._epoch != epoch or self._settles_at != when:
+                return
+            if self.now < self._server_frozen_until:
+                self.at(self._server_frozen_until, settle)
                 return
             self._settles_at = None
             self._settle()
@@ -410,7 +400,21 @@ class LeaseWorld:
                 # What was applied is acknowledged at once.
                 self._send_report(agent)
 
-        self._carry(agent, deliver)
+        if not self.scenario.server_freeze_every:
+            self._carry(agent, deliver)
+            return
+        epoch = self._epoch
+
+        def leave() -> None:
+            """What is decided may stand in the process for a while, or for good."""
+            if self._book is None or self._epoch != epoch:
+                return
+            if self.now < self._server_frozen_until:
+                self.at(self._server_frozen_until, leave)
+                return
+            self._carry(agent, deliver)
+
+        self._after(self._server_random.uniform(0, 0.1), leave)
 
     # Faults.
 
@@ -447,8 +451,17 @@ class LeaseWorld:
         if self._book is None:
             return
         self._book = None
+        self._server_frozen_until = 0
         self._note("server crashed")
         self._after(self._chance.uniform(*self.scenario.server_away), self._start_server)
+
+    def _freeze_server(self) -> None:
+        if self._book is None:
+            return
+        # Longer than leases hold, at times.
+        until = self.now + int(self._server_random.choice([2, 20, 120]) * SECOND)
+        self._server_frozen_until = max(self._server_frozen_until, until)
+        self._note(f"server frozen until {self._server_frozen_until / SECOND:.1f}")
 
     # Looking.
 
@@ -513,31 +526,3 @@ class LeaseWorld:
 def _sign(agent: str, incarnation: int, key: str, version: int, units: int, floor: int) -> bytes:
     text = f"{agent}\n{incarnation}\n{key}\n{version}\n{units}\n{floor}"
     return blake2b(text.encode(), key=b"simulation", digest_size=16).digest()
-
-
-def draw_scenario(seed: int) -> Scenario:
-    """Draw a small fleet with faults of every kind, or few or none of them."""
-    random = Random(f"scenario {seed}")
-    units = random.choice([1, 2, 3, 5, 8, 20, 100])
-    earning = None
-    if random.random() < 0.5:
-        count = random.choice([1, 5, units, 10 * units])
-        earning = Earning(count=count, period_ns=random.choice([1, 10, 60]) * SECOND)
-    return Scenario(
-        spec=LimitSpec(units=units, earning=earning),
-        agents=random.randint(1, 9),
-        seconds=random.choice([60, 150, 300]),
-        loss=random.choice([0, 0.05, 0.3]),
-        doubled=random.choice([0, 0.2]),
-        delay=random.choice([(0, 0.01), (0.005, 0.4), (0.1, 5)]),
-        drift=random.choice([0, 0.001]),
-        cut_off_every=random.choice([0, 60, 200]),
-        crash_every=random.choice([0, 60, 200]),
-        freeze_every=random.choice([0, 60]),
-        server_crash_every=random.choice([0, 6, 30, 100]),
-        # As short as that, what was said to the server before reaches the next one.
-        server_away=random.choice([(0.1, 2), (1, 40)]),
-        wants=(random.choice([0, 1]), max(1, random.choice([units // 2, units, 3 * units]))),
-        wants_every=random.choice([2, 10]),
-        busy=random.choice([(0.2, 3), (5, 60)]),
-    )

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from benchmarks.lease_world import SECOND, Findings, LeaseWorld, Scenario
+from benchmarks.lease_scenario import SECOND, Scenario
+from benchmarks.lease_world import Findings, LeaseWorld
 from benchmarks.report import Report
 from policy_server.limits.spec import Earning, LimitSpec
 
