@@ -21,11 +21,12 @@ from agent.throttle.rate import Rate, RateThrottle
 from benchmarks.blocks import domain_of, make_layer, make_sites
 from benchmarks.report import Report
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigRequest, MxHost
-from policy_server.answers import build_answer
+from policy_server.answering.answers import build_answer
+from policy_server.answering.requests import Asked, read_request
+from policy_server.answering.scope_answers import ScopeAnswers
 from policy_server.automation.matching import Effort, compile_rules, match_outcome
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply, reply_text
 from policy_server.builtin import builtin_rules_path
-from policy_server.convert_questions import Asked, read_request
 from policy_server.rule_files.reader import read_rule_file
 from policy_server.rules.config import to_config
 from policy_server.rules.layers import AutomationRule
@@ -33,7 +34,6 @@ from policy_server.rules.parse import parse_layer
 from policy_server.rules.resolve import Question, resolve
 from policy_server.rules.scopes import find_scopes
 from policy_server.rules.snapshot import Snapshot, compile_snapshot
-from policy_server.scope_answers import ScopeAnswers
 
 _ITEMS = 5_000
 _ROUNDS = 15

@@ -31,7 +31,7 @@ from penstock.v1 import feedback_service_pb2 as pb
 from penstock.v1 import outcome_pb2
 from penstock.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from policy_server.automation.outcomes import Outcome
-from policy_server.convert import from_outcome
+from policy_server.conversions.outcomes import from_outcome
 from policy_server.rules.layers import AutomationDraft, BlockDraft, LayerDraft, Scope
 from policy_server.store.database import Database
 from policy_server.store.layers import import_layers

@@ -16,14 +16,16 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from policy_server.answers import Answer
+from policy_server.answering.answers import Answer
+from policy_server.answering.known_answers import KnownAnswers
+from policy_server.answering.questions import check_domain, check_source, make_question
 from policy_server.automation.actions import ActionInForce, ActionKind
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, PolicyServerError, RulesNotLoaded
-from policy_server.known_answers import KnownAnswers
+from policy_server.in_force.rule_keeper import RuleKeeper
+from policy_server.in_force.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
+from policy_server.in_force.state import State, build_state
 from policy_server.metrics import ServerMetrics
-from policy_server.questions import check_domain, check_source, make_question
-from policy_server.rule_keeper import RuleKeeper
 from policy_server.rules.book import RulesChange
 from policy_server.rules.checks import find_collisions
 from policy_server.rules.layers import AutomationRule, Issue, Severity
@@ -31,8 +33,6 @@ from policy_server.rules.resolve import Question, Resolution, consulted_rules, r
 from policy_server.rules.site import MxHost, possible_hosts
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import OptionValue
-from policy_server.site_keeper import SiteFailure, SiteSchedule, find_site, find_sites
-from policy_server.state import State, build_state
 from policy_server.store.actions import ActionStore, read_in_force
 from policy_server.store.changes import Changes
 from policy_server.store.database import Database

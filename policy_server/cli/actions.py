@@ -23,7 +23,7 @@ from policy_server.cli.session import (
     open_database,
     run_async,
 )
-from policy_server.convert import spell_value
+from policy_server.conversions.actions import spell_value
 from policy_server.dns import MxResolver
 from policy_server.errors import InvalidRequest
 from policy_server.metrics import ServerMetrics

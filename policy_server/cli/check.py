@@ -14,14 +14,14 @@ from policy_server.cli.session import (
 )
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, DomainNotFound
-from policy_server.import_checks import warn_of_traps
-from policy_server.rule_loader import LoadedRules, RuleLoader, read_everything
+from policy_server.importing.checks import warn_of_traps
+from policy_server.in_force.rule_loader import LoadedRules, RuleLoader, read_everything
+from policy_server.in_force.site_keeper import SiteFailure, find_sites
 from policy_server.rules.checks import check_layers
 from policy_server.rules.issues import describe_issue
 from policy_server.rules.layers import AutomationRule, Issue, Severity
 from policy_server.rules.snapshot import find_rolled_up_domains
 from policy_server.settings import Settings
-from policy_server.site_keeper import SiteFailure, find_sites
 from policy_server.store.database import Database
 from policy_server.store.schema import check_schema
 from policy_server.store.sites import StoredSite

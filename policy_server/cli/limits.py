@@ -22,7 +22,7 @@ from policy_server.cli.session import (
     open_database,
     run_async,
 )
-from policy_server.convert_limits import name_holder, split_holder
+from policy_server.conversions.limits import name_holder, split_holder
 from policy_server.errors import NotFound, PolicyServerError, Unavailable
 from policy_server.rules.values import Rate, format_rate
 from policy_server.store.leases import read_book

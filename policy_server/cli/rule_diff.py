@@ -19,7 +19,7 @@ from policy_server.cli.session import (
     keeping_objects,
     open_database,
 )
-from policy_server.rule_preview import (
+from policy_server.importing.preview import (
     AnswerPreview,
     preview_answers,
     preview_checks,

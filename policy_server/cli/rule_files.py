@@ -12,7 +12,7 @@ import click
 
 from policy_server.builtin import builtin_rules_path
 from policy_server.cli.session import run_async
-from policy_server.import_checks import check_drafts
+from policy_server.importing.checks import check_drafts
 from policy_server.rule_files.reader import read_rule_file
 from policy_server.rule_files.remote import fetch_rule_file, is_remote
 from policy_server.rules.checks import DEFAULT_LEVELS, CheckLevel

@@ -31,13 +31,13 @@ from policy_server.cli.session import (
     open_database,
     run_async,
 )
-from policy_server.convert import from_outcome, to_outcome
-from policy_server.convert_trial import spell_enhanced
+from policy_server.conversions.outcomes import from_outcome, to_outcome
+from policy_server.conversions.trials import spell_enhanced
 from policy_server.dns import MxResolver
 from policy_server.errors import PolicyServerError
-from policy_server.known_sites import KnownSites
-from policy_server.outcome_files import OutcomeFiles
-from policy_server.rule_preview import KnownRules, put_in_place, read_known
+from policy_server.importing.preview import KnownRules, put_in_place, read_known
+from policy_server.in_force.known_sites import KnownSites
+from policy_server.in_force.site_keeper import find_sites
 from policy_server.rules.issues import issue_json
 from policy_server.rules.layers import AutomationRule, Issue, Layer, LayerDraft, Severity
 from policy_server.rules.parse import parse_layer
@@ -47,12 +47,12 @@ from policy_server.rules.validity import layers_in_force
 from policy_server.services.rule_trial import RuleTrial
 from policy_server.services.rule_trials import PAGE, read_stored
 from policy_server.settings import Settings
-from policy_server.site_keeper import find_sites
 from policy_server.store.actions import read_evidence
 from policy_server.store.database import Database
 from policy_server.store.scratch import keep_waiting, open_scratch, read_waiting
 from policy_server.store.sites import StoredSite, load_sites
-from policy_server.trial_sites import TrialSites, TriedRules
+from policy_server.trials.outcome_files import OutcomeFiles
+from policy_server.trials.sites import TrialSites, TriedRules
 
 #: Rows of a table for people; --json has all.
 _MOST_ROWS = 40

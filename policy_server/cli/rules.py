@@ -30,9 +30,9 @@ from policy_server.cli.session import (
     keeping_objects,
     open_database,
 )
+from policy_server.importing.preview import preview_checks, preview_layers, read_known
 from policy_server.rule_files.reader import FileFormat, find_format
 from policy_server.rule_files.writer import write_rules
-from policy_server.rule_preview import preview_checks, preview_layers, read_known
 from policy_server.rules.checks import CheckLevel
 from policy_server.rules.diff import LayerDiff
 from policy_server.rules.issues import issue_json

@@ -1,7 +1,7 @@
 """
 What agents say and are told about limits, as the book sees it.
 
-`convert` makes these of what goes over the wire.
+`conversions.limits` makes these of what goes over the wire.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,13 @@ from uuid import uuid4
 
 from penstock.v1 import automation_service_pb2, automation_service_pb2_grpc
 from policy_server.automation.actions import OPERATOR, ActionInForce
-from policy_server.convert import read_request, read_states, read_until, to_action, to_evidence
+from policy_server.conversions.actions import (
+    read_request,
+    read_states,
+    read_until,
+    to_action,
+    to_evidence,
+)
 from policy_server.errors import InvalidRequest
 from policy_server.operator_actions import create_by_hand
 from policy_server.policy import Policy

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from penstock.v1 import feedback_service_pb2, feedback_service_pb2_grpc
-from policy_server.convert import read_outcomes
+from policy_server.conversions.outcomes import read_outcomes
 from policy_server.errors import InvalidRequest, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock.v1 import fleet_service_pb2, fleet_service_pb2_grpc
-from policy_server.convert import to_agent
+from policy_server.conversions.agents import to_agent
 from policy_server.known_agents import SEEN_FOR
 from policy_server.policy import Policy
 from policy_server.services.paging import read_page_size

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from penstock.v1 import limit_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce, ActionScope
-from policy_server.convert import read_hosts
+from policy_server.conversions.paths import read_hosts
 from policy_server.errors import PolicyServerError, Unavailable
 from policy_server.lending.port import LimitStore
 from policy_server.limits.naming import NamedLimits

@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock.v1 import limit_service_pb2 as pb
 from penstock.v1 import limit_service_pb2_grpc
-from policy_server.convert_limits import (
+from policy_server.conversions.limits import (
     check_report,
     name_holder,
     to_answer,

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 
 from penstock.v1 import limit_service_pb2 as pb
-from policy_server.convert_limits import (
+from policy_server.conversions.limits import (
     check_report,
     invalid_report,
     read_demand,

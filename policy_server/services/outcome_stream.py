@@ -20,7 +20,12 @@ from datetime import timedelta
 
 from penstock.v1 import feedback_service_pb2 as pb
 from policy_server.automation.outcome_filter import OutcomeFilter
-from policy_server.convert import find_violations, from_outcome, read_skipped, to_filter
+from policy_server.conversions.outcomes import (
+    find_violations,
+    from_outcome,
+    read_skipped,
+    to_filter,
+)
 from policy_server.errors import InvalidRequest, PolicyServerError, Unavailable
 from policy_server.metrics import ServerMetrics
 from policy_server.services.outcome_counter import OutcomeCounter, StaleFilter

@@ -12,9 +12,11 @@ from typing import Any
 import grpc
 
 from penstock.v1 import policy_service_pb2
+from policy_server.answering.requests import Asked, OpenQuestion, read_request
+from policy_server.answering.wire_form import write_field
 from policy_server.automation.actions import BOUNCES, OVERRIDES, SUSPENSIONS
-from policy_server.convert import read_hosts, to_bounce, to_explained, to_suspension
-from policy_server.convert_questions import Asked, OpenQuestion, read_request
+from policy_server.conversions.actions import to_bounce, to_suspension
+from policy_server.conversions.paths import read_hosts, to_explained
 from policy_server.errors import InvalidRequest, PolicyServerError
 from policy_server.policy import Policy
 from policy_server.rules.resolve import Question
@@ -22,7 +24,6 @@ from policy_server.services.caller import read_process
 from policy_server.services.paging import read_page_size, read_page_token
 from policy_server.services.statuses import status_message, status_number
 from policy_server.services.watch import WatchHub
-from policy_server.wire_form import write_field
 
 SERVICE_NAME = policy_service_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _MAX_BATCH = 500

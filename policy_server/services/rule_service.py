@@ -11,14 +11,22 @@ from sqlalchemy import Connection
 
 from penstock.v1 import rule_service_pb2 as pb
 from penstock.v1 import rule_service_pb2_grpc
-from policy_server import convert_rules
-from policy_server.convert_rules import MOST_LISTED
+from policy_server.conversions.rules import (
+    MOST_LISTED,
+    read_format,
+    refuse,
+    to_issue,
+    to_layer,
+    to_layer_change,
+    to_revision,
+    to_rule_error,
+)
 from policy_server.errors import InvalidRequest, NotFound, RulesNotLoaded
-from policy_server.import_checks import check_drafts
+from policy_server.importing.checks import check_drafts
+from policy_server.importing.preview import KnownRules, preview_checks, preview_layers, read_known
 from policy_server.policy import Policy
 from policy_server.rule_files.reader import read_content
 from policy_server.rule_files.writer import write_rules
-from policy_server.rule_preview import KnownRules, preview_checks, preview_layers, read_known
 from policy_server.rules.layers import Issue, LayerDraft, Severity
 from policy_server.services.caller import read_caller
 from policy_server.services.paging import read_page_size, read_page_token
@@ -56,7 +64,7 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         draft, issues = await _read_draft(request)
         errors = _choose(issues, Severity.ERROR)
         if errors:
-            raise convert_rules.refuse(errors, field="content", what="nothing was imported")
+            raise refuse(errors, field="content", what="nothing was imported")
         known = await self._read(read_known)
         issues += await asyncio.to_thread(preview_checks, known, [draft])
         author = _read_author(context)
@@ -69,9 +77,9 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
 
         revision, layer = await self._change("layer imported", write, layer=draft.name)
         return pb.ImportLayerResponse(
-            layer=convert_rules.to_layer(layer),
+            layer=to_layer(layer),
             revision=revision,
-            warnings=map(convert_rules.to_issue, _choose(issues, Severity.WARNING)),
+            warnings=map(to_issue, _choose(issues, Severity.WARNING)),
         )
 
     async def ExportLayer(
@@ -79,7 +87,7 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
     ) -> pb.ExportLayerResponse:
         """Write a layer as a rule file."""
         name = _require_name(request.layer_name)
-        format = convert_rules.read_format(request.format)
+        format = read_format(request.format)
 
         def read(
             connection: Connection,
@@ -90,10 +98,10 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         text, obstacles = await asyncio.to_thread(write_rules, draft, format)
         if unreadable or obstacles:
             what = f'layer "{name}" can\'t be written as a file'
-            raise convert_rules.refuse((*unreadable, *obstacles), field="layer_name", what=what)
+            raise refuse((*unreadable, *obstacles), field="layer_name", what=what)
         return pb.ExportLayerResponse(
             content=text.encode(),
-            layer=convert_rules.to_layer(_find_layer(rows, name)),
+            layer=to_layer(_find_layer(rows, name)),
             revision=revision,
         )
 
@@ -107,7 +115,7 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         rest = layers if last is None else _list_after(layers, last)
         page = rest[:size]
         return pb.ListLayersResponse(
-            layers=map(convert_rules.to_layer, page),
+            layers=map(to_layer, page),
             next_page_token=str(page[-1].id) if len(rest) > size else "",
             revision=revision,
         )
@@ -149,13 +157,13 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         known = await self._read(read_known)
         errors = _choose(issues, Severity.ERROR)
         response = pb.ValidateLayerResponse(
-            errors=map(convert_rules.to_issue, errors[:MOST_LISTED]), revision=known.revision
+            errors=map(to_issue, errors[:MOST_LISTED]), revision=known.revision
         )
         if not errors:
             issues += await asyncio.to_thread(preview_checks, known, [draft])
             response.layer_change.CopyFrom(await asyncio.to_thread(_preview, known, draft))
         warnings = _choose(issues, Severity.WARNING)[:MOST_LISTED]
-        response.warnings.extend(map(convert_rules.to_issue, warnings))
+        response.warnings.extend(map(to_issue, warnings))
         return response
 
     async def ListRevisions(
@@ -169,7 +177,7 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         )
         page = found[:size]
         return pb.ListRevisionsResponse(
-            revisions=map(convert_rules.to_revision, page),
+            revisions=map(to_revision, page),
             next_page_token=str(page[-1].id) if len(found) > size else "",
         )
 
@@ -204,7 +212,7 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
         )
         page = found[:size]
         return pb.ListRuleErrorsResponse(
-            rule_errors=map(convert_rules.to_rule_error, page),
+            rule_errors=map(to_rule_error, page),
             next_page_token=str(page[-1].id) if len(found) > size else "",
         )
 
@@ -234,7 +242,7 @@ async def _read_draft(
 ) -> tuple[LayerDraft, list[Issue]]:
     """Read the file of a request, with all that is wrong in it."""
     name = _require_name(request.layer_name)
-    format = convert_rules.read_format(request.format)
+    format = read_format(request.format)
 
     def read() -> tuple[LayerDraft, list[Issue]]:
         draft, found = read_content(
@@ -246,7 +254,7 @@ async def _read_draft(
 
 
 def _preview(known: KnownRules, draft: LayerDraft) -> pb.LayerChange:
-    return convert_rules.to_layer_change(preview_layers(known, [draft])[0])
+    return to_layer_change(preview_layers(known, [draft])[0])
 
 
 def _require_name(name: str) -> str:

@@ -26,7 +26,7 @@ from policy_server.rules.layers import (
 from policy_server.services.outcome_matcher import OutcomeMatcher
 from policy_server.store.actions import count_and_act, expire_actions
 from policy_server.store.scratch import count_actions, first_actions, next_end
-from policy_server.trial_sites import TriedRules
+from policy_server.trials.sites import TriedRules
 
 #: Most actions that are listed.
 MAX_ACTIONS = 1000

@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from penstock.v1 import automation_service_pb2 as pb
-from policy_server import convert, convert_rules, convert_trial
 from policy_server.automation.outcome_filter import list_rules
 from policy_server.automation.outcomes import Outcome
 from policy_server.automation.trial import TrialResult
+from policy_server.conversions.outcomes import read_outcomes as read_reported
+from policy_server.conversions.rules import refuse
+from policy_server.conversions.trials import read_format, read_span, to_response
 from policy_server.errors import InvalidRequest, RulesNotLoaded, Unavailable
-from policy_server.import_checks import check_drafts, warn_of_traps
+from policy_server.importing.checks import check_drafts, warn_of_traps
 from policy_server.policy import Policy
 from policy_server.rule_files.reader import read_content
 from policy_server.rules.layers import Issue, Severity
@@ -29,7 +31,7 @@ from policy_server.store.database import Database
 from policy_server.store.outcomes import read_outcomes
 from policy_server.store.scratch import open_scratch
 from policy_server.store.sites import load_sites
-from policy_server.trial_sites import TrialSites, TriedRules
+from policy_server.trials.sites import TrialSites, TriedRules
 
 #: Most outcomes that a call gives.
 MAX_OUTCOMES = 10_000
@@ -67,14 +69,14 @@ class RuleTrials:
         if len(request.outcomes) > MAX_OUTCOMES:
             message = f"a call takes at most {MAX_OUTCOMES} outcomes; store them, or split them"
             raise InvalidRequest(message, field="outcomes")
-        start, end = convert_trial.read_span(request)
+        start, end = read_span(request)
         if self._running.locked():
             # A second one at the same time would take twice as long.
             raise Unavailable(
                 "rules are being tried already; try again", retry_delay=timedelta(seconds=5)
             )
         async with self._running:
-            given = convert.read_outcomes(request.outcomes)
+            given = read_reported(request.outcomes)
             stop = threading.Event()
             work = asyncio.ensure_future(
                 asyncio.to_thread(self._test, request, given, (start, end), stop)
@@ -97,7 +99,7 @@ class RuleTrials:
         tried = self._read_rules(request)
         pages = _part(given) if given else read_stored(self._database, *span)
         result = asyncio.run(self._run(tried, pages, stop))
-        return convert_trial.to_response(result, tried.issues)
+        return to_response(result, tried.issues)
 
     async def _run(
         self, tried: _Tried, pages: Iterator[Sequence[Outcome]], stop: threading.Event
@@ -116,14 +118,14 @@ class RuleTrials:
             snapshot = self._policy.snapshot
             rules = {rule.key: rule for rule in list_rules(snapshot)}.values()
             return _Tried(snapshot=snapshot, sites={}, issues=warn_of_traps(rules))
-        format = convert_trial.read_format(request.format)
+        format = read_format(request.format)
         draft, found = read_content(
             request.content.encode(), name=_LAYER, file=_LAYER, format=format
         )
         issues = (*found, *check_drafts([draft]))
         errors = [issue for issue in issues if issue.severity is Severity.ERROR]
         if errors:
-            raise convert_rules.refuse(errors, field="content", what="nothing was tried")
+            raise refuse(errors, field="content", what="nothing was tried")
         stored = self._database.read_now(load_sites)
         sites = {domain: item.site for domain, item in stored.items()}
         snapshot = compile_snapshot([parse_layer(draft)[0]], sites=sites, revision=0)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.answers import Answer
+from policy_server.answering.answers import Answer
+from policy_server.answering.wire_form import write_field
 from policy_server.automation.actions import BOUNCES, ActionInForce
-from policy_server.convert import to_bounce, to_suspension
-from policy_server.wire_form import write_field
+from policy_server.conversions.actions import to_bounce, to_suspension
 
 _NO_TIME = timedelta()
 #: How long a written time or ttl is near enough.

@@ -26,7 +26,7 @@ from datetime import datetime
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce
-from policy_server.convert import read_hosts
+from policy_server.conversions.paths import read_hosts
 from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy

@@ -23,7 +23,7 @@ from policy_server.automation.actions import ActionState
 from policy_server.automation.decide import Match
 from policy_server.automation.matching import Effort, compile_rules, match_outcome
 from policy_server.automation.outcome_filter import build_filter
-from policy_server.convert import from_outcome, to_filter
+from policy_server.conversions.outcomes import from_outcome, to_filter
 from policy_server.rules.layers import (
     AutomationRule,
     Block,

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, text, update
 
 from policy_server.errors import StoreRefused
 from policy_server.history_keeper import keep_history
-from policy_server.rule_loader import RuleLoader, read_everything
+from policy_server.in_force.rule_loader import RuleLoader, read_everything
 from policy_server.rules.layers import BlockDraft, Issue, LayerDraft, Scope
 from policy_server.rules.site import MxHost, Site
 from policy_server.rules.values import Limit

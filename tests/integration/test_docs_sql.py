@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from policy_server.rule_loader import RuleLoader, read_everything
+from policy_server.in_force.rule_loader import RuleLoader, read_everything
 from policy_server.rules.document import read_document
 from policy_server.store.database import Database
 from policy_server.store.layers import import_layers

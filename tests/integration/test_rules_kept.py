@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from policy_server.rule_keeper import RuleKeeper
-from policy_server.rule_loader import RuleLoader, read_everything
+from policy_server.in_force.rule_keeper import RuleKeeper
+from policy_server.in_force.rule_loader import RuleLoader, read_everything
 from policy_server.rules.checks import find_collisions
 from policy_server.rules.resolve import Question, consulted_rules, resolve
 from policy_server.rules.site import MxHost

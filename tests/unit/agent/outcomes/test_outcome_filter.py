@@ -16,7 +16,7 @@ from agent.outcomes.outcome_filter import (
     reply_text,
 )
 from policy_server.automation.outcomes import reply_text as servers_reply_text
-from policy_server.convert import from_outcome
+from policy_server.conversions.outcomes import from_outcome
 
 _HANGING = FilterPattern(regex=r"(?=a)(a|a)*$", is_backtracking=True)
 

@@ -6,11 +6,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize(
-    "name", ["automation.outcomes", "automation.relax", "automation.unmatched", "convert_trial"]
-)
+@pytest.mark.parametrize("name", ["outcomes", "relax", "unmatched"])
 def test_examples_in_docstrings_hold(name):
-    module = importlib.import_module(f"policy_server.{name}")
+    module = importlib.import_module(f"policy_server.automation.{name}")
 
     failed, attempted = doctest.testmod(module)
 

@@ -14,7 +14,7 @@ from policy_server.automation.requests import (
     check_request,
     parse_value,
 )
-from policy_server.convert import spell_value
+from policy_server.conversions.actions import spell_value
 from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.values import InvalidValueError, format_value
 

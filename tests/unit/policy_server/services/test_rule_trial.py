@@ -27,7 +27,7 @@ from policy_server.rules.values import Limit, parse_rate
 from policy_server.services.rule_trial import MOMENT, RuleTrial
 from policy_server.store.actions import read_evidence
 from policy_server.store.scratch import keep_waiting, open_scratch, read_waiting
-from policy_server.trial_sites import TrialSites, TriedRules
+from policy_server.trials.sites import TrialSites, TriedRules
 from tests.unit.policy_server.automation.examples import START, make_outcome, make_rule
 
 _SECONDS = timedelta(seconds=1)

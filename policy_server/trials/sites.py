@@ -11,15 +11,15 @@ The sites of outcomes on which rules are tried: what lines say, what is known, a
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from policy_server.answering.questions import check_domain, check_source
 from policy_server.automation.outcomes import Outcome
 from policy_server.dns import MxResolver
 from policy_server.errors import PolicyServerError
-from policy_server.outcome_lines import OutcomeLine
-from policy_server.questions import check_domain, check_source
+from policy_server.in_force.site_keeper import find_site
 from policy_server.rules.resolve import Question
 from policy_server.rules.site import MxHost, Site, guess_hosts, site_name
 from policy_server.rules.snapshot import Snapshot
-from policy_server.site_keeper import find_site
+from policy_server.trials.outcome_lines import OutcomeLine
 
 #: Sites that lines name, and domains that were looked up.
 _MOST_KEPT = 20_000

@@ -5,7 +5,7 @@ from google.protobuf.duration_pb2 import Duration
 from penstock.v1 import limit_pb2 as pb
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit, Rate
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
-from policy_server.limit_refs import MOST_UNITS, AnsweredLimit, find_limits, kind_of
+from policy_server.answering.limit_refs import MOST_UNITS, AnsweredLimit, find_limits, kind_of
 from policy_server.limits.spec import Earning, LimitSpec
 
 SECOND = 1_000_000_000

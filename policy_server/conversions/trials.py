@@ -1,7 +1,5 @@
 """
 Conversions between the messages of TestRules and what the server knows of trials.
-
-It is pure, and with `convert` and `convert_rules` the only module that knows both.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +11,7 @@ from penstock.v1 import automation_service_pb2 as pb
 from policy_server.automation.actions import block_title
 from policy_server.automation.trial import TrialResult, describe_warnings
 from policy_server.automation.unmatched import UnmatchedReplies
-from policy_server.convert import to_action
+from policy_server.conversions.actions import to_action
 from policy_server.errors import InvalidRequest
 from policy_server.rule_files.reader import FileFormat
 from policy_server.rules.issues import describe_issue

@@ -18,7 +18,7 @@ from itertools import chain
 
 from sqlalchemy import Connection
 
-from policy_server.known_sites import KnownSites
+from policy_server.in_force.known_sites import KnownSites
 from policy_server.rules.book import BookEntry, RuleBook, RulesChange
 from policy_server.rules.issues import block_title
 from policy_server.rules.layers import Block, Issue, Layer, LayerDraft, Severity

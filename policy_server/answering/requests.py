@@ -9,8 +9,8 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from penstock.v1 import policy_service_pb2 as pb
+from policy_server.answering.questions import make_question
 from policy_server.errors import InvalidRequest
-from policy_server.questions import make_question
 from policy_server.rules.resolve import Question
 
 #: Requests that are kept, and the longest of them; a few hosts have a few hundred bytes.

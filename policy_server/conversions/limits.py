@@ -12,9 +12,9 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from penstock.v1 import limit_service_pb2 as pb
+from policy_server.answering.limit_refs import kind_of
 from policy_server.errors import InvalidRequest
 from policy_server.lending.port import Taken
-from policy_server.limit_refs import kind_of
 from policy_server.limits.messages import Demand, Grant
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.views import HolderView, LimitView

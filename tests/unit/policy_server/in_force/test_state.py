@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from policy_server.answers import build_answer
+from policy_server.answering.answers import build_answer
 from policy_server.automation.actions import ActionInForce, ActionKind, ActionState
-from policy_server.known_sites import KnownSites
-from policy_server.rule_keeper import KeptRules
+from policy_server.in_force.known_sites import KnownSites
+from policy_server.in_force.rule_keeper import KeptRules
+from policy_server.in_force.site_keeper import SiteSchedule
+from policy_server.in_force.state import build_state, to_override
 from policy_server.rules.layers import Block, Layer, Scope
 from policy_server.rules.resolve import Question
 from policy_server.rules.scopes import find_scopes
@@ -18,8 +20,6 @@ from policy_server.rules.site import MxHost, Site
 from policy_server.rules.snapshot import compile_snapshot
 from policy_server.rules.validity import layers_in_force
 from policy_server.rules.values import Limit, parse_rate
-from policy_server.site_keeper import SiteSchedule
-from policy_server.state import build_state, to_override
 from policy_server.store.sites import StoredSite
 
 _NOW = datetime(2026, 8, 1, tzinfo=UTC)

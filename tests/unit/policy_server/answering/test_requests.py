@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.convert_questions import Asked, OpenQuestion, read_request
+from policy_server.answering.questions import make_question
+from policy_server.answering.requests import Asked, OpenQuestion, read_request
 from policy_server.errors import InvalidRequest
-from policy_server.questions import make_question
 from policy_server.rules.site import MxHost
 
 _HOSTS = st.lists(

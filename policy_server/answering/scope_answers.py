@@ -16,11 +16,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from penstock.v1.egress_path_pb2 import REFRESH_STRATEGY_EPOCH, EgressPathConfig
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
-from policy_server.limit_refs import AnsweredLimit, find_limits
+from policy_server.answering.limit_refs import AnsweredLimit, find_limits
+from policy_server.answering.wire_form import serialise, write_field
 from policy_server.rules.config import to_config
 from policy_server.rules.resolve import Override, merge_scopes
 from policy_server.rules.scopes import Scopes
-from policy_server.wire_form import serialise, write_field
 
 _PROVIDER_NAMES = GetEgressPathConfigResponse.PROVIDER_NAMES_FIELD_NUMBER
 _MAX_AGE = GetEgressPathConfigResponse.MAX_AGE_FIELD_NUMBER

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection
 
-from policy_server.import_checks import check_together
+from policy_server.importing.checks import check_together
 from policy_server.rules.checks import CheckLevel
 from policy_server.rules.diff import (
     AnswerDiff,

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from penstock.v1 import limit_pb2
 from penstock.v1.egress_path_pb2 import EgressPathConfig, Limit, Rate
 from penstock.v1.policy_service_pb2 import GetEgressPathConfigResponse
+from policy_server.answering.wire_form import serialise, write_field
 from policy_server.limits.spec import Earning, LimitSpec
-from policy_server.wire_form import serialise, write_field
 
 #: Nobody passes more at once; a larger burst is lent as this.
 MOST_UNITS = 1_000_000_000

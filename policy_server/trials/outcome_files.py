@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import BinaryIO, cast
 
-from policy_server.outcome_lines import BadLine, OutcomeLine, read_line
 from policy_server.rules.issues import quote_value
 from policy_server.rules.layers import Issue
+from policy_server.trials.outcome_lines import BadLine, OutcomeLine, read_line
 
 #: Longest line taken, in bytes.
 MAX_LINE = 16 * 1024 * 1024

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from penstock.v1 import policy_service_pb2
-from policy_server.limit_refs import AnsweredLimit
+from policy_server.answering.limit_refs import AnsweredLimit
+from policy_server.answering.scope_answers import ScopeAnswer
+from policy_server.answering.wire_form import serialise, write_field, write_number, write_text
 from policy_server.limits.spec import LimitSpec
 from policy_server.rules.resolve import Override, Question, name_path, order_overrides
 from policy_server.rules.scopes import Scopes
-from policy_server.scope_answers import ScopeAnswer
-from policy_server.wire_form import serialise, write_field, write_number, write_text
 
 _Response = policy_service_pb2.GetEgressPathConfigResponse
 _CONFIG = _Response.CONFIG_FIELD_NUMBER

@@ -1,17 +1,13 @@
 """
 Conversions between the messages of the RuleService and what the server knows of rules.
-
-It is pure, and with `convert` the only module that knows both.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from penstock.v1 import rule_service_pb2 as pb
+from policy_server.conversions.times import write_bound, write_time
 from policy_server.errors import InvalidRequest
 from policy_server.rule_files.reader import FileFormat
 from policy_server.rules.diff import BlockDiff, Change, LayerDiff, OptionDiff
@@ -75,8 +71,8 @@ def to_layer(row: LayerRow) -> pb.Layer:
         enabled=row.enabled,
         block_count=row.blocks,
         description=row.description,
-        valid_from_time=_to_time(row.valid_from),
-        valid_until_time=_to_time(row.valid_until),
+        valid_from_time=write_bound(row.valid_from),
+        valid_until_time=write_bound(row.valid_until),
     )
 
 
@@ -109,7 +105,7 @@ def to_revision(revision: Revision) -> pb.RuleRevision:
     """Convert a revision."""
     return pb.RuleRevision(
         revision=revision.id,
-        commit_time=_to_time(revision.committed_at),
+        commit_time=write_time(revision.committed_at),
         author=revision.author,
         summary=revision.summary,
         row_count=revision.changes,
@@ -151,11 +147,3 @@ def _to_option_change(diff: OptionDiff) -> pb.OptionChange:
 
 def _to_json(value: Any) -> str:
     return "" if value is None else json.dumps(plain(value))
-
-
-def _to_time(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message

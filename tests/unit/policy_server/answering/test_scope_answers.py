@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from penstock.v1 import limit_pb2
-from policy_server.answers import Answer, build_answer
-from policy_server.limit_refs import find_limits
+from policy_server.answering.answers import Answer, build_answer
+from policy_server.answering.limit_refs import find_limits
+from policy_server.answering.scope_answers import ScopeAnswers
 from policy_server.rules.book import BookEntry, RuleBook
 from policy_server.rules.config import to_config
 from policy_server.rules.layers import Block, Layer, Scope
@@ -20,7 +21,6 @@ from policy_server.rules.resolve import Override, Question, resolve
 from policy_server.rules.scopes import find_scopes
 from policy_server.rules.snapshot import Snapshot
 from policy_server.rules.values import Limit
-from policy_server.scope_answers import ScopeAnswers
 from tests.unit.policy_server.rules.drafts import ask, make_sites, make_snapshot
 from tests.unit.policy_server.rules.made_rules import MX, QUESTIONS, made_blocks, made_layers
 

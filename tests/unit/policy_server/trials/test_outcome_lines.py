@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from agent.delivery.record import Record, RecordType, Response
 from agent.outcomes.lines import format_line
 from policy_server.automation.outcomes import OutcomeType, Reply, reply_text
-from policy_server.convert import from_outcome, to_outcome
-from policy_server.outcome_files import MAX_MISTAKES, OutcomeFiles
-from policy_server.outcome_lines import BadLine, read_line
+from policy_server.conversions.outcomes import from_outcome, to_outcome
 from policy_server.rules.site import MxHost
+from policy_server.trials.outcome_files import MAX_MISTAKES, OutcomeFiles
+from policy_server.trials.outcome_lines import BadLine, read_line
 
 _NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from policy_server.automation.actions import OPERATOR, OVERRIDES, ActionInForce, ActionKind
-from policy_server.rule_keeper import KeptRules
+from policy_server.in_force.rule_keeper import KeptRules
 from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.layers import Layer
 from policy_server.rules.resolve import Override, Question

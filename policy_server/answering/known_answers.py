@@ -8,12 +8,12 @@ from collections import OrderedDict
 
 import msgspec
 
-from policy_server.answers import Answer, build_answer
+from policy_server.answering.answers import Answer, build_answer
+from policy_server.answering.scope_answers import ScopeAnswers
+from policy_server.in_force.state import State
 from policy_server.metrics import ServerMetrics
 from policy_server.rules.resolve import Override, Question
 from policy_server.rules.scopes import Scopes, find_scopes
-from policy_server.scope_answers import ScopeAnswers
-from policy_server.state import State
 
 _KEPT = 20_000
 

@@ -1,0 +1,1 @@
+"""Trials: the outcomes on which rules are tried, and their sites."""
