@@ -18,7 +18,7 @@ def build_table(views: Sequence[ProviderView], *, phase: str, elapsed: float) ->
     """Draw the live view; it fits 80 columns."""
     table = Table(title="Penstock on loopback: one server, two agents, three providers")
     table.add_column("provider", no_wrap=True)
-    for heading in ("queued", "delivered", "bounced", "msgs/s", "connections"):
+    for heading in ("queued", "delivered", "5xx", "msgs/s", "connections"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("says", width=7, no_wrap=True)
     for view in views:
@@ -26,12 +26,15 @@ def build_table(views: Sequence[ProviderView], *, phase: str, elapsed: float) ->
             view.name,
             str(view.queued),
             str(view.delivered),
-            str(view.bounced),
+            str(view.refused),
             f"{view.rate:.0f} of {_limit(view.rate_limit)}",
             f"{view.connections} of {_limit(view.connection_limit)}",
             Text("421", style="bold red") if view.is_pushing_back else Text("welcome"),
         )
-    table.caption = "msgs/s: over the last two seconds, with what bursts the rules allow"
+    table.caption = (
+        "5xx: replies, of which a mail that bounces may meet two;\n"
+        "msgs/s: over the last two seconds, with what bursts the rules allow"
+    )
     actions = [f"{view.name}: {action}" for view in views for action in view.actions]
     return Group(
         table,
@@ -46,7 +49,7 @@ def build_line(views: Sequence[ProviderView], *, phase: str, elapsed: float) -> 
     parts = []
     for view in views:
         part = (
-            f"{view.name}: queued {view.queued} delivered {view.delivered} bounced {view.bounced}"
+            f"{view.name}: queued {view.queued} delivered {view.delivered} 5xx {view.refused}"
             f" rate {view.rate:.0f}/{_limit(view.rate_limit)}"
             f" connections {view.connections}/{_limit(view.connection_limit)}"
         )
@@ -86,7 +89,7 @@ def build_counts(report: Mapping[str, Any]) -> Table:
                 "" if rate is None else f"{-rate['excess']:.1f}",
             )
     table.caption = (
-        "conns: most connections at once; on one: most messages on one of them;\n"
+        "4xx, 5xx: replies; conns: most connections at once; on one: most messages on one;\n"
         "spare: of the rate and its burst, in the worst window, messages left"
     )
     return table

@@ -40,7 +40,8 @@ class ProviderView:
     name: str
     queued: int = 0
     delivered: int = 0
-    bounced: int = 0
+    #: Replies of 5xx; what is sent along with a recipient that is refused meets one as well.
+    refused: int = 0
     #: Offered to the provider, a second, of late; and what the rules allow both agents together.
     rate: float = 0.0
     rate_limit: float | None = None
@@ -171,7 +172,7 @@ class Watch:
             name=name,
             queued=sum(path["queued"] for path in paths),
             delivered=counts["identities"],
-            bounced=total["refused"],
+            refused=total["refused"],
             rate=self._rate(name, total["messages_offered"]),
             rate_limit=rate_limit(name, configs),
             connections=total["connections"]["open"],
