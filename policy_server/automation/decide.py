@@ -17,6 +17,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from policy_server.automation.actions import (
     EVIDENCE_KEPT,
     ActionKind,
@@ -45,8 +47,7 @@ from policy_server.rules.layers import (
 from policy_server.rules.values import InvalidValueError, Limit, Rate, format_value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mail:
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """Whose mail an outcome was about, as far as actions hold for it."""
 
     routing_domain: str = ""
@@ -54,14 +55,13 @@ class Mail:
     campaign: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(msgspec.Struct, frozen=True, kw_only=True):
     """One outcome that one rule matched."""
 
     rule: AutomationRule
     outcome: Outcome
     #: Ruled values of the options that the rule's actions override, as JSON.
-    ruled_values: Mapping[str, Any] = field(default_factory=dict)
+    ruled_values: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def counted_under(self) -> tuple[str, str]:
@@ -336,7 +336,7 @@ def _newest_ids(known: Sequence[_Known], times: Collection[datetime]) -> tuple[s
 
 def _replace_mail(outcome: Outcome, mail: Mail) -> Outcome:
     """Return *outcome* as if it had been about other mail of the same path."""
-    return replace(
+    return msgspec.structs.replace(
         outcome,
         routing_domain=mail.routing_domain,
         tenant=mail.tenant,

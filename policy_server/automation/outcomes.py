@@ -6,11 +6,11 @@ are kept. Which rules an outcome concerns is not known here (see `policy_server.
 """
 
 import functools
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import re2
 
 #: Longest text a pattern is tried on, in characters; RFC 5321 replies are far shorter.
@@ -31,8 +31,7 @@ class OutcomeType(StrEnum):
     FEEDBACK_REPORT = "FeedbackReport"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """A reply of the peer, or the text the agent made where no peer replied."""
 
     #: Three digits; 0 if there is none.
@@ -43,8 +42,7 @@ class Reply:
     command: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What one delivery attempt led to."""
 
     event_id: str
@@ -59,7 +57,7 @@ class Outcome:
     egress_pool: str = ""
     tenant: str = ""
     campaign: str = ""
-    reply: Reply = field(default_factory=Reply)
+    reply: Reply = Reply()
     #: Made by the agent, not by the peer.
     internal: bool = False
     num_attempts: int = 0

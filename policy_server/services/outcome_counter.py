@@ -9,8 +9,9 @@ therefore not have matched: the result is the same as if it had been sent.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from policy_server.automation.outcome_filter import OutcomeFilter
 from policy_server.automation.outcomes import Outcome

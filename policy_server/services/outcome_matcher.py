@@ -194,7 +194,10 @@ def _with_ruled_values(
     matches = []
     for outcome, path, rule in hits:
         options = [action.name for action in rule.actions if isinstance(action, OptionAction)]
-        if options and id(path) not in known and path.question is not None:
+        if not options:
+            matches.append(Match(rule=rule, outcome=outcome))
+            continue
+        if id(path) not in known and path.question is not None:
             resolved = resolve(snapshot, path.question, ()).options
             known[id(path)] = {name: format_value(entry.value) for name, entry in resolved.items()}
         ruled = known.get(id(path), {})

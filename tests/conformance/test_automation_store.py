@@ -573,7 +573,7 @@ def _at(minutes):
 
 def test_what_ends_is_ordered_by_less_than_a_millisecond(database):
     rule = make_rule(duration=timedelta(microseconds=600))
-    outcome = replace(make_outcome("a", 0), event_time=_NOW)
+    outcome = make_outcome("a", event_time=_NOW)
     _report(database, Match(rule=rule, outcome=outcome))
 
     assert _in_force(database, _NOW + timedelta(microseconds=599))

@@ -1,6 +1,5 @@
 """Revision and actions of a policy are of one moment, whoever writes while they are read."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from policy_server.automation.decide import Match
@@ -15,7 +14,7 @@ from tests.unit.policy_server.automation.examples import make_outcome, make_rule
 
 def _suspend(database, event_id):
     now = datetime.now(UTC)
-    outcome = replace(make_outcome(event_id, 0), event_time=now, site_name=event_id)
+    outcome = make_outcome(event_id, event_time=now, site_name=event_id)
     match = Match(rule=make_rule(duration=timedelta(hours=1)), outcome=outcome)
     database.write_now(lambda connection: count_and_act(connection, matches=[match], now=now))
 

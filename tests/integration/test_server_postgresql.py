@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -233,7 +232,7 @@ async def test_an_action_that_one_server_puts_in_force_is_answered_by_the_other(
     async with _serving(url) as (one, _), _serving(url) as (other, _):
         rule = make_rule()
         now = datetime.now(UTC)
-        outcome = replace(make_outcome("e1", 0), event_time=now)
+        outcome = make_outcome("e1", event_time=now)
         match = Match(rule=rule, outcome=outcome)
 
         await one.actions.count_and_act([match], now)
