@@ -64,6 +64,11 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     ruled_values: Mapping[str, Any] = MappingProxyType({})
 
     @property
+    def counted_once(self) -> tuple[str, str]:
+        """The rule and the event: however often it is reported, it counts once."""
+        return (self.rule.key, self.outcome.event_id)
+
+    @property
     def counted_under(self) -> tuple[str, str]:
         """The rule and the path that thresholds count it under."""
         return (self.rule.key, self.outcome.counted_path)
@@ -82,6 +87,16 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
             tenant=outcome.tenant,
             campaign=outcome.campaign,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownSupport:
+    """Known matches that an action rests on: its evidence, which is to be looked up."""
+
+    #: Of each, the newest first.
+    times: tuple[datetime, ...] = ()
+    #: Whose mail they are about; None: anyone's.
+    mail: frozenset[Mail] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +119,14 @@ class PlannedAction:
     fired_time: datetime
     expire_time: datetime
     evidence: tuple[Evidence, ...]
-    #: Event ids of the newest known matches that it rests on as well, and of those of them that
-    #: supported nothing before: evidence that is to be looked up.
-    earlier: tuple[str, ...] = ()
-    joining: tuple[str, ...] = ()
+    #: The newest known matches that it rests on as well, and those of them that supported nothing
+    #: before.
+    earlier: KnownSupport = KnownSupport()
+    joining: KnownSupport = KnownSupport()
     #: How to adjust; None for other kinds. The values here are for an action that is new.
     adjust: AdjustConfig | None = None
     adjustment: Adjustment | None = None
-    #: The firing matches that were not known to fire before, ascending.
+    #: Of an adjustment: the firing matches that were not known to fire before, ascending.
     newly_fired: tuple[datetime, ...] = ()
 
     @property
@@ -142,20 +157,16 @@ def decide(
     now: datetime,
     *,
     known_mail: Sequence[Mail] = (),
-    known_ids: Sequence[str] = (),
 ) -> tuple[PlannedAction, ...]:
     """
     Decide what follows from *new* matches of one (rule, path), beside the *known* ones.
 
     *known* are event times in ascending order, as `threshold.history_spans` asks for; an
-    immediate rule needs none. *known_mail* says whose mail each was about; where it is left out, it
-    was that of the newest match. *known_ids* are their event ids, for evidence. What would have
-    ended by *now* does nothing.
+    immediate rule needs none. *known_mail* says whose mail each was about; it may be left out where
+    that does not matter (`heeds_mail`). What would have ended by *now* does nothing.
     """
     rule = new[0].rule
-    whose = known_mail or [new[-1].mail] * len(known)
-    ids = known_ids or [""] * len(known)
-    judged = _judge(new, list(zip(known, whose, ids, strict=True)), now)
+    judged = _judge(new, known, known_mail, now)
     effects = _find_effects(new)
     for mail in judged.mail_fired_late:
         for effect in _effects_of(rule, _replace_mail(new[-1].outcome, mail)):
@@ -164,8 +175,11 @@ def decide(
     return tuple(plan for plan in plans if plan is not None)
 
 
-#: A match that was known before: when, whose mail, and its event id.
-_Known = tuple[datetime, Mail, str]
+def heeds_mail(rule: AutomationRule) -> bool:
+    """Whether it matters to *rule* whose mail the known matches of a path were about."""
+    return _is_for_domain(rule) or not all(
+        _PLANNERS[type(action)].is_for_path for action in rule.actions
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,26 +187,33 @@ class _Judged:
     """What all matches of one (rule, path) amount to, before the new ones and with them."""
 
     new: Sequence[Match]
-    known: Sequence[_Known]
+    known: Sequence[datetime]
+    #: Empty where it does not matter.
+    known_mail: Sequence[Mail]
     fired_before: Sequence[datetime]
     fired_after: Sequence[datetime]
 
     @property
     def mail_fired_late(self) -> dict[Mail, None]:
         """Mail of known matches that fire now that late ones are known."""
+        if not self.known_mail:
+            return {}
         late = set(self.fired_after) - set(self.fired_before)
-        return dict.fromkeys(mail for time, mail, _ in self.known if time in late)
+        whose = zip(self.known, self.known_mail, strict=True)
+        return dict.fromkeys(mail for time, mail in whose if time in late)
 
 
-def _judge(new: Sequence[Match], known: Sequence[_Known], now: datetime) -> _Judged:
+def _judge(
+    new: Sequence[Match], known: Sequence[datetime], known_mail: Sequence[Mail], now: datetime
+) -> _Judged:
     rule = new[0].rule
     alive_after = now - rule.duration
-    known_times = [time for time, _, _ in known]
-    times = sorted([*known_times, *(match.outcome.event_time for match in new)])
+    times = sorted([*known, *(match.outcome.event_time for match in new)])
     return _Judged(
         new=new,
         known=known,
-        fired_before=alive_firing_times(known_times, rule.trigger, alive_after=alive_after),
+        known_mail=known_mail,
+        fired_before=alive_firing_times(known, rule.trigger, alive_after=alive_after),
         fired_after=alive_firing_times(times, rule.trigger, alive_after=alive_after),
     )
 
@@ -210,10 +231,17 @@ class _Effect:
 
 def _find_effects(new: Sequence[Match]) -> dict[_Effect, list[Match]]:
     """Find what the rule's actions ask for, each with the matches that ask for it."""
-    effects: dict[_Effect, list[Match]] = defaultdict(list)
+    effects: dict[_Effect, list[Match]] = {}
+    # Most matches of a rule and path ask for the same.
+    asked: dict[tuple[str, str, Mail], list[list[Match]]] = {}
     for match in new:
-        for effect in _effects_of(match.rule, match.outcome):
-            effects[effect].append(match)
+        outcome = match.outcome
+        about = (outcome.egress_source, outcome.site_name, match.mail)
+        if about not in asked:
+            wanted = _effects_of(match.rule, outcome)
+            asked[about] = [effects.setdefault(effect, []) for effect in wanted]
+        for matches in asked[about]:
+            matches.append(match)
     return effects
 
 
@@ -238,13 +266,14 @@ def _plan(
 ) -> PlannedAction | None:
     newest = matches[-1] if matches else judged.new[-1]
     rule = newest.rule
-    own_known = _own_known(effect, newest, judged)
-    known_times = [time for time, _, _ in own_known]
-    own = sorted([*known_times, *(match.outcome.event_time for match in matches)])
-    before = _sum_up_own(known_times, judged.fired_before, rule)
+    mail = _mail_asking(effect, newest, judged)
+    known = _known_of(mail, judged)
+    own = sorted([*known, *(match.outcome.event_time for match in matches)])
+    before = _sum_up_own(known, judged.fired_before, rule)
     after = _sum_up_own(own, judged.fired_after, rule)
     if after is None or not _changes(before, after):
         return None
+    support = set(after.support)
     plan = PlannedAction(
         rule=rule,
         kind=effect.kind,
@@ -260,14 +289,16 @@ def _plan(
         fired_time=after.last,
         expire_time=after.last + rule.duration,
         evidence=tuple(_evidence(match.outcome) for match in matches[-EVIDENCE_KEPT:]),
-        earlier=_newest_ids(own_known, set(after.support)),
-        joining=_newest_ids(
-            own_known, set(after.support).difference(before.support if before else ())
+        earlier=KnownSupport(times=_newest(known, support), mail=mail),
+        joining=KnownSupport(
+            times=_newest(known, support.difference(before.support) if before else support),
+            mail=mail,
         ),
-        newly_fired=_find_new(before.fired if before else (), after.fired),
     )
     if isinstance(effect.action, AdjustConfig):
-        return plan_adjustment(replace(plan, adjust=effect.action), None, now=now)
+        newly_fired = _find_new(before.fired if before else (), after.fired)
+        plan = replace(plan, adjust=effect.action, newly_fired=newly_fired)
+        return plan_adjustment(plan, None, now=now)
     return plan
 
 
@@ -317,21 +348,30 @@ def read_ruled(option: str, spelt: Any) -> Limit | Rate | None:
     return value if isinstance(value, Limit | Rate) else None
 
 
-def _own_known(effect: _Effect, newest: Match, judged: _Judged) -> Sequence[_Known]:
-    """List the known matches that ask for *effect*, too."""
-    asking = {
-        mail: effect in _effects_of(newest.rule, _replace_mail(newest.outcome, mail))
-        for mail in {mail for _, mail, _ in judged.known}
-    }
-    if all(asking.values()):
+def _mail_asking(effect: _Effect, newest: Match, judged: _Judged) -> frozenset[Mail] | None:
+    """Find whose mail known matches are about that ask for *effect*, too; None: anyone's."""
+    if not judged.known_mail:
+        return None
+    return frozenset(
+        mail
+        for mail in set(judged.known_mail)
+        if effect in _effects_of(newest.rule, _replace_mail(newest.outcome, mail))
+    )
+
+
+def _known_of(mail: frozenset[Mail] | None, judged: _Judged) -> Sequence[datetime]:
+    """List the known matches that are about *mail*."""
+    if mail is None:
         return judged.known
-    return [known for known in judged.known if asking[known[1]]]
+    whose = zip(judged.known, judged.known_mail, strict=True)
+    return [time for time, each in whose if each in mail]
 
 
-def _newest_ids(known: Sequence[_Known], times: Collection[datetime]) -> tuple[str, ...]:
-    """List the event ids of the newest of *known* that were at *times*."""
-    found = (event_id for time, _, event_id in reversed(known) if event_id and time in times)
-    return tuple(islice(found, EVIDENCE_KEPT))
+def _newest(known: Sequence[datetime], times: Collection[datetime]) -> tuple[datetime, ...]:
+    """List the newest of *known* that were at *times*, as many as are kept as evidence."""
+    if not times:
+        return ()
+    return tuple(islice((time for time in reversed(known) if time in times), EVIDENCE_KEPT))
 
 
 def _replace_mail(outcome: Outcome, mail: Mail) -> Outcome:
@@ -371,15 +411,18 @@ def _evidence(outcome: Outcome) -> Evidence:
     )
 
 
+def _is_for_domain(rule: AutomationRule) -> bool:
+    return rule.scope is Scope.DOMAIN and not rule.mx_rollup
+
+
 def _path_scope(rule: AutomationRule, outcome: Outcome) -> ActionScope | None:
     # Without a source, or at a null MX, there is no path that could be acted on.
     if not outcome.egress_source or not outcome.site_name:
         return None
-    is_for_domain = rule.scope is Scope.DOMAIN and not rule.mx_rollup
     return ActionScope(
         egress_source=outcome.egress_source,
         site_name=outcome.site_name,
-        routing_domain=outcome.routing_domain if is_for_domain else "",
+        routing_domain=outcome.routing_domain if _is_for_domain(rule) else "",
     )
 
 
@@ -412,6 +455,11 @@ class _Planner:
     scope_of: Callable[[AutomationRule, Outcome], ActionScope | None]
     #: What it is where the mail is of no campaign.
     kind_without_campaign: ActionKind | None = None
+
+    @property
+    def is_for_path(self) -> bool:
+        """Whether it holds for the path, whoever's mail it is."""
+        return self.scope_of is _path_scope
 
     def kind_of(self, outcome: Outcome) -> ActionKind:
         """Say which kind the action is at this outcome."""

@@ -14,10 +14,11 @@ Threshold: which matches make a rule fire.
 Every function takes event times in ascending order. What follows from firing stands in `decide`.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from policy_server.rules.layers import AutomationRule, Immediate, Threshold, Trigger
 
@@ -81,11 +82,10 @@ def firing_times(times: Sequence[datetime], trigger: Trigger) -> list[datetime]:
         case Immediate():
             return list(times)
         case Threshold(count=count, period=period):
-            return [
-                time
-                for time in times
-                if bisect_right(times, time) - bisect_right(times, time - period) >= count
-            ]
+            # Each with the one that makes it the N-th: of those at one time the last one decides.
+            pairs = zip(times, islice(times, count - 1, None), strict=False)
+            firing = {time for earlier, time in pairs if time - earlier < period}
+            return [time for time in times if time in firing]
         case _:
             raise TypeError(f"unknown trigger {trigger!r}")
 
@@ -138,13 +138,15 @@ def _supporting(
 ) -> Sequence[datetime]:
     match trigger:
         case Threshold(period=period):
-            return [
-                time
-                for time in times
-                # The first match that fires from this one on.
-                if (next_fired := bisect_left(fired, time)) < len(fired)
-                and time > fired[next_fired] - period
-            ]
+            supporting: list[datetime] = []
+            begin = 0
+            for last in dict.fromkeys(fired):
+                # From here on up to what fired before, all support that.
+                begin = max(begin, bisect_right(times, last - period))
+                end = bisect_right(times, last, begin)
+                supporting += times[begin:end]
+                begin = end
+            return supporting
         case _:
             return fired
 

@@ -47,7 +47,7 @@ from policy_server.store.action_rows import (
     to_action,
 )
 from policy_server.store.database import Database
-from policy_server.store.known_matches import keep_matches, read_known, sweep_matches
+from policy_server.store.known_matches import Known, keep_matches, read_known, sweep_matches
 from policy_server.store.locks import Lock, take_lock
 from policy_server.store.plans import Ledger
 from policy_server.store.revisions import is_known_since, one_revision, read_stamp
@@ -229,16 +229,19 @@ def cancel_action(
 def count_and_act(connection: Connection, *, matches: Iterable[Match], now: datetime) -> Counted:
     """Count each event once per rule and put in force what follows."""
     take_lock(connection, Lock.COUNTING)
-    new = keep_matches(connection, [match for match in matches if not is_settled(match, now)])
+    timely = {match.counted_once: match for match in matches if not is_settled(match, now)}
+    groups = group_matches(timely.values())
+    known = read_known(connection, groups)
+    new = keep_matches(connection, timely.values())
     due = bool(_due_ids(connection, now=now))
-    plans = _decide(connection, new, now)
+    plans = _decide(groups, known, new, now)
     begun: frozenset[int] = frozenset()
     effects: set[tuple[str, str, int]] = set()
     if plans or due:
         with one_revision(connection, author=_AUTHOR, summary=_summary(plans)):
             # What has ended must not be extended.
             _mark_expired(connection, now=now)
-            begun = _put_in_force(connection, plans, effects, now=now)
+            begun = _put_in_force(connection, plans, effects, new=new, now=now)
     if new:
         sweep_matches(connection, now=now, limit=2 * len(new) + _SWEPT_BESIDE)
     changed = {action_id for _, _, action_id in effects}
@@ -247,17 +250,22 @@ def count_and_act(connection: Connection, *, matches: Iterable[Match], now: date
         action_ids=tuple(sorted(changed)),
         begun_ids=begun,
         has_changed=bool(changed) or due,
-        new_events=frozenset((match.rule.key, match.outcome.event_id) for match in new),
+        new_events=new,
         effects=frozenset(effects),
     )
 
 
-def _decide(connection: Connection, new: Sequence[Match], now: datetime) -> list[PlannedAction]:
-    groups = group_matches(new)
+def _decide(
+    groups: Sequence[Sequence[Match]],
+    known: Sequence[Known],
+    new: Collection[tuple[str, str]],
+    now: datetime,
+) -> list[PlannedAction]:
     plans: list[PlannedAction] = []
-    for group, known in zip(groups, read_known(connection, groups), strict=True):
-        times, mail, ids = map(list, zip(*known, strict=True)) if known else ([], [], [])
-        plans += decide(group, times, now, known_mail=mail, known_ids=ids)
+    for group, before in zip(groups, known, strict=True):
+        added = [match for match in group if match.counted_once in new]
+        if added:
+            plans += decide(added, before.times, now, known_mail=before.mail)
     return plans
 
 
@@ -266,10 +274,11 @@ def _put_in_force(
     plans: Sequence[PlannedAction],
     effects: set[tuple[str, str, int]],
     *,
+    new: Collection[tuple[str, str]],
     now: datetime,
 ) -> frozenset[int]:
     """Put *plans* in force; add what each led to to *effects*, and return what began."""
-    ledger = Ledger(connection, plans, now=now)
+    ledger = Ledger(connection, plans, new=new, now=now)
     for plan in plans:
         action_id = ledger.put(plan)
         if action_id is not None:

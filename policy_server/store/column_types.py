@@ -11,6 +11,16 @@ from sqlalchemy.types import TypeDecorator
 Id = BigInteger().with_variant(Integer, "sqlite")
 
 
+def sqlite_time(time: datetime) -> str:
+    """
+    Write a time as `UtcTime` keeps it on SQLite.
+
+    >>> sqlite_time(datetime(2026, 8, 1, 12, tzinfo=UTC))
+    '2026-08-01 12:00:00.000000'
+    """
+    return time.astimezone(UTC).isoformat(" ", "microseconds").removesuffix("+00:00")
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A time: aware and UTC in Python, whatever the database keeps of its zone."""
 

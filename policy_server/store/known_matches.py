@@ -1,24 +1,31 @@
 """
 Known matches: what thresholds count, each event once for each rule.
 
-A transaction has thousands of them and reads as many, so all statements are plain ones: converting
-each value, and building statements anew, took most of the time. PostgreSQL has an array for each
-column, and one statement for all groups; to SQLite a statement for each costs no way to go.
+A transaction has thousands of them and reads ten times as many, so all statements are plain ones:
+converting each value, and building statements anew, took most of the time. Where whose mail they
+were about does not matter, their times alone are read, which are in the index. PostgreSQL has an
+array for each column, and one statement for all groups; to SQLite a statement for each costs no way
+to go.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, tuple_
 
-from policy_server.automation.decide import Mail, Match
+from policy_server.automation.decide import KnownSupport, Mail, Match, heeds_mail
 from policy_server.automation.threshold import HistorySpan, history_spans
 from policy_server.rules.layers import Threshold
+from policy_server.store.column_types import sqlite_time
 from policy_server.store.tables import automation_matches
 
 #: SQLite allows 32,766 values in one statement.
 _ROWS_PER_STATEMENT = 2000
+_MAIL_KEPT = 4096
 _NAMES = (
     "rule_key", "event_id", "path_name", "event_time", "keep_until", "routing_domain", "tenant",
     "campaign",
@@ -32,74 +39,116 @@ _KEEP_ARRAYS = (
     "%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::text[],"
     f" %s::text[], %s::text[]) {_IF_NEW}"
 )
-_KNOWN = "event_id, event_time, routing_domain, tenant, campaign"
+_TIMES = "event_time"
+_TIMES_AND_MAIL = "event_time, routing_domain, tenant, campaign"
 _READ_EACH = (
-    f"SELECT {_KNOWN} FROM automation_matches WHERE rule_key = ? AND path_name = ?"
+    "SELECT {columns} FROM automation_matches WHERE rule_key = ? AND path_name = ?"
     " AND event_time > ? AND event_time <= ? ORDER BY event_time DESC LIMIT ?"
 )
 _READ_ARRAYS = (
-    f"SELECT number, {_KNOWN} FROM unnest("
+    "SELECT number, {columns} FROM unnest("
     "%s::integer[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::bigint[]"
     ") AS wanted (number, of_rule, of_path, since, until, most) CROSS JOIN LATERAL ("
-    f"SELECT {_KNOWN} FROM automation_matches WHERE rule_key = of_rule AND path_name = of_path"
+    "SELECT {columns} FROM automation_matches WHERE rule_key = of_rule AND path_name = of_path"
     " AND event_time > since AND event_time <= until ORDER BY event_time DESC LIMIT most"
-    ") AS known"
+    ") AS known ORDER BY number, event_time DESC"
 )
 
-#: Matches by event time, each with whose mail it was about and its event id.
-Known = list[tuple[datetime, Mail, str]]
-#: Event id, event time, routing domain, tenant, campaign.
-_Row = tuple[str, datetime, str, str, str]
+_matches = automation_matches.c
 
 
-def keep_matches(connection: Connection, matches: Iterable[Match]) -> list[Match]:
-    """Keep *matches* and return those that were not known."""
-    by_key = {(match.rule.key, match.outcome.event_id): match for match in matches}
-    rows = [_to_row(match) for match in by_key.values()]
+@dataclass(slots=True)
+class Known:
+    """The known matches of one rule and path, ascending."""
+
+    times: list[datetime] = field(default_factory=list)
+    #: Whose mail each was about; empty where that does not matter.
+    mail: list[Mail] = field(default_factory=list)
+
+
+def keep_matches(connection: Connection, matches: Iterable[Match]) -> frozenset[tuple[str, str]]:
+    """Keep *matches*, each event once for each rule; return those that were not known."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    write_time = _leave if is_postgresql else sqlite_time
+    rows = [_to_row(match, write_time) for match in matches]
     if not rows:
-        return []
-    if connection.dialect.name == "postgresql":
+        return frozenset()
+    if is_postgresql:
         columns = zip(*rows, strict=True)
-        added = connection.exec_driver_sql(_KEEP_ARRAYS, tuple(map(list, columns))).all()
-        return [by_key[rule_key, event_id] for rule_key, event_id in added]
-    new: list[Match] = []
+        added = connection.exec_driver_sql(_KEEP_ARRAYS, tuple(map(list, columns)))
+        return frozenset((rule_key, event_id) for rule_key, event_id in added)
+    new: set[tuple[str, str]] = set()
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         part = rows[start : start + _ROWS_PER_STATEMENT]
         statement = f"{_INTO} VALUES {', '.join([_ROW] * len(part))} {_IF_NEW}"
-        values = tuple(value for row in part for value in _to_sqlite(row))
-        added = connection.exec_driver_sql(statement, values).all()
-        new.extend(by_key[rule_key, event_id] for rule_key, event_id in added)
-    return new
+        values = tuple(chain.from_iterable(part))
+        new.update(map(tuple, connection.exec_driver_sql(statement, values)))
+    return frozenset(new)
 
 
 def read_known(connection: Connection, groups: Sequence[Sequence[Match]]) -> list[Known]:
-    """Read for each group of new matches those known before, as far as it is judged with them."""
-    wanted = [
-        (number, group, span) for number, group in enumerate(groups) for span in _spans_of(group)
-    ]
-    found: list[Known] = [[] for _ in groups]
-    if not wanted:
-        return found
-    new_ids = [{match.outcome.event_id for match in group} for group in groups]
-    # Most matches of a group are about the same mail.
-    mails: dict[tuple[str, str, str], Mail] = {}
-    for number, (event_id, time, *whose) in _read_rows(connection, wanted):
-        if event_id not in new_ids[number]:
-            key = (whose[0], whose[1], whose[2])
-            mail = mails.get(key) or mails.setdefault(
-                key, Mail(routing_domain=key[0], tenant=key[1], campaign=key[2])
-            )
-            found[number].append((time, mail, event_id))
+    """
+    Read for each group of matches those known before, as far as it is judged with them; nothing of
+    the group may be kept yet.
+    """
+    found = [Known() for _ in groups]
+    for columns, is_wanted in ((_TIMES, False), (_TIMES_AND_MAIL, True)):
+        questions = [
+            (number, *group[0].counted_under, span.after, span.until, span.limit)
+            for number, group in enumerate(groups)
+            if heeds_mail(group[0].rule) is is_wanted
+            for span in reversed(_spans_of(group))
+        ]
+        for number, time, *whose in _read_rows(connection, columns, questions):
+            found[number].times.append(time)
+            if whose:
+                found[number].mail.append(_mail(*whose))
     for known in found:
-        known.sort(key=lambda entry: entry[0])
+        known.times.reverse()
+        known.mail.reverse()
     return found
+
+
+@functools.lru_cache(maxsize=_MAIL_KEPT)
+def _mail(routing_domain: str, tenant: str, campaign: str) -> Mail:
+    # Most matches of a path are about the same mail.
+    return Mail(routing_domain=routing_domain, tenant=tenant, campaign=campaign)
+
+
+def find_events(
+    connection: Connection,
+    counted_under: tuple[str, str],
+    support: KnownSupport,
+    *,
+    new: Collection[tuple[str, str]],
+) -> list[str]:
+    """
+    Find the event ids of known matches of one rule and path, the newest first; *new* are rules and
+    events of those that were not known before.
+    """
+    rule_key, path_name = counted_under
+    rows = connection.execute(
+        select(_matches.event_id, _matches.routing_domain, _matches.tenant, _matches.campaign)
+        .where(
+            _matches.rule_key == rule_key,
+            _matches.path_name == path_name,
+            _matches.event_time.in_(support.times),
+        )
+        .order_by(_matches.event_time.desc())
+    )
+    return [
+        event_id
+        for event_id, *whose in rows
+        if (rule_key, event_id) not in new
+        and (support.mail is None or _mail(*whose) in support.mail)
+    ]
 
 
 def sweep_matches(connection: Connection, *, now: datetime, limit: int) -> None:
     """Forget up to *limit* matches that no decision needs any more."""
-    columns = automation_matches.c
-    key = tuple_(columns.rule_key, columns.event_id)
-    old = select(columns.rule_key, columns.event_id).where(columns.keep_until <= now).limit(limit)
+    key = tuple_(_matches.rule_key, _matches.event_id)
+    old = select(_matches.rule_key, _matches.event_id).where(_matches.keep_until <= now)
+    old = old.limit(limit)
     connection.execute(delete(automation_matches).where(key.in_(old)))
 
 
@@ -111,51 +160,38 @@ def _spans_of(group: Sequence[Match]) -> list[HistorySpan]:
 
 
 def _read_rows(
-    connection: Connection, wanted: Sequence[tuple[int, Sequence[Match], HistorySpan]]
-) -> Iterable[tuple[int, _Row]]:
-    questions = [
-        (
-            number,
-            *group[0].counted_under,
-            span.after,
-            span.until,
-            span.limit + len(group),
-        )
-        for number, group, span in wanted
-    ]
+    connection: Connection, columns: str, questions: Sequence[tuple[Any, ...]]
+) -> Iterable[Sequence[Any]]:
+    """Read the number of each question with *columns*, the newest first."""
+    if not questions:
+        return []
     if connection.dialect.name == "postgresql":
-        columns = zip(*questions, strict=True)
-        rows = connection.exec_driver_sql(_READ_ARRAYS, tuple(map(list, columns))).all()
-        return [(number, (event_id, time, *whose)) for number, event_id, time, *whose in rows]
+        arrays = tuple(map(list, zip(*questions, strict=True)))
+        return connection.exec_driver_sql(_READ_ARRAYS.format(columns=columns), arrays).all()
+    statement = _READ_EACH.format(columns=columns)
     return [
-        (number, (event_id, datetime.fromisoformat(f"{time}+00:00"), *whose))
-        for number, *values in questions
-        for event_id, time, *whose in connection.exec_driver_sql(
-            _READ_EACH, _to_sqlite(values)
+        (number, datetime.fromisoformat(f"{time}+00:00"), *whose)
+        for number, rule_key, path_name, after, until, limit in questions
+        for time, *whose in connection.exec_driver_sql(
+            statement, (rule_key, path_name, sqlite_time(after), sqlite_time(until), limit)
         ).all()
     ]
 
 
-def _to_row(match: Match) -> tuple[Any, ...]:
+def _to_row(match: Match, write_time: Callable[[datetime], Any]) -> tuple[Any, ...]:
     outcome = match.outcome
     return (
         match.rule.key,
         outcome.event_id,
         outcome.counted_path,
-        outcome.event_time,
-        match.keep_until,
+        write_time(outcome.event_time),
+        write_time(match.keep_until),
         outcome.routing_domain,
         outcome.tenant,
         outcome.campaign,
     )
 
 
-def _to_sqlite(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(map(_write_time, values))
-
-
-def _write_time(value: Any) -> Any:
-    if not isinstance(value, datetime):
-        return value
-    # As SQLAlchemy keeps times there.
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+def _leave(time: datetime) -> datetime:
+    # The driver of PostgreSQL writes it by itself.
+    return time

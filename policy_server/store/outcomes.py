@@ -7,7 +7,7 @@ addresses, and within bounds of age and number.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -29,6 +29,7 @@ from policy_server.automation.outcomes import (
     cut_bare,
     evidence_text,
 )
+from policy_server.store.column_types import sqlite_time
 from policy_server.store.rows import storable
 from policy_server.store.tables import outcomes as outcomes_table
 
@@ -184,9 +185,7 @@ def _to_row(outcome: Outcome) -> tuple[Any, ...]:
 
 def _to_sqlite_row(outcome: Outcome) -> tuple[Any, ...]:
     event_id, event_time, *others = _to_row(outcome)
-    # As SQLAlchemy keeps times there.
-    time = event_time.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
-    return (event_id, time, *others)
+    return (event_id, sqlite_time(event_time), *others)
 
 
 def _to_outcome(row: Any) -> Outcome:

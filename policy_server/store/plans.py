@@ -4,7 +4,7 @@ Plans: planned actions are put in force, or extend what is in force already.
 A transaction may have hundreds, so what is there is read at once, and written at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -34,6 +34,7 @@ from policy_server.automation.decide import PlannedAction, plan_adjustment
 from policy_server.rules.layers import AdjustConfig
 from policy_server.rules.values import format_value
 from policy_server.store.action_rows import read_adjustment, read_readable, select_actions
+from policy_server.store.known_matches import find_events
 from policy_server.store.outcomes import read_evidence_of
 from policy_server.store.rows import storable
 from policy_server.store.tables import automation_actions, automation_evidence
@@ -78,10 +79,19 @@ class Ledger:
     """What is in force of what is planned, and what of it is to be written; then `write` it."""
 
     def __init__(
-        self, connection: Connection, plans: Sequence[PlannedAction], *, now: datetime
+        self,
+        connection: Connection,
+        plans: Sequence[PlannedAction],
+        *,
+        new: Collection[tuple[str, str]],
+        now: datetime,
     ) -> None:
-        """Read what is in force, and keep others from changing it until the transaction ends."""
+        """
+        Read what is in force, and keep others from changing it until the transaction ends; *new*
+        are rules and events of the matches that were not known before.
+        """
         self._connection = connection
+        self._new = new
         self._now = now
         #: Numbers of those that began here; None is a row that nobody can read.
         self._live: dict[_Place, ActionInForce | int | None] = _read_live(
@@ -103,8 +113,11 @@ class Ledger:
         if action_id is not None:
             self._evidence += _write_evidence(action_id, plan.evidence)
             earlier = plan.earlier if action_id in self.begun else plan.joining
-            wanted = earlier[: EVIDENCE_KEPT - len(plan.evidence)]
-            self._earlier += [(action_id, event_id) for event_id in wanted]
+            room = EVIDENCE_KEPT - len(plan.evidence)
+            if room and earlier.times:
+                under = (plan.rule.key, plan.path_name)
+                found = find_events(self._connection, under, earlier, new=self._new)
+                self._earlier += [(action_id, event_id) for event_id in found[:room]]
         return action_id
 
     def write(self) -> None:
