@@ -47,8 +47,8 @@ from policy_server.rules.validity import layers_in_force
 from policy_server.services.rule_trial import RuleTrial
 from policy_server.services.rule_trials import PAGE, read_stored
 from policy_server.settings import Settings
-from policy_server.store.actions import read_evidence
 from policy_server.store.database import Database
+from policy_server.store.evidence import read_evidence
 from policy_server.store.scratch import keep_waiting, open_scratch, read_waiting
 from policy_server.store.sites import StoredSite, load_sites
 from policy_server.trials.outcome_files import OutcomeFiles

@@ -47,13 +47,13 @@ from policy_server.store.action_rows import (
     to_action,
 )
 from policy_server.store.database import Database
+from policy_server.store.evidence import read_evidence
 from policy_server.store.known_matches import Known, keep_matches, read_known, sweep_matches
 from policy_server.store.locks import Lock, take_lock
 from policy_server.store.plans import Ledger
 from policy_server.store.revisions import is_known_since, one_revision, read_stamp
 from policy_server.store.tables import (
     automation_actions,
-    automation_evidence,
     change_log,
 )
 
@@ -64,7 +64,6 @@ _SWEPT_BESIDE = 100
 _AUTHOR = "automation"
 
 _actions = automation_actions.c
-_evidence = automation_evidence.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,18 +188,6 @@ def read_action(connection: Connection, *, action_id: int) -> ActionInForce:
         return to_action(row)
     except UNREADABLE as error:
         raise StoreRefused(f"action {action_id} can't be read: {error}") from error
-
-
-def read_evidence(connection: Connection, *, action_id: int) -> tuple[Evidence, ...]:
-    """Read the newest replies that led to an action, newest first."""
-    rows = connection.execute(
-        select(automation_evidence)
-        .where(_evidence.action_id == action_id)
-        .order_by(_evidence.event_time.desc(), _evidence.event_id.desc())
-    )
-    return tuple(
-        Evidence(event_id=row.event_id, event_time=row.event_time, reply=row.reply) for row in rows
-    )
 
 
 def cancel_action(

@@ -4,7 +4,7 @@ Plans: planned actions are put in force, or extend what is in force already.
 A transaction may have hundreds, so what is there is read at once, and written at once.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,8 +14,6 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
-    delete,
-    func,
     insert,
     literal_column,
     select,
@@ -34,16 +32,15 @@ from policy_server.automation.decide import PlannedAction, plan_adjustment
 from policy_server.rules.layers import AdjustConfig
 from policy_server.rules.values import format_value
 from policy_server.store.action_rows import read_adjustment, read_readable, select_actions
+from policy_server.store.evidence import add_evidence, read_evidence_ids
 from policy_server.store.known_matches import find_events
 from policy_server.store.outcomes import read_evidence_of
-from policy_server.store.rows import storable
-from policy_server.store.tables import automation_actions, automation_evidence
+from policy_server.store.tables import automation_actions
 
 #: SQLite allows 32,766 values in one statement.
 _PLANS_PER_STATEMENT = 500
 
 _actions = automation_actions.c
-_evidence = automation_evidence.c
 #: What makes two actions of one rule the same, beside whether it only observes.
 _SAME = (
     _actions.rule_key, _actions.kind, _actions.egress_source, _actions.site_name,
@@ -100,7 +97,7 @@ class Ledger:
         self._extended: dict[int, ActionInForce] = {}
         #: Those of them whose adjustment changed as well.
         self._adjusted: set[int] = set()
-        self._evidence: list[dict[str, Any]] = []
+        self._evidence: list[tuple[int, Evidence]] = []
         #: Events of earlier reports that led to an action: (action, event id).
         self._earlier: list[tuple[int, str]] = []
         self.begun: set[int] = set()
@@ -111,7 +108,7 @@ class Ledger:
         put = self._extend if place in self._live else self._begin
         action_id = put(place, plan)
         if action_id is not None:
-            self._evidence += _write_evidence(action_id, plan.evidence)
+            self._evidence += [(action_id, one) for one in plan.evidence]
             earlier = plan.earlier if action_id in self.begun else plan.joining
             room = EVIDENCE_KEPT - len(plan.evidence)
             if room and earlier.times:
@@ -128,22 +125,20 @@ class Ledger:
             if values:
                 self._connection.execute(statement, values)
         self._look_up_earlier()
-        if self._evidence:
-            self._connection.execute(insert(automation_evidence), self._evidence)
-            _forget_evidence(self._connection, {each["action_id"] for each in self._evidence})
+        add_evidence(self._connection, self._evidence)
 
     def _look_up_earlier(self) -> None:
         """Add the replies of earlier reports, as far as their outcomes are kept."""
         if not self._earlier:
             return
-        known = _read_evidence_ids(
+        known = read_evidence_ids(
             self._connection, {action_id for action_id, _ in self._earlier} - self.begun
         )
         wanted = [pair for pair in self._earlier if pair not in known]
         found = read_evidence_of(self._connection, {event_id for _, event_id in wanted})
         for action_id, event_id in wanted:
             if event_id in found:
-                self._evidence += _write_evidence(action_id, [found[event_id]])
+                self._evidence.append((action_id, found[event_id]))
 
     def _extend(self, place: _Place, plan: PlannedAction) -> int | None:
         action = self._live[place]
@@ -321,43 +316,3 @@ def _cancelled_time(connection: Connection, plan: PlannedAction) -> datetime | N
         .limit(1)
     )
     return connection.execute(statement).scalar()
-
-
-def _write_evidence(action_id: int, evidence: Iterable[Evidence]) -> list[dict[str, Any]]:
-    return [
-        {
-            "action_id": action_id,
-            "event_id": item.event_id,
-            "event_time": item.event_time,
-            "reply": storable(item.reply),
-        }
-        for item in evidence
-    ]
-
-
-def _read_evidence_ids(connection: Connection, action_ids: Iterable[int]) -> set[tuple[int, str]]:
-    """Read which events are evidence of these actions: pairs of action and event id."""
-    ordered = sorted(action_ids)
-    known: set[tuple[int, str]] = set()
-    for start in range(0, len(ordered), _PLANS_PER_STATEMENT):
-        some = ordered[start : start + _PLANS_PER_STATEMENT]
-        statement = select(_evidence.action_id, _evidence.event_id)
-        rows = connection.execute(statement.where(_evidence.action_id.in_(some)))
-        known.update((row.action_id, row.event_id) for row in rows)
-    return known
-
-
-def _forget_evidence(connection: Connection, action_ids: Iterable[int]) -> None:
-    """Forget all but the newest replies of these actions."""
-    ordered = sorted(action_ids)
-    rank = func.row_number().over(
-        partition_by=_evidence.action_id,
-        order_by=(_evidence.event_time.desc(), _evidence.event_id.desc()),
-    )
-    for start in range(0, len(ordered), _PLANS_PER_STATEMENT):
-        some = ordered[start : start + _PLANS_PER_STATEMENT]
-        ranked = (
-            select(_evidence.id, rank.label("rank")).where(_evidence.action_id.in_(some)).subquery()
-        )
-        old = select(ranked.c.id).where(ranked.c.rank > EVIDENCE_KEPT)
-        connection.execute(delete(automation_evidence).where(_evidence.id.in_(old)))

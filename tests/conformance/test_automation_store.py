@@ -33,10 +33,10 @@ from policy_server.store.actions import (
     count_and_act,
     expire_actions,
     read_actions,
-    read_evidence,
     read_in_force,
 )
 from policy_server.store.database import Database
+from policy_server.store.evidence import read_evidence
 from policy_server.store.operator_actions import (
     NewAction,
     create_action,

@@ -36,7 +36,8 @@ from policy_server.rules.layers import (
 )
 from policy_server.rules.resolve import Question, consulted_rules
 from policy_server.rules.snapshot import Snapshot, compile_snapshot
-from policy_server.store.actions import read_actions, read_evidence
+from policy_server.store.actions import read_actions
+from policy_server.store.evidence import read_evidence
 from policy_server.store.outcomes import OutcomeBounds
 from policy_server.store.reports import take_report
 from policy_server.store.tables import (

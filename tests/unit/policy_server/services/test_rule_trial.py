@@ -25,7 +25,7 @@ from policy_server.rules.layers import (
 from policy_server.rules.snapshot import compile_snapshot
 from policy_server.rules.values import Limit, parse_rate
 from policy_server.services.rule_trial import MOMENT, RuleTrial
-from policy_server.store.actions import read_evidence
+from policy_server.store.evidence import read_evidence
 from policy_server.store.scratch import keep_waiting, open_scratch, read_waiting
 from policy_server.trials.sites import TrialSites, TriedRules
 from tests.unit.policy_server.automation.examples import START, make_outcome, make_rule
