@@ -2,13 +2,15 @@
 The agent directory: keeps the table of agents true to the streams that are open.
 
 Streams change many times a second; the table is written at most once a second, and only what
-differs; that all are still there is one statement. An agent that connects again before its old
+differs; that all are still there is one statement, and so is that many have applied a revision. An
+agent that connects again before its old
 stream was seen to end has two: the newer one speaks for it.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -71,6 +73,10 @@ class _Entry:
     def progress(self) -> _Progress:
         stream = self.stream
         return stream.applied_revision, stream.subscribed, stream.rejected_at
+
+    def differs_by_revision(self, progress: _Progress) -> bool:
+        """Whether *progress* differs from what was written by the revision alone."""
+        return self.written is not None and progress[1:] == self.written[1:]
 
 
 class AgentDirectory:
@@ -138,20 +144,36 @@ class AgentDirectory:
         """Write what differs from what was written last."""
         now = self._clock()
         await self._look_back(now)
-        due = {
-            name: (entry, progress)
-            for name, entry in self._entries.items()
-            if (progress := entry.progress) != entry.written
-        }
+        due: list[tuple[_Entry, _Progress]] = []
+        followed: list[tuple[_Entry, _Progress]] = []
+        for entry in self._entries.values():
+            progress = entry.progress
+            if progress != entry.written:
+                (followed if entry.differs_by_revision(progress) else due).append((entry, progress))
         gone = dict(self._gone)
         if due or gone:
-            present = [self._describe(entry, now) for entry, _ in due.values()]
+            present = [self._describe(entry, now) for entry, _ in due]
             await self._store.save([*gone.values(), *present], now)
-        for entry, progress in due.values():
+        for entry, progress in due:
             entry.written = progress
         for name, row in gone.items():
             if self._gone.get(name) is row:
                 del self._gone[name]
+        await self._note_applied(followed, now)
+
+    async def _note_applied(
+        self, followed: Sequence[tuple[_Entry, _Progress]], now: datetime
+    ) -> None:
+        """Write down how far these have followed, of whom nothing else is different."""
+        if not followed:
+            return
+        applied: defaultdict[int, list[str]] = defaultdict(list)
+        for entry, (revision, *_) in followed:
+            applied[revision].append(entry.stream.agent)
+        known = await self._store.note_applied(self._server, applied, now)
+        for entry, progress in followed:
+            # Otherwise its row is gone, or another server has it: all of it is written next time.
+            entry.written = progress if entry.stream.agent in known else None
 
     async def _look_back(self, now: datetime) -> None:
         """Do what is due now and then."""

@@ -1,11 +1,12 @@
 """
 The table of agents that watch, or have watched.
 
-A row is written when it changes, and now and then to say that its agent is still there. None of
-it is a revision: nothing that answers depend on is changed.
+A row is written when it changes, and now and then to say that its agent is still there; of most
+agents only the revision changes that they have applied. None of it is a revision: nothing that
+answers depend on is changed.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -40,6 +41,17 @@ class AgentStore:
         """Say that the agents *present* at *server* are still there; return whom it has there."""
         return await self._database.write(
             partial(note_agents_seen, server=server, present=present, now=now)
+        )
+
+    async def note_applied(
+        self, server: str, applied: Mapping[int, Collection[str]], now: datetime
+    ) -> frozenset[str]:
+        """
+        Say which revisions agents at *server* have *applied*; return those whom it has there, of
+        whom alone that is written.
+        """
+        return await self._database.write(
+            partial(note_revisions_applied, server=server, applied=applied, now=now)
         )
 
     async def take_over(self, server: str) -> None:
@@ -98,6 +110,27 @@ def note_agents_seen(
             leave.values(disconnect_time=now), [{"stray_name": name} for name in strays]
         )
     return names.intersection(present)
+
+
+def note_revisions_applied(
+    connection: Connection, *, server: str, applied: Mapping[int, Collection[str]], now: datetime
+) -> frozenset[str]:
+    """Say which revisions agents at *server* have *applied*; return those whom it has there."""
+    known: set[str] = set()
+    for revision, names in applied.items():
+        # One statement for very many: after a change most agents apply the same one.
+        statement = (
+            update(agents)
+            .where(
+                _agents.server == server,
+                _agents.disconnect_time.is_(None),
+                _agents.name.in_(sorted(names)),
+            )
+            .values(applied_revision=revision, seen_time=now)
+            .returning(_agents.name)
+        )
+        known.update(connection.execute(statement).scalars())
+    return frozenset(known)
 
 
 def take_over_agents(connection: Connection, *, server: str) -> None:
