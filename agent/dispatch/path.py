@@ -22,6 +22,7 @@ from agent.delivery.connections import wanted_connections
 from agent.delivery.record import Peer, Response
 from agent.delivery.tls import TlsMode
 from agent.dispatch import waits
+from agent.dispatch.lease_watch import LeaseWatch
 from agent.dispatch.limits import Slot, Wait
 from agent.dispatch.options import PathOptions, options_of
 from agent.dispatch.path_state import Counters, LeaseWait, PathState
@@ -29,7 +30,7 @@ from agent.dispatch.services import Connection, Services
 from agent.dispatch.tls_contexts import without_effect
 from agent.dispatch.waits import QueueWait
 from agent.limits.fleet import Wish
-from agent.limits.limit import FleetLimit, Kind
+from agent.limits.limit import Kind
 from agent.policy.answer import PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
@@ -46,8 +47,6 @@ _LONGEST_TIMER = 60.0
 #: An idle connection counts for so long as one that is wanted, in seconds: mail may follow at once.
 #: After that others of the fleet may have its place.
 _IDLE_COUNTS = 5.0
-#: A wait for a lease is logged once it has lasted so long, in seconds.
-_WORTH_LOGGING = 2.0
 #: How long a session that is being opened may take to take leave, at the end.
 _OPENING_SECONDS = 2.0
 #: How long a session that was cut off may take to close.
@@ -80,8 +79,7 @@ class Path:
         self._slots: dict[Connection, Slot] = {}
         #: Since when each has been idle, by the loop's clock, the longest first.
         self._idle: OrderedDict[Connection, float] = OrderedDict()
-        self._lease_wait: LeaseWait | None = None
-        self._is_wait_logged = False
+        self._lease = LeaseWatch(self.name, services.clock)
         self._timer: asyncio.TimerHandle | None = None
         #: When it goes off, by the loop's clock; not every loop's handles can tell.
         self._timer_at = 0.0
@@ -257,7 +255,7 @@ class Path:
     @property
     def lease_wait(self) -> LeaseWait | None:
         """The limit of the fleet that mail of this path waits for; None: it does not."""
-        return self._lease_wait if self.ready_count else None
+        return self._lease.wait if self.ready_count else None
 
     def maintain(self) -> None:
         """Open the connections that the mail asks for and the limits allow."""
@@ -376,8 +374,8 @@ class Path:
             found.append(waits.held(hold, what="what goes over this path"))
         if not len(self._ready):
             return found
-        if self._lease_wait is not None:
-            short, since = self._lease_wait.limit, self._lease_wait.since
+        if (wait := self._lease.wait) is not None:
+            short, since = wait.limit, wait.since
             lent = services.limits.lent(short)
             found.append(waits.lease(short.key, short.units, lent=lent, since=since))
         now = services.clock()
@@ -438,18 +436,11 @@ class Path:
         mail = len(self._ready) + waiting
         if not mail or self.is_suspended:
             return in_use
-        if self._opening_wait().seconds > _OPEN_AHEAD and not self._asks_for_rate():
+        if self._opening_wait().seconds > _OPEN_AHEAD and not self._lease.asks_for_rate:
             # One, to have it when the rate lets a message go.
             return max(in_use, 1)
         limit = self._options.connection_limit
         return max(in_use, wanted_connections(mail, limit))
-
-    def _asks_for_rate(self) -> bool:
-        """Whether a rate may be lent at any moment, for it has only just been asked for."""
-        wait = self._lease_wait
-        if wait is None or wait.limit.kind is Kind.CONNECTIONS:
-            return False
-        return self.services.clock() - wait.since < _WORTH_LOGGING
 
     def _opening_wait(self) -> Wait:
         """How long until one more connection could be opened and could send something."""
@@ -464,15 +455,15 @@ class Path:
     def _try_take(self, kind: Kind, ahead: int) -> float:
         wait = self.services.limits.try_take(self._options, kind, ahead)
         if wait.short_of is not None:
-            self._note_wait(wait.short_of)
-        elif self._lease_wait is not None and self._lease_wait.limit.kind is kind:
-            self._end_wait()
+            self._lease.begin(wait.short_of)
+        else:
+            self._lease.end_of(kind)
         return wait.seconds
 
     def _starve(self, wait: Wait) -> None:
         """Try again when something is given back or lent."""
         if wait.short_of is not None:
-            self._note_wait(wait.short_of)
+            self._lease.begin(wait.short_of)
             if wait.short_of.kind is Kind.CONNECTIONS:
                 self.services.limits.make_room(wait.short_of)
             else:
@@ -480,37 +471,18 @@ class Path:
         self.services.holding.starves(self)
         self._maintain_in(min(_LONGEST_TIMER, self.services.limits.slots.retry_seconds))
 
-    def _note_wait(self, limit: FleetLimit) -> None:
-        if self._lease_wait is None or self._lease_wait.limit.key != limit.key:
-            self._end_wait()
-            self._lease_wait = LeaseWait(limit=limit, since=self.services.clock())
-
-    def _end_wait(self) -> None:
-        wait, self._lease_wait = self._lease_wait, None
-        if wait is not None and self._is_wait_logged:
-            self._is_wait_logged = False
-            facts = {"path": self.name, "limit": wait.limit.key}
-            seconds = round(self.services.clock() - wait.since, 3)
-            logger.info("path has a lease again", extra={**facts, "seconds": seconds})
-
     def look_at_wait(self) -> None:
         """Log a wait for a lease that lasts, or end one that has lost its reason."""
-        wait = self._lease_wait
+        wait = self._lease.wait
         if wait is None:
             return
         if not self.ready_count or wait.limit.key not in self._options.fleet_keys:
-            self._end_wait()
-            return
-        is_stuck = wait.limit.kind is not Kind.CONNECTIONS or not self._sessions
-        is_long = self.services.clock() - wait.since > _WORTH_LOGGING
-        if is_stuck and is_long and not self._is_wait_logged:
-            self._is_wait_logged = True
-            facts = {"path": self.name, "limit": wait.limit.key, "queued": self.ready_count}
-            logger.info("path waits for a lease", extra=facts)
+            self._lease.end()
+        elif wait.limit.kind is not Kind.CONNECTIONS or not self._sessions:
+            self._lease.log_if_long(self.ready_count)
 
     def _open(self, session: Connection, slot: Slot) -> None:
-        if self._lease_wait is not None and self._lease_wait.limit.kind is Kind.CONNECTIONS:
-            self._end_wait()
+        self._lease.end_of(Kind.CONNECTIONS)
         self._slots[session] = slot
         task = asyncio.create_task(session.run(), name=f"session {self.name}")
         self._sessions[session] = task
