@@ -4,14 +4,14 @@ Scheduler: keeps mail until it is due, then finds the path it leaves by.
 For each due entry: the MX hosts of its routing domain, a source of its pool by weighted round
 robin, the policy of that path, a place in its ready queue. What is known already is taken at
 once; lookups run beside, in `lookups`. What can't go on waits in its lane; what ends without a peer
-is settled in `endings`.
+is settled in `endings`, what is ordered to bounce in `bounces`.
 """
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from heapq import heapify, heappop, heappush, nlargest
+from heapq import heapify, heappop, heappush
 
 from agent.background import end
 from agent.delivery import internal
@@ -19,9 +19,11 @@ from agent.delivery.plan import is_null_mx
 from agent.delivery.record import Response
 from agent.dispatch import waits
 from agent.dispatch.bell import Bell
+from agent.dispatch.bounces import Bounces
 from agent.dispatch.endings import Endings
-from agent.dispatch.holds import BounceOrder, HoldKind, MailHold
-from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait, parse
+from agent.dispatch.held_lanes import HeldLanes
+from agent.dispatch.holds import HoldKind, MailHold
+from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait
 from agent.dispatch.limits import NO_WAIT
 from agent.dispatch.lookups import Lookups
 from agent.dispatch.path import Path
@@ -52,8 +54,6 @@ _MOST_ACTIVE = 10_000
 _LONGEST_WAIT = 60.0
 #: A list of waiting lanes up to this long is left as it is, lanes that were woken and all.
 _SMALL_LIST = 1024
-#: Scheduled entries looked through for a bounce before others get a turn.
-_SWEPT_AT_ONCE = 1000
 
 
 class Scheduler:
@@ -73,10 +73,7 @@ class Scheduler:
         self._runnable: deque[Lane] = deque()
         #: Lanes to be woken, as the policy has changed.
         self._stale: OrderedDict[Lane, None] = OrderedDict()
-        #: Lanes that a suspension holds.
-        self._held: dict[Lane, None] = {}
-        #: Their entries.
-        self._held_counts: Counter[HoldKind] = Counter(dict.fromkeys(HoldKind, 0))
+        self._held = HeldLanes()
         self._waiting: list[tuple[float, Lane]] = []
         #: Lanes that wait for room on a path, the longest first.
         self._hungry: dict[Path, OrderedDict[Lane, None]] = {}
@@ -84,13 +81,11 @@ class Scheduler:
         self._pacing: dict[str, dict[Lane, None]] = {}
         self._lookups = Lookups(services, self)
         self._endings = Endings(services.results, self.add)
+        self._bounces = Bounces(services, self._scheduled, self._endings)
         self._pools = {
             name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
         }
         self._bell = Bell()
-        #: Bounces for which the mail that is not due yet has been looked through.
-        self._bounces_swept = 0
-        self._bounce_wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -99,7 +94,7 @@ class Scheduler:
             asyncio.create_task(self._run(), name="scheduler"),
             *map(asyncio.create_task, self._lookups.work()),
             *map(asyncio.create_task, self._endings.work()),
-            asyncio.create_task(self._sweep_bounces(), name="bounces"),
+            asyncio.create_task(self._bounces.work(), name="bounces"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -200,11 +195,11 @@ class Scheduler:
         if lane is None:
             return []
         held = lane.held_by
-        self._hold(lane, None)
+        self._held.release(lane)
         entries = [lane.pop() for _ in range(min(limit, len(lane)))]
-        if lane.heap:
-            self._hold(lane, held)
-        else:
+        if lane.heap and held is not None:
+            self._held.hold(lane, held)
+        if not lane.heap:
             self._forget(lane)
         return entries
 
@@ -238,32 +233,18 @@ class Scheduler:
 
     def held_counts(self) -> dict[HoldKind, int]:
         """Due entries that suspensions hold, by how much of the mail those hold."""
-        return dict(self._held_counts)
+        return self._held.counts()
 
     def held_queues(self, most: int) -> list[HeldQueue]:
         """The queues that suspensions hold, those with the most mail first, *most* at most."""
-        return [
-            HeldQueue(
-                queue_name=lane.queue_name,
-                due=len(lane),
-                scheduled=self._scheduled.count_of(lane.queue_name),
-                action_id=held.action_id,
-                order_id=held.order_id,
-                kind=held.kind,
-                reason=held.reason,
-                until=held.until,
-            )
-            for lane in nlargest(most, self._held, key=len)
-            if (held := lane.held_by) is not None
-        ]
+        return self._held.largest(most, self._scheduled.count_of)
 
     def look_again(self) -> None:
         """The policy has changed: whatever waits may go on now."""
         for lane in self._lanes.values():
             self._stale[lane] = None
         self._bell.ring()
-        if self._services.holds.bounces_begun != self._bounces_swept:
-            self._bounce_wake.set()
+        self._bounces.look_again()
 
     def _wake_stale(self) -> None:
         for _ in range(min(len(self._stale), _WOKEN_AT_ONCE - len(self._runnable))):
@@ -289,8 +270,7 @@ class Scheduler:
 
     def sweep_bounces(self) -> None:
         """Look through all mail for some that is to be bounced."""
-        if self._services.holds.bounces_begun:
-            self._bounce_wake.set()
+        self._bounces.sweep()
 
     def end_entries(self, ending: Ending) -> None:
         """Settle entries without a peer."""
@@ -346,8 +326,7 @@ class Scheduler:
             self._lanes[entry.queue_name] = lane
         else:
             lane.add(entry)
-            if lane.held_by is not None:
-                self._held_counts[lane.held_by.kind] += 1
+            self._held.count_added(lane)
         if not lane.wake_at:
             self._make_runnable(lane)
 
@@ -355,7 +334,7 @@ class Scheduler:
         if lane.is_busy:
             return
         lane.is_busy, lane.wake_at = True, 0.0
-        self._hold(lane, None)
+        self._held.release(lane)
         for path_name in lane.paced_by:
             self._pacing[path_name].pop(lane, None)
             if not self._pacing[path_name]:
@@ -370,11 +349,11 @@ class Scheduler:
             return
         if bounce := self._services.holds.bounce_of(lane.queue):
             entries = lane.drain()
-            self._bounce(lane.queue, entries, bounce)
+            self._bounces.end(lane.queue, entries, bounce)
             self._forget(lane)
             return
         if held := self._services.holds.of_queue(lane.queue):
-            self._hold(lane, held)
+            self._held.hold(lane, held)
             self._wait(lane, held.until)
             return
         mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
@@ -435,7 +414,7 @@ class Scheduler:
             source = self._pools[pool_name].choose(is_usable)
         if source is None:
             if holds and len(holds) == len(waits):
-                self._hold(lane, min(holds, key=lambda held: held.until))
+                self._held.hold(lane, min(holds, key=lambda held: held.until))
             return Wait(min(waits, default=now + _LONGEST_WAIT))
         policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
@@ -485,15 +464,6 @@ class Scheduler:
             limits.on_shortage()
         return min(wait.seconds, _LONGEST_WAIT)
 
-    def _hold(self, lane: Lane, held: MailHold | None) -> None:
-        if lane.held_by is not None:
-            self._held_counts[lane.held_by.kind] -= len(lane)
-            del self._held[lane]
-        lane.held_by = held
-        if held is not None:
-            self._held_counts[held.kind] += len(lane)
-            self._held[lane] = None
-
     def _wait(self, lane: Lane, until: float) -> None:
         now = self._services.clock()
         oldest = lane.oldest()
@@ -532,18 +502,6 @@ class Scheduler:
             created=entry.created, next_attempt=self._services.clock(), max_age=max_age
         )
 
-    def _bounce(self, queue: QueueName, entries: list[Entry], bounce: BounceOrder) -> None:
-        way = Way(pool=self._services.settings.queue_for(queue.domain).egress_pool)
-        self.end_entries(
-            Ending(
-                entries=entries,
-                way=way,
-                response=internal.bounced(bounce.reason),
-                is_recorded=not bounce.is_silent,
-            )
-        )
-        self._services.holds.count_bounced(bounce, len(entries))
-
     # What lookups lead to.
 
     def go_on(self, lane: Lane) -> None:
@@ -570,40 +528,3 @@ class Scheduler:
         """One lookup less waits for its turn: there may be room for more mail."""
         if len(self._lookups) == _MOST_ACTIVE - 1:
             self._bell.ring()
-
-    async def _sweep_bounces(self) -> None:
-        """Bounce mail that is not due yet, once for the bounces that have begun meanwhile."""
-        while True:
-            await self._bounce_wake.wait()
-            self._bounce_wake.clear()
-            self._bounces_swept = self._services.holds.bounces_begun
-            try:
-                await self._sweep_scheduled()
-            except Exception:
-                # Supervisor: what could not be swept bounces when it is due.
-                logger.exception("scheduled mail can't be looked through for bounces")
-
-    async def _sweep_scheduled(self) -> None:
-        bounces: dict[str, BounceOrder | None] = {}
-
-        def is_bounced(queue_name: str) -> bool:
-            if queue_name not in bounces:
-                bounces[queue_name] = self._services.holds.bounce_of(parse(queue_name))
-            return bounces[queue_name] is not None
-
-        waiting = self._scheduled.snapshot()
-        for start in range(0, len(waiting), _SWEPT_AT_ONCE):
-            # Others get their turn, and what the endings hold in memory stays small.
-            await asyncio.sleep(0)
-            await self._endings.wait_for_room()
-            # A bounce may have been taken back in the meantime.
-            bounces.clear()
-            by_queue: dict[str, list[Entry]] = {}
-            swept = waiting[start : start + _SWEPT_AT_ONCE]
-            bounced = [one for one in swept if one.is_waiting and is_bounced(one.queue_name)]
-            for entry in self._scheduled.take(bounced):
-                by_queue.setdefault(entry.queue_name, []).append(entry)
-            for queue_name, entries in by_queue.items():
-                bounce = bounces[queue_name]
-                assert bounce is not None
-                self._bounce(parse(queue_name), entries, bounce)

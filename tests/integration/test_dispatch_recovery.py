@@ -136,7 +136,7 @@ async def test_a_bounce_reaches_mail_that_was_read_after_it_began(tmp_path):
         await here.spool.postpone([(entry.id, now + 3600.0) for entry in entries])
         bounce = Bounce(action_id=1, tenant="acme", reason="listed", expire_time=now + 3600.0)
         here.policies.order_bounce(bounce)
-        await here.until(lambda: here.dispatcher._scheduler._bounces_swept == 1)
+        await here.until(lambda: here.dispatcher._scheduler._bounces.swept == 1)
         here.dispatcher.accept(await here.spool.entries())
         assert here.dispatcher.queue_counts()["scheduled"] == 3
 
