@@ -2,15 +2,18 @@
 
 import asyncio
 
+from agent.dispatch.alarm import Alarm
+
 
 class Bell:
     """Stays rung until it is silenced, so that no change between two waits is missed."""
 
-    __slots__ = ("_is_rung", "_waiter")
+    __slots__ = ("_alarm", "_is_rung", "_waiter")
 
     def __init__(self) -> None:
         self._is_rung = False
         self._waiter: asyncio.Future[None] | None = None
+        self._alarm = Alarm(self._wake)
 
     def ring(self) -> None:
         """Something has changed."""
@@ -26,13 +29,17 @@ class Bell:
         if not self._is_rung:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
-            timer = loop.call_later(seconds, self._wake)
+            self._alarm.set(loop.time() + seconds)
             try:
                 await self._waiter
             finally:
-                timer.cancel()
+                self._alarm.clear()
                 self._waiter = None
         return self._is_rung
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._alarm.close()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

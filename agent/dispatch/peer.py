@@ -22,6 +22,7 @@ from agent.delivery.classify import Replies, parse_reply
 from agent.delivery.dane import Authenticated, Mismatch
 from agent.delivery.envelope import MailCommand
 from agent.delivery.plan import Candidate
+from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
 from agent.delivery.tls import Handshake
 from agent.dispatch.certificates import peer_chain
@@ -48,6 +49,8 @@ class Peer:
         #: From the first transaction on.
         self._wire: Wire | None = None
         self.candidate = candidate
+        #: The host, for records.
+        self.name = PeerName(name=candidate.host, addr=candidate.address)
         self.tls_version = ""
         self.tls_cipher = ""
         #: Over TLS with a certificate that was checked.

@@ -103,6 +103,7 @@ class Scheduler:
         """Promote nothing more; all of it is on disk."""
         await end(self._tasks)
         self._tasks = []
+        self._bell.close()
 
     @property
     def scheduled_count(self) -> int:

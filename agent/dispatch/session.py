@@ -25,10 +25,10 @@ from agent.delivery.classify import (
 )
 from agent.delivery.envelope import mail_command
 from agent.delivery.plan import Candidate
-from agent.delivery.record import Peer as PeerName
 from agent.delivery.record import Response
 from agent.dispatch.bell import Bell
 from agent.dispatch.dialogue import Broken
+from agent.dispatch.options import PathOptions
 from agent.dispatch.path import Path
 from agent.dispatch.peer import CandidateFailed, Peer, SourceUnusable
 from agent.dispatch.route import Route
@@ -74,7 +74,8 @@ class Session:
             options=lambda: path.options,
             shuffle=self._services.random.shuffle,
         )
-        self._posture: object = None
+        #: By what the connection was opened.
+        self._opened_by: PathOptions | None = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
         #: Has the entries that were sent and whose outcome is being stored.
@@ -123,6 +124,7 @@ class Session:
             raise
         finally:
             self._watchdog.close()
+            self._bell.close()
             await self._close()
 
     async def _handle(self, entry: Entry) -> None:
@@ -231,8 +233,12 @@ class Session:
             # A plan that has been used up after it served ends the session, not the next message.
             return self._route.has_served and not self._route.has_more
         options = self._path.options
-        # What was opened by other rules, for TLS above all, is not used any more.
-        return self._transactions >= options.max_deliveries or self._posture != options.posture
+        return self._transactions >= options.max_deliveries or not self._is_as_opened(options)
+
+    def _is_as_opened(self, options: PathOptions) -> bool:
+        """Whether it may be used on: not what was opened by other rules, for TLS above all."""
+        before = self._opened_by
+        return before is options or (before is not None and before.posture == options.posture)
 
     async def _wait_idle(self) -> bool:
         """Wait for mail; False once the connection has been idle for long enough."""
@@ -326,7 +332,7 @@ class Session:
         finally:
             self._opening = None
         path.failures = 0
-        self._posture, self._route.has_served = options.posture, True
+        self._opened_by, self._route.has_served = options, True
         self._transactions, self._needs_reset = 0, False
 
     async def _pace(self) -> None:
@@ -568,20 +574,15 @@ class Session:
 
     def _way(self, queue: QueueName) -> Way:
         peer, policy = self._peer, self._path.policy
-        way = Way(
+        return Way(
             pool=self._services.settings.queue_for(queue.domain).egress_pool,
             source=policy.egress_source,
             policy=policy,
             session_id=self._id,
-        )
-        if peer is None:
-            return way
-        return replace(
-            way,
-            source_address=peer.source_address,
-            peer=PeerName(name=peer.candidate.host, addr=peer.candidate.address),
-            tls_version=peer.tls_version,
-            tls_cipher=peer.tls_cipher,
+            source_address=peer.source_address if peer else "",
+            peer=peer.name if peer else None,
+            tls_version=peer.tls_version if peer else "",
+            tls_cipher=peer.tls_cipher if peer else "",
         )
 
 

@@ -12,16 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from agent.dispatch.alarm import Alarm
+
 
 class Watchdog:
     """Watches one session."""
 
     def __init__(self) -> None:
         self._is_watching = False
-        #: Goes off when there is something to look at, or was.
-        self._timer: asyncio.TimerHandle | None = None
-        #: When, by the loop's clock.
-        self._due = 0.0
+        self._alarm = Alarm(self._look)
         self._progress_at = 0.0
         self._seconds = 0.0
         self._abort: Callable[[], object] | None = None
@@ -48,11 +47,10 @@ class Watchdog:
     def __enter__(self) -> Self:
         self.progress(self.phase)
         self._is_watching = True
-        self._arm()
+        self._alarm.set(self._progress_at + self._seconds)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        # The timer stays: blocks follow each other closely, and it is seldom due in one.
         self._is_watching = False
 
     @contextmanager
@@ -68,26 +66,14 @@ class Watchdog:
     def close(self) -> None:
         """Watch no more."""
         self._is_watching = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self) -> None:
-        due = self._progress_at + self._seconds
-        if self._timer is not None:
-            if self._due <= due:
-                return
-            self._timer.cancel()
-        self._due = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+        self._alarm.close()
 
     def _look(self) -> None:
-        # Progress only notes the time; the timer is set anew here, not at every reply.
-        self._timer = None
         if not self._is_watching:
             return
+        # Progress only notes the time; the alarm is set anew here, not at every reply.
         if self.still_seconds + 0.001 < self._seconds:
-            self._arm()
+            self._alarm.set(self._progress_at + self._seconds)
             return
         self.has_tripped, self._is_watching = True, False
         if self._abort is not None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.delivery.replies import NotAReply, Reply, ReplyParser
+from agent.dispatch.alarm import Alarm
 
 #: What is written between two looks at whether the peer takes it, in octets.
 _SLICE = 256 * 1024
@@ -40,11 +41,9 @@ class Wire(asyncio.Protocol):
         self._replies: deque[Reply] = deque()
         self._outstanding = 0
         self._waiter: asyncio.Future[None] | None = None
-        #: Until when the reply that is waited for has to come, by the loop's clock.
-        self._deadline = 0.0
-        #: Goes off at the deadline of this wait or of one before: it is not set for each.
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        #: Goes off when the reply that is waited for does not come.
+        self._alarm = Alarm(self._give_up)
+        self._is_late = False
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
         self._failure: Exception | None = None
@@ -121,9 +120,7 @@ class Wire(asyncio.Protocol):
         """The connection is gone."""
         self._closed.set()
         self._fail(WireClosed("connection lost"))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.close()
 
     def pause_writing(self) -> None:
         """The peer takes no more for now."""
@@ -151,35 +148,22 @@ class Wire(asyncio.Protocol):
 
     async def _wait(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + timeout
-        self._set_timer(loop)
-        while not self._replies:
-            self._check()
-            self._waiter = loop.create_future()
-            try:
+        self._is_late = False
+        self._alarm.set(loop.time() + timeout)
+        try:
+            while not self._replies:
+                self._check()
+                if self._is_late:
+                    raise WireTimeout("no reply")
+                self._waiter = loop.create_future()
                 await self._waiter
-            finally:
-                self._waiter = None
-            if not self._replies and self._failure is None and loop.time() >= self._deadline:
-                raise WireTimeout("no reply")
+        finally:
+            self._waiter = None
+            self._alarm.clear()
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            if self._timer_at <= self._deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = self._deadline
-        self._timer = loop.call_at(self._deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        if self._waiter is None:
-            return
-        if loop.time() < self._deadline:
-            self._set_timer(loop)
-        else:
-            self._wake()
+    def _give_up(self) -> None:
+        self._is_late = True
+        self._wake()
 
     async def _drain(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
