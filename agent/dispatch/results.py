@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from agent.delivery.record import Record, Response
 from agent.dispatch.durable import DurableWrites, until_done
+from agent.dispatch.event_ids import EventIds
 from agent.dispatch.notices import Origin, told_records, with_notice
 from agent.dispatch.settling import (
     Attempt,
@@ -79,6 +80,7 @@ class Results:
         self._accept = accept
         self._host_name = host_name
         self._ids = MessageIds(secrets.randbits)
+        self._event_ids = EventIds(secrets.randbits)
         self._clock = clock
         self._random = random
         self._writes = DurableWrites(spool, self._tell)
@@ -213,8 +215,6 @@ class Results:
             self._log.write(records)
 
     def _chance(self) -> Chance:
-        return Chance(now=self._clock(), jitter=self._random.random(), event_id=_event_id)
-
-
-def _event_id() -> str:
-    return secrets.token_hex(16)
+        return Chance(
+            now=self._clock(), jitter=self._random.random(), event_id=self._event_ids.next
+        )
