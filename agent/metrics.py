@@ -5,10 +5,11 @@ Labels are bounded: record types are a closed set, and providers beyond the firs
 are met count as "other". What other parts count themselves is read from them at each scrape.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -59,19 +60,32 @@ class _Reader(Collector):
         return []
 
 
+class _RecordCounts(Collector):
+    """Counts records; plainly, for the library's counters take ten times as long."""
+
+    def __init__(self) -> None:
+        #: By type and provider, whose number is bounded.
+        self.counts: Counter[tuple[RecordType, str]] = Counter()
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        metric = CounterMetricFamily(
+            "penstock_agent_records", "Records of the delivery log.", labels=["type", "provider"]
+        )
+        for (kind, provider), number in self.counts.items():
+            metric.add_metric([kind.value, provider], number)
+        yield metric
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        return []
+
+
 class AgentMetrics:
     """The agent's own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._records = Counter(
-            "penstock_agent_records",
-            "Records of the delivery log.",
-            ["type", "provider"],
-            registry=self.registry,
-        )
-        #: By type and provider, whose number is bounded.
-        self._records_of: dict[tuple[RecordType, str], Counter] = {}
+        self._records = _RecordCounts()
+        self.registry.register(self._records)
         self._lag = Histogram(
             "penstock_agent_loop_lag_seconds",
             "How late the event loop wakes, by measurements four times a second.",
@@ -85,11 +99,7 @@ class AgentMetrics:
     def on_records(self, records: Sequence[Record]) -> None:
         """Count *records*; the delivery log's listener."""
         for record in records:
-            kind = (record.type, self._provider(record.provider_name))
-            counter = self._records_of.get(kind)
-            if counter is None:
-                counter = self._records_of[kind] = self._records.labels(kind[0].value, kind[1])
-            counter.inc()
+            self._records.counts[record.type, self._provider(record.provider_name)] += 1
 
     def on_lag(self, seconds: float) -> None:
         """Note how late the event loop was."""

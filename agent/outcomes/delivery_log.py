@@ -185,4 +185,4 @@ class DeliveryLog:
 
 def has_reported(records: Sequence[Record]) -> bool:
     """Say whether any of *records* is one that the policy server is told of."""
-    return any(record.type in REPORTED for record in records)
+    return not REPORTED.isdisjoint([record.type for record in records])
