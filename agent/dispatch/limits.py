@@ -192,7 +192,10 @@ class Limits:
 
     def wait(self, options: PathOptions, kind: Kind, ahead: int = 0) -> Wait:
         """How long until an act may be charged, if *ahead* others go first; takes nothing."""
-        rates, leased, now = _rates(options, kind), options.fleet[kind], self.lease_ns()
+        rates = _rates(options, kind)
+        if not rates:
+            return NO_WAIT
+        leased, now = options.fleet[kind], self.lease_ns()
         own = self._own(rates, leased, now)
         seconds = self.throttles.wait_ns(own, self._monotonic_ns(), ahead) / _NS if own else 0.0
         for limit in leased.values():
@@ -207,7 +210,10 @@ class Limits:
         Charge an act to each rate: `NO_WAIT`. Else nothing, and how long to wait where *ahead*
         others wait already.
         """
-        rates, leased, now = _rates(options, kind), options.fleet[kind], self.lease_ns()
+        rates = _rates(options, kind)
+        if not rates:
+            return NO_WAIT
+        leased, now = options.fleet[kind], self.lease_ns()
         own = self._own(rates, leased, now)
         for limit in leased.values():
             wait = self._lease_wait(limit, now, 0)

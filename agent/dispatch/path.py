@@ -210,13 +210,16 @@ class Path:
         Charge the message rates: 0.0. Else nothing, and the seconds until it is the turn of
         *session*, which has a place in line from then on; infinity: not with what is lent.
         """
-        ahead = next((n for n, one in enumerate(self._line) if one is session), len(self._line))
-        wait = self._try_take(Kind.MESSAGE_RATE, ahead)
+        wait = self._try_take(Kind.MESSAGE_RATE, self._ahead_of(session) if self._line else 0)
         if wait:
             self._line[session] = None
         else:
             self._line.pop(session, None)
         return wait
+
+    def _ahead_of(self, session: Connection) -> int:
+        """How many wait for the message rates before *session*."""
+        return next((n for n, one in enumerate(self._line) if one is session), len(self._line))
 
     def leave_line(self, session: Connection) -> None:
         """*session* waits for no message rate any more."""

@@ -400,9 +400,13 @@ class Scheduler:
         pool_name = self._services.settings.queue_for(lane.queue.domain).egress_pool
         waits: list[float] = []
         holds: list[MailHold] = []
+        policies: dict[str, PathPolicy | None] = {}
 
         def is_usable(source: str) -> bool:
-            wait = self._wait_for(lane, source, now, holds)
+            policies[source] = policy = self._services.policies.lookup(
+                lane.queue.next_domain, source
+            )
+            wait = self._wait_for(lane, source, policy, now, holds)
             if wait > now:
                 waits.append(wait)
             return wait <= now
@@ -417,7 +421,7 @@ class Scheduler:
             if holds and len(holds) == len(waits):
                 self._held.hold(lane, min(holds, key=lambda held: held.until))
             return Wait(min(waits, default=now + _LONGEST_WAIT))
-        policy = self._services.policies.lookup(lane.queue.next_domain, source)
+        policy = policies[source]
         if policy is None:
             lane.chosen = source
             return Lookup(source, mx_hosts)
@@ -426,14 +430,20 @@ class Scheduler:
         lane.path_name = path.name
         return path
 
-    def _wait_for(self, lane: Lane, source: str, now: float, holds: list[MailHold]) -> float:
+    def _wait_for(
+        self,
+        lane: Lane,
+        source: str,
+        policy: PathPolicy | None,
+        now: float,
+        holds: list[MailHold],
+    ) -> float:
         """
-        Until when *source* can't take the lane's next entry; not after *now*: it can. What holds
-        it is added to *holds*.
+        Until when *source* can't take the lane's next entry by *policy*; not after *now*: it can.
+        What holds it is added to *holds*.
         """
         if (unknown_until := lane.unknown_until(source)) > now:
             return unknown_until
-        policy = self._services.policies.lookup(lane.queue.next_domain, source)
         if policy is None:
             return now
         # The path is made even if it is suspended, so that people see the mail that waits for it.
