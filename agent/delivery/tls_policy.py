@@ -14,6 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from agent.delivery.dane import Tlsa
 from agent.delivery.mta_sts import Mode, StsPolicy
 from agent.delivery.tls import TlsMode
@@ -46,8 +48,7 @@ class DaneFinding:
 NO_DANE = DaneFinding(result=DaneResult.INSECURE_CHAIN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainTls:
+class DomainTls(msgspec.Struct, frozen=True, kw_only=True):
     """What one routing domain asks."""
 
     domain: str = ""

@@ -5,7 +5,8 @@ It is made for one domain and serves others as long as they have the same hosts 
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.delivery import internal
 from agent.delivery.plan import Candidate, Host, HostFilter, NoWay, make_plan
@@ -33,6 +34,8 @@ class Route:
         self._options = options
         self._shuffle = shuffle
         self._candidates: list[Candidate] | None = None
+        #: By which answer it was made or found to serve, and the hosts that it names.
+        self._found: FoundMx | None = None
         self._hosts: frozenset[str] = frozenset()
         #: What the domain that it was made for asks of TLS.
         self.tls = DomainTls()
@@ -75,7 +78,7 @@ class Route:
         options = self._options()
         try:
             found = await self._resolver.mx_answer(domain)
-            self._hosts = _names_of(found)
+            self._found, self._hosts = found, _names_of(found)
             self.tls = await self._tls_of(domain, is_secure_mx=found.is_secure)
             hosts = await self._find_hosts(found, options)
         except DomainNotFound:
@@ -115,8 +118,10 @@ class Route:
     def _admits(
         self, domain: str, mx: FoundMx | None, asked: DomainTls, accepted_name: str
     ) -> bool:
-        if mx is not None and _names_of(mx) != self._hosts:
-            return False
+        if mx is not None and mx is not self._found:
+            if _names_of(mx) != self._hosts:
+                return False
+            self._found = mx
         if not self.tls.covers(asked, self._hosts):
             return False
         if accepted_name == self.tls.domain != domain:
