@@ -17,27 +17,29 @@ class RecipientBatches:
     __slots__ = ("_suspected", "_waiting")
 
     def __init__(self, recipients: Sequence[str]) -> None:
-        self._waiting = list(recipients)
-        self._suspected: set[str] = set()
+        self._waiting = tuple(recipients)
+        self._suspected: frozenset[str] = frozenset()
 
     @property
     def waiting(self) -> tuple[str, ...]:
         """Recipients that no transaction of this attempt has settled."""
-        return tuple(self._waiting)
+        return self._waiting
 
     @property
     def suspected(self) -> frozenset[str]:
         """Recipients that have been put back once."""
-        return frozenset(self._suspected)
+        return self._suspected
 
     def peek(self, most: int) -> tuple[str, ...]:
         """The recipients of the next transaction, left in place until they are settled."""
-        return tuple(self._waiting[: max(1, most)])
+        return self._waiting[: max(1, most)]
 
     def settle(self, results: Sequence[RecipientResult]) -> list[RecipientResult]:
         """Take out what is settled; return that. Recipients to be sent again stay."""
         settled = [each for each in results if each.result is not Result.AGAIN]
-        self._suspected.update(each.recipient for each in results if each.result is Result.AGAIN)
+        if len(settled) < len(results):
+            again = {each.recipient for each in results if each.result is Result.AGAIN}
+            self._suspected |= again
         done = {each.recipient for each in settled}
-        self._waiting = [recipient for recipient in self._waiting if recipient not in done]
+        self._waiting = tuple([each for each in self._waiting if each not in done])
         return settled

@@ -52,9 +52,10 @@ def path_of(address: str) -> bytes:
 
 def is_sendable(address: str) -> bool:
     """Whether the address can stand in a command without being read as something else."""
+    if not _UNSENDABLE.search(address):
+        return True
     quoted = _QUOTED.match(address)
-    rest = address[quoted.end() :] if quoted else address
-    return not _UNSENDABLE.search(rest)
+    return quoted is not None and not _UNSENDABLE.search(address, quoted.end())
 
 
 def wire_form(body: bytes, *, is_plain: bool = False) -> bytes:

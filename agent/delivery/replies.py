@@ -5,10 +5,14 @@ Several replies may come in one read and one reply in many; what is no reply is 
 after it nobody can tell which command the next one answers. Pure, and bounded in memory.
 """
 
+from functools import lru_cache
+
 #: RFC 5321 section 4.5.3.1.5 has 512 octets for a reply line; peers write longer ones.
 MAX_LINE = 8192
 #: Longest reply of several lines, in octets.
 MAX_REPLY = 65_536
+#: Longest line that is remembered, to be read once.
+_COMMON_LINE = 128
 
 #: Code and text; lines of the text are separated by line feeds.
 Reply = tuple[int, str]
@@ -47,16 +51,28 @@ class ReplyParser:
         self._size += len(line)
         if len(line) > MAX_LINE or self._size > MAX_REPLY:
             raise NotAReply(f"a reply of more than {MAX_REPLY} octets, or {MAX_LINE} in a line")
-        code, mark = line[:3], line[3:4]
-        # int() alone would take signs and blanks for digits.
-        if len(code) != 3 or not code.isdigit():
-            raise NotAReply(f"not an SMTP reply: {line[:200].decode('utf-8', 'replace')}")
-        # Some peers leave out the blank between code and text.
-        text = line[4:] if mark in (b"-", b" ") else line[3:]
-        self._lines.append(text.strip(b" \t\r").decode("utf-8", "surrogateescape"))
-        if mark == b"-":
-            return None
+        code, text, has_more = _read_common(line) if len(line) <= _COMMON_LINE else _read(line)
+        if has_more or self._lines:
+            self._lines.append(text)
+            if has_more:
+                return None
+            text = "\n".join(self._lines)
+            self._lines = []
+        self._size = 0
         # Where the codes of the lines differ the last one holds, as other clients have it.
-        reply = (int(code), "\n".join(self._lines))
-        self._lines, self._size = [], 0
-        return reply
+        return code, text
+
+
+def _read(line: bytes) -> tuple[int, str, bool]:
+    """The code and the text of one line, and whether more lines follow. Errors: `NotAReply`."""
+    code, mark = line[:3], line[3:4]
+    # int() alone would take signs and blanks for digits.
+    if len(code) != 3 or not code.isdigit():
+        raise NotAReply(f"not an SMTP reply: {line[:200].decode('utf-8', 'replace')}")
+    # Some peers leave out the blank between code and text.
+    text = line[4:] if mark in (b"-", b" ") else line[3:]
+    return int(code), text.strip(b" \t\r").decode("utf-8", "surrogateescape"), mark == b"-"
+
+
+# Peers say the same to most commands.
+_read_common = lru_cache(maxsize=1024)(_read)

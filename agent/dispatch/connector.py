@@ -104,7 +104,6 @@ class Connector:
                 on_progress=on_progress,
             )
             is_ready = False
-            peer.on_progress = on_progress
             try:
                 step, reason = await self._secure(
                     peer, demand, path_name, ehlo_domain, options, in_clear=in_clear

@@ -64,7 +64,6 @@ class DurableWrites:
         write = _Write(settlements, asyncio.get_running_loop().create_future())
         self._unsettled += len(settlements)
         self._writes.add(write.done)
-        write.done.add_done_callback(self._writes.discard)
         self._try(write)
         return write.done
 
@@ -110,6 +109,7 @@ class DurableWrites:
         write.retry_seconds = min(write.retry_seconds * 2, _LONGEST_RETRY)
 
     def _end(self, write: _Write) -> None:
+        self._writes.discard(write.done)
         self._unsettled -= len(write.settlements)
         self._failing -= write.is_failing
 

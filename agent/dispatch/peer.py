@@ -41,7 +41,17 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 class Peer:
     """An open connection."""
 
-    def __init__(self, smtp: aiosmtplib.SMTP, candidate: Candidate, options: PathOptions) -> None:
+    def __init__(
+        self,
+        smtp: aiosmtplib.SMTP,
+        candidate: Candidate,
+        options: PathOptions,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """
+        *on_progress* is told what is waited for next, after every reply and every part of a message
+        that went.
+        """
         self._smtp = smtp
         self._timeouts = options.timeouts
         self._may_pipeline = options.enable_pipelining
@@ -60,8 +70,8 @@ class Peer:
         #: What cut the last transaction short.
         self.failure: Broken | None = None
         self._source_address = ""
-        #: Told what is waited for next, after every reply and every part of a message that went.
-        self.on_progress: Callable[[str], None] = _ignore
+        self.on_progress = on_progress
+        self._dialogue = Dialogue(self._take_over, on_progress, self.abort)
 
     @property
     def is_open(self) -> bool:
@@ -158,7 +168,7 @@ class Peer:
         """
         self.failure = None
         transaction = Transaction(
-            Dialogue(self._take_over, self.on_progress, self.abort),
+            self._dialogue,
             command,
             recipients,
             timeouts=self._timeouts,
@@ -242,10 +252,6 @@ class Peer:
                 return Broken(internal.broken(command, "connection lost"), is_silent=True)
 
 
-def _ignore(phase: str) -> None:
-    """Nobody wants to know."""
-
-
 class CandidateFailed(AgentError):
     """A candidate of the plan gave no usable session."""
 
@@ -260,7 +266,7 @@ async def connect(
     source_address: str,
     ehlo_domain: str,
     options: PathOptions,
-    on_progress: Callable[[str], None] = _ignore,
+    on_progress: Callable[[str], None],
 ) -> Peer:
     """Open a connection and read the banner. Errors: `CandidateFailed`."""
     on_progress("connect")
@@ -282,7 +288,7 @@ async def connect(
             # The transport first: a descriptor closed under it may be another socket's by then.
             smtp.close()
             sock.close()
-    return Peer(smtp, candidate, options)
+    return Peer(smtp, candidate, options, on_progress)
 
 
 async def _open_socket(

@@ -137,6 +137,9 @@ def _last_reply(attempt: Attempt, now: float) -> LastReply | None:
 
 def _result_records(attempt: Attempt, chance: Chance) -> list[Record]:
     """One record for all recipients that met the same reply."""
+    if len(attempt.results) == 1:
+        (each,) = attempt.results
+        return [_record(attempt, _type_of(each), each.response, (each.recipient,), chance)]
     groups: dict[tuple[RecordType, Response], list[str]] = {}
     for each in attempt.results:
         groups.setdefault((_type_of(each), each.response), []).append(each.recipient)

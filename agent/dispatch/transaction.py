@@ -147,35 +147,39 @@ class Transaction:
         RSET, MAIL, RCPT and DATA without waiting (RFC 2920 section 3.1). With many recipients the
         first go alone, so that what waits for the peer to read it stays small.
         """
+        hear, timeouts = self._dialogue.hear, self._timeouts
         reset = b"RSET\r\n" if needs_reset else b""
         lines = [_mail_line(self._command), *map(_rcpt_line, self._recipients), b"DATA"]
         for begin in range(0, len(lines), _NAMED_AT_ONCE):
             part = lines[begin : begin + _NAMED_AT_ONCE]
-            written = b"".join(line + b"\r\n" for line in part)
+            written = b"\r\n".join([*part, b""])
             self._dialogue.say(reset + written, replies=len(part) + bool(reset))
             if reset:
                 await self._hear_reset()
                 reset = b""
             for place in range(begin, begin + len(part)):
-                await self._hear_announced(place, len(lines) - 1)
+                if place == 0:
+                    self._take_mail(await hear("MAIL FROM", timeouts.mail_from))
+                elif place < len(lines) - 1:
+                    self._take_rcpt(await hear("RCPT TO", timeouts.rcpt_to))
+                else:
+                    self._take_data(await hear("DATA", timeouts.data))
 
-    async def _hear_announced(self, place: int, last: int) -> None:
-        hear, timeouts = self._dialogue.hear, self._timeouts
-        if place == 0:
-            self._mail = await hear("MAIL FROM", timeouts.mail_from)
-            if ends_connection(self._mail):
-                raise Broken(self._mail)
-        elif place < last:
-            response = await hear("RCPT TO", timeouts.rcpt_to)
-            # After a refused MAIL the peer has but one thing to say of each recipient.
-            if self._is_mail_accepted:
-                self.add_rcpt(response)
-        else:
-            data = await hear("DATA", timeouts.data)
-            if ends_connection(data):
-                raise Broken(data)
-            if self._accepted or data.code == 354:
-                self._data = data
+    def _take_mail(self, response: Response) -> None:
+        self._mail = response
+        if ends_connection(response):
+            raise Broken(response)
+
+    def _take_rcpt(self, response: Response) -> None:
+        # After a refused MAIL the peer has but one thing to say of each recipient.
+        if self._is_mail_accepted:
+            self.add_rcpt(response)
+
+    def _take_data(self, response: Response) -> None:
+        if ends_connection(response):
+            raise Broken(response)
+        if self._accepted or response.code == 354:
+            self._data = response
 
     async def _take_back_data(self) -> None:
         """

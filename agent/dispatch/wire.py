@@ -86,8 +86,19 @@ class Wire(asyncio.Protocol):
 
     async def read(self, timeout: float) -> Reply:
         """Return the next reply, waiting for at most *timeout* seconds. Errors: as writing."""
-        if not self._replies:
-            await self._wait(timeout)
+        loop = asyncio.get_running_loop()
+        self._is_late = False
+        self._alarm.set(loop.time() + timeout)
+        try:
+            while not self._replies:
+                self._check()
+                if self._is_late:
+                    raise WireTimeout("no reply")
+                self._waiter = loop.create_future()
+                await self._waiter
+        finally:
+            self._waiter = None
+            self._alarm.clear()
         return self._replies.popleft()
 
     async def wait_until_closed(self) -> None:
@@ -145,21 +156,6 @@ class Wire(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    async def _wait(self, timeout: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._is_late = False
-        self._alarm.set(loop.time() + timeout)
-        try:
-            while not self._replies:
-                self._check()
-                if self._is_late:
-                    raise WireTimeout("no reply")
-                self._waiter = loop.create_future()
-                await self._waiter
-        finally:
-            self._waiter = None
-            self._alarm.clear()
 
     def _give_up(self) -> None:
         self._is_late = True

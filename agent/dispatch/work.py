@@ -1,7 +1,8 @@
 """Work: an entry in the hands of a session, and what became of its recipients so far."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.delivery import internal
 from agent.delivery.batches import RecipientBatches
@@ -15,8 +16,7 @@ from agent.queue.names import QueueName
 from agent.spool.messages import SpooledMessage
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct, kw_only=True):
     """One attempt to deliver an entry."""
 
     entry: Entry
@@ -41,17 +41,19 @@ class Work:
 
 def begin_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way) -> Work:
     """Begin an attempt; recipients that no command can name have their result at once."""
-    unsendable = {each for each in message.recipients if not is_sendable(each)}
+    unsendable = [each for each in message.recipients if not is_sendable(each)]
     return Work(
         entry=entry,
         queue=queue,
         message=message,
-        batches=RecipientBatches([one for one in message.recipients if one not in unsendable]),
+        batches=RecipientBatches(
+            [each for each in message.recipients if each not in unsendable]
+            if unsendable
+            else message.recipients
+        ),
         content=wire_form(message.body, is_plain=message.is_plain),
         is_8bit=not message.body.isascii(),
-        results=give_all(
-            [one for one in message.recipients if one in unsendable], internal.UNSENDABLE_ADDRESS
-        ),
+        results=give_all(unsendable, internal.UNSENDABLE_ADDRESS),
         way=way,
         tried=set(),
     )

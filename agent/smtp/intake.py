@@ -38,6 +38,7 @@ from agent.spool.space import FreeSpace
 
 logger = logging.getLogger(__name__)
 
+_QUEUED = Response(code=250, enhanced_code=(2, 0, 0), content="queued", internal=True)
 #: What clients and readiness say while the spool can't be written.
 NOT_STORED = "mail can't be stored now; try again later"
 
@@ -274,7 +275,7 @@ def _reception_records(message: NewMessage, incoming: IncomingMessage) -> list[R
             id=message.id,
             sender=message.sender,
             recipients=destination.recipients,
-            response=Response(code=250, enhanced_code=(2, 0, 0), content="queued", internal=True),
+            response=_QUEUED,
             created=message.created,
             queue=destination.queue_name,
             recipient_domain=domain_of(destination.recipients[0]),

@@ -161,13 +161,13 @@ class Session:
             if len(self._buffer) < _LONGEST_LINE:
                 return None
             return Reply("500 5.5.2 the line is too long; goodbye", closes=True)
-        line = bytes(self._buffer[: end + 1])
-        del self._buffer[: end + 1]
-        if end == 0 or line.find(b"\r") != end - 1:
+        if end == 0 or self._buffer.find(b"\r", 0, end) != end - 1:
             return Reply("500 5.5.2 lines must end with CRLF; goodbye", closes=True)
-        return self._count_mistakes(self._run_command(line[:-2]))
+        line = self._buffer[: end - 1]
+        del self._buffer[: end + 1]
+        return self._count_mistakes(self._run_command(line))
 
-    def _run_command(self, line: bytes) -> Reply:
+    def _run_command(self, line: bytearray) -> Reply:
         try:
             verb, _, argument = line.decode("utf-8").partition(" ")
         except UnicodeDecodeError:
