@@ -174,18 +174,22 @@ class PolicyBook:
         """Seconds of the clock that nobody sets, to say when something was asked."""
         return self._steady()
 
-    def find(self, routing_domain: str, egress_source: str) -> CachedAnswer | None:
+    def now(self) -> float:
+        """Return the time, seconds since the epoch."""
+        return self._clock()
+
+    def find(self, routing_domain: str, egress_source: str, now: float) -> CachedAnswer | None:
         """Return the entry for a path that is in use."""
-        return self._answers.get(routing_domain, egress_source, self._clock())
+        return self._answers.get(routing_domain, egress_source, now)
 
     def peek(self, key: PathKey) -> StoredAnswer | None:
         """Return the answer without counting it as used."""
         entry = self._answers.peek(key)
         return entry.answer if entry else None
 
-    def policy_of(self, entry: CachedAnswer) -> PathPolicy:
+    def policy_of(self, entry: CachedAnswer, now: float) -> PathPolicy:
         """Return the policy of an entry, the conservative one if it is too stale."""
-        if self._clock() - self._confirmed_of(entry) > self._max_stale:
+        if now - self._confirmed_of(entry) > self._max_stale:
             return conservative_policy(entry.policy)
         return entry.policy
 
@@ -330,10 +334,6 @@ class PolicyBook:
         """Every bounce in force now."""
         now = self._follow_clock()
         return [held for held in self._bounces if held.expire_time > now]
-
-    def is_due(self, entry: CachedAnswer) -> bool:
-        """Say whether the answer has aged so far that it is to be asked for again."""
-        return self._clock() >= entry.refresh_at
 
     def put_off_refresh(self, entry: CachedAnswer, seconds: float) -> None:
         """Do not ask again for *seconds*."""

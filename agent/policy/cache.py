@@ -35,6 +35,10 @@ class CachedAnswer:
     #: in an earlier run.
     taken_at: float = -math.inf
 
+    def is_due(self, now: float) -> bool:
+        """Say whether the answer has aged so far that it is to be asked for again."""
+        return now >= self.refresh_at
+
 
 class AnswerCache:
     """The newest answers, least recently used out first."""

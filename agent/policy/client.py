@@ -83,12 +83,13 @@ class PolicyClient:
 
     def lookup(self, routing_domain: str, egress_source: str) -> PathPolicy | None:
         """Return the answer in force now, None if the path was never asked for; never waits."""
-        entry = self._book.find(routing_domain, egress_source)
+        now = self._book.now()
+        entry = self._book.find(routing_domain, egress_source, now)
         if entry is None:
             return None
-        if self._book.is_due(entry):
+        if entry.is_due(now):
             self._refresh(entry)
-        return self._book.policy_of(entry)
+        return self._book.policy_of(entry, now)
 
     async def fetch(
         self, routing_domain: str, egress_source: str, mx_hosts: tuple[MxHost, ...]
@@ -100,18 +101,20 @@ class PolicyClient:
         asking. Errors: `PolicyUnavailable` for a path of which nothing is known.
         """
         key = PathKey(routing_domain=routing_domain, egress_source=egress_source)
-        entry = self._book.find(routing_domain, egress_source)
-        if entry is not None and entry.answer.mx_hosts == mx_hosts and not self._book.is_due(entry):
-            return self._book.policy_of(entry)
+        now = self._book.now()
+        entry = self._book.find(routing_domain, egress_source, now)
+        if entry is not None and entry.answer.mx_hosts == mx_hosts and not entry.is_due(now):
+            return self._book.policy_of(entry, now)
         asked = self._ask(_Question(key, mx_hosts))
         await asyncio.wait([asked], timeout=self._deadline)
         entry = await self._book.recall(key)
         if entry is None:
             reason = asked.result() if asked.done() else "no answer within the deadline"
             raise PolicyUnavailable(f"{routing_domain} by {egress_source}: {reason}")
-        if self._book.is_due(entry):
+        now = self._book.now()
+        if entry.is_due(now):
             self._put_off(entry)
-        return self._book.policy_of(entry)
+        return self._book.policy_of(entry, now)
 
     def suspension_of(
         self, policy: PathPolicy, tenant: str = "", campaign: str = ""
