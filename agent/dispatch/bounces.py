@@ -9,11 +9,11 @@ import logging
 from agent.delivery import internal
 from agent.dispatch.endings import Endings
 from agent.dispatch.holds import BounceOrder
-from agent.dispatch.lanes import Ending, parse
+from agent.dispatch.lanes import Ending
 from agent.dispatch.services import Services
 from agent.dispatch.settling import Way
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
 from agent.queue.scheduled import ScheduledQueues
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Bounces:
 
         def is_bounced(queue_name: str) -> bool:
             if queue_name not in bounces:
-                bounces[queue_name] = self._services.holds.bounce_of(parse(queue_name))
+                bounces[queue_name] = self._services.holds.bounce_of(parse_queue_name(queue_name))
             return bounces[queue_name] is not None
 
         waiting = self._scheduled.snapshot()
@@ -91,4 +91,4 @@ class Bounces:
             for queue_name, entries in by_queue.items():
                 bounce = bounces[queue_name]
                 assert bounce is not None
-                self.end(parse(queue_name), entries, bounce)
+                self.end(parse_queue_name(queue_name), entries, bounce)

@@ -14,7 +14,7 @@ from agent.background import end
 from agent.dispatch.connector import BrokenTls, Connector
 from agent.dispatch.holds import HoldKind, Holds
 from agent.dispatch.inspection import Inspection
-from agent.dispatch.lanes import Ending, HeldQueue, parse
+from agent.dispatch.lanes import Ending, HeldQueue
 from agent.dispatch.limits import Limits, without_leases
 from agent.dispatch.path import Path
 from agent.dispatch.path_state import PathState
@@ -35,7 +35,7 @@ from agent.orders.order import QueueScope
 from agent.orders.order_set import OrderSet
 from agent.policy.answer import PathPolicy, PolicySource
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import parse_queue_name
 from agent.settings import Settings
 from agent.spool.messages import Spool
 from agent.throttle.slots import ConnectionSlots, Slots
@@ -239,17 +239,14 @@ class Dispatcher:
 
     # What paths ask for: `agent.dispatch.services.Holding`
 
-    def parse(self, queue_name: str) -> QueueName:
-        """The parts of a queue's name."""
-        return parse(queue_name)
-
     def take_back(self, entry: Entry) -> None:
         """Let *entry* wait again."""
         self._scheduler.add(entry)
 
     def give_up(self, entry: Entry, path: Path) -> None:
         """End an entry that has grown too old."""
-        pool = self._services.settings.queue_for(parse(entry.queue_name).domain).egress_pool
+        domain = parse_queue_name(entry.queue_name).domain
+        pool = self._services.settings.queue_for(domain).egress_pool
         way = Way(pool=pool, source=path.policy.egress_source, policy=path.policy)
         self._scheduler.end_entries(Ending(entries=[entry], way=way, response=None))
 

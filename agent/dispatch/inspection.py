@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.dispatch import waits
-from agent.dispatch.lanes import parse
 from agent.dispatch.path import Path
 from agent.dispatch.scheduler import Scheduler
 from agent.dispatch.services import Services
 from agent.dispatch.waits import UNDER_WAY, QueueWait
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
 from agent.spool.messages import StoredEntry
 
 #: Entries looked at before others get a turn.
@@ -83,7 +82,7 @@ class Inspection:
 
     def waits_of_queue(self, name: str, counts: QueueCounts) -> tuple[QueueWait, ...]:
         """What the mail of a scheduled queue waits for."""
-        queue = parse(name)
+        queue = parse_queue_name(name)
         if hold := self._services.holds.of_queue(queue):
             return (waits.held(hold, what="its mail"),)
         found = self._scheduler.waits_of(queue) if counts.due else []
@@ -95,7 +94,7 @@ class Inspection:
 
     def find(self, stored: StoredEntry) -> Whereabouts:
         """Where an entry is that the spool has."""
-        queue = parse(stored.queue_name)
+        queue = parse_queue_name(stored.queue_name)
         for path in self._paths_of(queue):
             if any(entry.id == stored.entry_id for entry in path.entries_in_hand()):
                 return Whereabouts(

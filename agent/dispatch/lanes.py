@@ -8,7 +8,6 @@ the same moment; only age can end an entry here.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import heappop, heappush
 
 from agent.delivery.record import Response
@@ -17,8 +16,6 @@ from agent.dispatch.settling import Way
 from agent.policy.answer import MxHost
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName, parse_queue_name
-
-parse = lru_cache(maxsize=20_000)(parse_queue_name)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +52,7 @@ class Lane:
     @property
     def queue(self) -> QueueName:
         """The parts of the queue's name."""
-        return parse(self.queue_name)
+        return parse_queue_name(self.queue_name)
 
     def unknown_until(self, source: str) -> float:
         """Until when *source* is not asked about again; 0: it may be."""

@@ -34,7 +34,7 @@ from agent.limits.limit import Kind
 from agent.policy.answer import PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
 from agent.queue.ready import ReadyQueue
 from agent.settings import Source
 from agent.spool.messages import LastReply
@@ -169,7 +169,7 @@ class Path:
     def put_back(self, entry: Entry) -> None:
         """An entry in hand was not sent; it keeps its place, or goes where it can be sent."""
         self.in_hand -= 1
-        name = self.services.holding.parse(entry.queue_name)
+        name = parse_queue_name(entry.queue_name)
         if (
             self._is_stopping
             or not self._still_serves(name)
@@ -196,7 +196,7 @@ class Path:
 
     def policy_for(self, entry: Entry) -> PathPolicy | None:
         """The answer by which *entry* may be sent over this path now; None: it may not."""
-        name = self.services.holding.parse(entry.queue_name)
+        name = parse_queue_name(entry.queue_name)
         policy = self.services.policies.lookup(name.next_domain, self._policy.egress_source)
         if policy is None or policy.path_name != self.name:
             return None
@@ -313,7 +313,7 @@ class Path:
             else:
                 kept.append(entry)
         for entry in kept:
-            self._ready.put_back(entry, self.services.holding.parse(entry.queue_name).tenant)
+            self._ready.put_back(entry, parse_queue_name(entry.queue_name).tenant)
 
     def became_idle(self, session: Connection) -> None:
         """*session* waits for mail."""
@@ -531,7 +531,7 @@ class Path:
         return None
 
     def _is_old(self, entry: Entry) -> bool:
-        name = self.services.holding.parse(entry.queue_name)
+        name = parse_queue_name(entry.queue_name)
         max_age = self.services.settings.queue_for(name.domain).max_age
         return is_too_old(
             created=entry.created, next_attempt=self.services.clock(), max_age=max_age
@@ -549,7 +549,7 @@ class Path:
     def _send_away_misplaced(self) -> None:
         """Mail whose path is now another, or is suspended, goes back to where it waits."""
         names = {entry.queue_name for entry in self._ready}
-        serves = {name: self._still_serves(self.services.holding.parse(name)) for name in names}
+        serves = {name: self._still_serves(parse_queue_name(name)) for name in names}
         if all(serves.values()):
             return
         for entry in self._ready.drain():
@@ -557,7 +557,7 @@ class Path:
                 self.services.holding.take_back(entry)
                 continue
             # What was in the queue fits, however small it has been made meanwhile.
-            self._ready.put_back(entry, self.services.holding.parse(entry.queue_name).tenant)
+            self._ready.put_back(entry, parse_queue_name(entry.queue_name).tenant)
 
     def _close_surplus(self) -> None:
         limits = self.services.limits

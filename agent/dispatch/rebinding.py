@@ -19,7 +19,6 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from agent.delivery.record import Record, RecordType, Response
-from agent.dispatch.lanes import parse
 from agent.dispatch.path import Path
 from agent.dispatch.results import RecordSink
 from agent.dispatch.scheduler import Scheduler
@@ -27,7 +26,7 @@ from agent.dispatch.services import Services
 from agent.errors import RebindUnderWay
 from agent.orders.order import QueueScope, scope_of_queue
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
 from agent.spool.messages import Move, Spool, StoredMessage
 
 #: Entries that move in one transaction.
@@ -119,8 +118,8 @@ class Rebinder:
 
     async def _move(self, scope: QueueScope, rebinding: Rebinding) -> Moved:
         moved = Moved()
-        target = cache(lambda name: intern(str(rebinding.target(parse(name)))))
-        is_meant = cache(lambda name: scope.covers(scope_of_queue(parse(name))))
+        target = cache(lambda name: intern(str(rebinding.target(parse_queue_name(name)))))
+        is_meant = cache(lambda name: scope.covers(scope_of_queue(parse_queue_name(name))))
 
         def is_leaving(name: str) -> bool:
             return is_meant(name) and target(name) != name
@@ -179,7 +178,7 @@ def _record(
     (entry,) = message.entries
     if before[entry.entry_id] == entry.queue_name:
         return None
-    queue = parse(entry.queue_name)
+    queue = parse_queue_name(entry.queue_name)
     because = f": {rebinding.reason}" if rebinding.reason else ""
     return Record(
         type=RecordType.ADMIN_REBIND,

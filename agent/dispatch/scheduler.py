@@ -348,16 +348,17 @@ class Scheduler:
         """Let the lane's mail go as far as it can, or find out what it waits for."""
         if self._end_old(lane):
             return
-        if bounce := self._services.holds.bounce_of(lane.queue):
+        queue = lane.queue
+        if bounce := self._services.holds.bounce_of(queue):
             entries = lane.drain()
-            self._bounces.end(lane.queue, entries, bounce)
+            self._bounces.end(queue, entries, bounce)
             self._forget(lane)
             return
-        if held := self._services.holds.of_queue(lane.queue):
+        if held := self._services.holds.of_queue(queue):
             self._held.hold(lane, held)
             self._wait(lane, held.until)
             return
-        mx_hosts = self._services.resolver.known_mx(lane.queue.next_domain)
+        mx_hosts = self._services.resolver.known_mx(queue.next_domain)
         if mx_hosts is None:
             self._lookups.start(lane, Lookup())
             return
@@ -368,7 +369,7 @@ class Scheduler:
             match self._choose(lane, mx_hosts):
                 case Path() as path:
                     entry = lane.pop()
-                    if not path.put(entry, lane.queue.tenant):
+                    if not path.put(entry, queue.tenant):
                         lane.add(entry)
                 case Lookup() as lookup:
                     self._lookups.start(lane, lookup)

@@ -14,7 +14,6 @@ from agent.dispatch.sources import SourceHealth
 from agent.dns import Resolver
 from agent.policy.answer import PolicySource
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 class Holding(Protocol):
     """What a path asks of the queues behind it."""
-
-    def parse(self, queue_name: str) -> QueueName:
-        """The parts of a queue's name."""
 
     def take_back(self, entry: Entry) -> None:
         """Let *entry* wait again, due as it is, to be given to whichever path can send it."""

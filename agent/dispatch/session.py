@@ -39,7 +39,7 @@ from agent.dispatch.watchdog import Watchdog
 from agent.dispatch.work import Work, begin_work, give_all
 from agent.errors import AgentError, SpoolUnavailable
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName
+from agent.queue.names import QueueName, parse_queue_name
 from penstock.v1.egress_path_pb2 import ReconnectStrategy
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Session:
     async def _put_off_stalled(self, entry: Entry) -> None:
         """Nothing was said of the message: it waits a moment, and no attempt is used up."""
         assert self._stalled is not None
-        way = self._way(self._services.holding.parse(entry.queue_name))
+        way = self._way(parse_queue_name(entry.queue_name))
         self._let_go()
         entry.due = self._services.clock() + self._services.random.uniform(0, _STALLED_SECONDS)
         self._services.holding.take_back(entry)
@@ -273,7 +273,7 @@ class Session:
             await peer.quit()
 
     def _domain_of(self, entry: Entry) -> str:
-        return self._services.holding.parse(entry.queue_name).next_domain
+        return parse_queue_name(entry.queue_name).next_domain
 
     async def _connect(self, entry: Entry) -> bool:
         """Open a connection for *entry*; if none is to be had, settle it or put it back."""
@@ -375,7 +375,7 @@ class Session:
 
     async def _finish(self, entries: list[Entry], response: Response) -> None:
         """Settle *entries*, the first of them in hand, with one response of our own."""
-        way = self._way(self._services.holding.parse(entries[0].queue_name))
+        way = self._way(parse_queue_name(entries[0].queue_name))
         try:
             with self._watchdog.pause():
                 waiting = await self._services.results.finish(entries, way, response)
@@ -404,7 +404,7 @@ class Session:
         if message is None:
             self._let_go()
             return
-        queue = self._services.holding.parse(entry.queue_name)
+        queue = parse_queue_name(entry.queue_name)
         work = begin_work(entry, queue, message, self._way(queue))
         while work.batches.waiting:
             if self._peer is None or not await self._may_send(entry):

@@ -5,9 +5,13 @@ Nothing escapes in a name, so what would be read back as something else is refus
 made. Tenants and campaigns are kept as they came; domains are to be lower-case A-labels already.
 """
 
+from functools import lru_cache
+
 import msgspec
 
 _LONGEST_LABEL = 128
+#: Names that need not be read again: each is asked for many times for a message.
+_REMEMBERED = 20_000
 
 
 class QueueName(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +57,7 @@ def label_mistake(text: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_queue_name(text: str) -> QueueName:
     """
     Read a name.
