@@ -233,14 +233,15 @@ class _Connection(asyncio.Protocol):
         """Do what the session asks for until it waits for the client or the spool."""
         replies: list[Reply] = []
         gathered = 0
-        while self._pending is None and not self._is_blocked:
+        while self._pending is None and not self._is_blocked and self._session.has_unread:
             action = self._session.next_action()
             if action is None:
                 break
             self._last_heard = self._loop.time()
             if isinstance(action, Submission):
                 # What came before it is answered first, whatever comes of the message.
-                self._send(*replies)
+                if replies:
+                    self._send(*replies)
                 replies, gathered = [], 0
                 action = self._take(action)
                 if action is None:
@@ -254,7 +255,8 @@ class _Connection(asyncio.Protocol):
                 # Sending may block the client, and so end the loop.
                 self._send(*replies)
                 replies, gathered = [], 0
-        self._send(*replies)
+        if replies:
+            self._send(*replies)
         self._set_reading()
         if self._has_hung_up and self._pending is None and not self._is_blocked:
             self._close()
@@ -347,7 +349,7 @@ class _Connection(asyncio.Protocol):
             self._go_on()
 
     def _send(self, *replies: Reply) -> None:
-        if self._transport is None or self._transport.is_closing() or not replies:
+        if self._transport is None or self._transport.is_closing():
             return
         lines, closes = [], False
         for reply in replies:
