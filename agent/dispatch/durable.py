@@ -79,7 +79,7 @@ class DurableWrites:
             # Given up.
             self._end(write)
             return
-        tried = asyncio.ensure_future(self._spool.settle(write.settlements))
+        tried = self._spool.settle(write.settlements)
         tried.add_done_callback(partial(self._on_tried, write))
 
     def _on_tried(self, write: _Write, tried: asyncio.Future[list[Entry]]) -> None:

@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Protocol
 
@@ -46,7 +46,7 @@ NOT_STORED = "mail can't be stored now; try again later"
 class MailStore(Protocol):
     """What the intake needs of a spool."""
 
-    def add(self, messages: Sequence[NewMessage]) -> Awaitable[list[Entry]]:
+    def add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
         """Store messages durably; return their entries. Errors: `SpoolUnavailable`."""
 
     @property
@@ -125,7 +125,7 @@ class Intake:
         taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         # Nobody else has this one, to cancel it: once handed to the spool the message must reach
         # the queues too, even if the client is gone.
-        stored = asyncio.ensure_future(self._store.add([message]))
+        stored = self._store.add([message])
         self._storing.add(stored)
         stored.add_done_callback(partial(self._on_stored, message, incoming, taken))
         return taken

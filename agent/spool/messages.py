@@ -1,6 +1,7 @@
 """What goes into the spool and comes out of it."""
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -130,13 +131,13 @@ class Spool(Protocol):
     given is written even if nobody waits for it. Errors: `SpoolUnavailable`.
     """
 
-    def add(self, messages: Sequence[NewMessage]) -> Awaitable[list[Entry]]:
+    def add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
         """Store *messages*; return one entry a destination, due at once, in order."""
 
     async def load(self, entry_id: int) -> SpooledMessage | None:
         """Read what a delivery needs; None if the entry is finished."""
 
-    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[list[Entry]]:
+    def settle(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[Entry]]:
         """
         Strike delivered recipients, set due times, write records and store new messages, all in
         one transaction; return the entries of the new messages. Repeated, it stores none twice.

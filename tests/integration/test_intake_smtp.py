@@ -273,7 +273,10 @@ class FaultyStore:
         self.may_work = asyncio.Event()
         self.may_work.set()
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Entry]:
+    def add(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Entry]]:
+        return asyncio.ensure_future(self._add(messages))
+
+    async def _add(self, messages: Sequence[NewMessage]) -> list[Entry]:
         self.entered.set()
         await self.may_work.wait()
         if self.is_broken:
