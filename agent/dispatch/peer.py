@@ -252,6 +252,10 @@ class Peer:
                 return Broken(internal.broken(command, "connection lost"), is_silent=True)
 
 
+def _ignore(phase: str) -> None:
+    """Nobody wants to know."""
+
+
 class CandidateFailed(AgentError):
     """A candidate of the plan gave no usable session."""
 
@@ -266,7 +270,7 @@ async def connect(
     source_address: str,
     ehlo_domain: str,
     options: PathOptions,
-    on_progress: Callable[[str], None],
+    on_progress: Callable[[str], None] = _ignore,
 ) -> Peer:
     """Open a connection and read the banner. Errors: `CandidateFailed`."""
     on_progress("connect")

@@ -45,6 +45,8 @@ class Transaction:
         self._is_lmtp = is_lmtp
         self._mail: Response | None = None
         self._rcpt: list[Response] = []
+        #: How many recipients were accepted.
+        self._accepted = 0
         self._data: Response | None = None
         self._ends: list[Response] = []
         #: The message has begun to go: the peer may have it, whatever is heard.
@@ -106,15 +108,11 @@ class Transaction:
         if ends_connection(response):
             raise Broken(response)
         self._rcpt.append(response)
+        self._accepted += is_accepted(response)
 
     @property
     def _is_mail_accepted(self) -> bool:
         return self._mail is not None and is_accepted(self._mail)
-
-    @property
-    def _accepted(self) -> int:
-        """How many recipients were accepted."""
-        return sum(map(is_accepted, self._rcpt)) if self._is_mail_accepted else 0
 
     async def _reset(self) -> None:
         """Send RSET and hear the reply. Errors: `ResetFailed`."""

@@ -83,9 +83,12 @@ class DeliveryLog:
 
     def write(self, records: Sequence[Record]) -> None:
         """Take *records* to be written; never waits."""
-        room = max(0, self._max_buffered - len(self._buffer))
-        self._buffer.extend(records[:room])
-        if len(records) > room:
+        room = self._max_buffered - len(self._buffer)
+        if len(records) <= room:
+            self._buffer.extend(records)
+        else:
+            room = max(0, room)
+            self._buffer.extend(records[:room])
             if self.dropped == 0:
                 logger.error("delivery log full, records are left out")
             self.dropped += len(records) - room
