@@ -11,6 +11,7 @@ comes: while one transaction is on its way to the disk, those of the next gather
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -69,7 +70,12 @@ class Gathering(Generic[Given, Done, Result]):
     def _take(self) -> list[_Call[Given, Result]]:
         """The calls that wait; called by the writer's thread, or where that has failed."""
         self._has_ticket = False
-        return [self._calls.popleft() for _ in range(min(len(self._calls), _MOST_TOGETHER))]
+        taken: list[_Call[Given, Result]] = []
+        # The other thread may take the last of them at any time.
+        with contextlib.suppress(IndexError):
+            while len(taken) < _MOST_TOGETHER:
+                taken.append(self._calls.popleft())
+        return taken
 
     def _run(self, calls: list[_Call[Given, Result]]) -> None:
         """Have *calls* done; none: those that wait when their turn comes."""
