@@ -17,9 +17,12 @@ from policy_server.cli.session import ENVIRONMENT_HELP, Session, config_option
 from policy_server.server import run_server
 from policy_server.settings import Settings
 
-#: Each message makes a few objects that are soon gone and are in no cycle. With the defaults the
-#: collector goes through those of every stream again and again while many are sent.
-_GC_THRESHOLDS = (50_000, 20, 50)
+#: grpcio (1.80) leaves three objects in a cycle behind each call, where it looks for the handler,
+#: and the collector alone frees them: often, as a few thousand take a millisecond and tens of
+#: thousands hold up all calls meanwhile. Older objects are looked at seldom: each message to a
+#: stream makes a few that are soon gone and are in no cycle, and with the defaults those of every
+#: stream are gone through again and again while many are sent.
+_GC_THRESHOLDS = (2_000, 500, 50)
 _PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
