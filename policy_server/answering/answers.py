@@ -26,7 +26,7 @@ _NOT_MODIFIED = _Response.NOT_MODIFIED_FIELD_NUMBER
 _ETAG_LENGTH = 32
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One egress path's answer, serialised once."""
 
     path_name: str

@@ -18,7 +18,7 @@ from policy_server.rules.scopes import Scopes, find_scopes
 _KEPT = 20_000
 
 
-class _KnownAnswer(msgspec.Struct, frozen=True):
+class _KnownAnswer(msgspec.Struct, frozen=True, gc=False):
     #: Of the state, when it was last found to hold.
     generation: int
     scopes: Scopes

@@ -18,7 +18,7 @@ _KEPT = 20_000
 _LONGEST_KEPT = 1_000
 
 
-class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
+class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A question that leaves the hosts to the server, which has to look for them."""
 
     routing_domain: str
@@ -26,7 +26,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     site_name: str
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A GetEgressPathConfigRequest, read."""
 
     question: Question | OpenQuestion

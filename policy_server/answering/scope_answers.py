@@ -9,9 +9,9 @@ the work that it makes.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from penstock.v1.egress_path_pb2 import REFRESH_STRATEGY_EPOCH, EgressPathConfig
@@ -29,8 +29,7 @@ _NO_REFRESH = Duration(seconds=24 * 60 * 60)
 _KEPT = 20_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeAnswer:
+class ScopeAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The part of an answer that all questions in the same scopes, from one source, share."""
 
     #: An EgressPathConfig, as it goes over the wire.

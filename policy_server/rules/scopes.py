@@ -9,7 +9,7 @@ from policy_server.rules.site import MxHost, host_set, normalise_domain
 from policy_server.rules.snapshot import Provider, ScopeBlocks, Snapshot
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is asked: how may mail for a domain leave from a source."""
 
     routing_domain: str
@@ -20,7 +20,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     mx_hosts: tuple[MxHost, ...] = ()
 
 
-class MatchedProvider(msgspec.Struct, frozen=True):
+class MatchedProvider(msgspec.Struct, frozen=True, gc=False):
     """A provider that a question falls into."""
 
     provider: Provider
@@ -28,7 +28,7 @@ class MatchedProvider(msgspec.Struct, frozen=True):
     by_domain_only: bool
 
 
-class Scopes(msgspec.Struct, frozen=True, kw_only=True):
+class Scopes(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The scopes of one question."""
 
     default: ScopeBlocks

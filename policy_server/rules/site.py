@@ -29,7 +29,7 @@ _PART = re.compile(
 _MOST_POSSIBLE = 256
 
 
-class MxHost(msgspec.Struct, frozen=True, order=True):
+class MxHost(msgspec.Struct, frozen=True, order=True, gc=False):
     """One entry of a domain's MX answer."""
 
     #: "." for a null MX (RFC 7505).
