@@ -40,6 +40,9 @@ def write_number(number: int, value: int) -> bytes:
 def _varint(number: int) -> bytes:
     if number < 0x80:
         return _SHORT[number]
+    if number < 0x4000:
+        # As lengths of whole messages nearly all are.
+        return bytes((number & 0x7F | 0x80, number >> 7))
     written = bytearray()
     while number > 0x7F:
         written.append(number & 0x7F | 0x80)

@@ -60,6 +60,8 @@ def _match_providers(
 ) -> tuple[MatchedProvider, ...]:
     by_hosts = snapshot.provider_index.match_hosts(hosts)
     by_domain = snapshot.provider_index.match_domain(domain)
+    if not by_hosts and not by_domain:
+        return ()
     return tuple(
         MatchedProvider(snapshot.providers[number], number not in by_hosts)
         for number in sorted(by_hosts | by_domain)

@@ -112,6 +112,8 @@ def site_name(domain: str, mx_hosts: Sequence[MxHost]) -> str:
         return address
     if not mx_hosts:
         return normalise_domain(domain)
+    if len(mx_hosts) == 1:
+        return normalise_host(mx_hosts[0].host)
     ordered = sorted((entry.preference, normalise_host(entry.host)) for entry in mx_hosts)
     hosts = list(dict.fromkeys(host for _, host in ordered if host))
     return hosts[0] if len(hosts) == 1 else _factor(hosts)
