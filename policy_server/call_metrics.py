@@ -1,18 +1,16 @@
 """
 How many RPCs ended, how, and how long unary ones took.
 
-Every call is counted, on the event loop's thread alone: plain numbers, which take a fraction of the
-time of the library's own, as those lock. They become the library's when somebody asks for them.
+Every call is counted, in plain numbers as those of `histograms` are.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+
+from policy_server.histograms import Tally
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 
@@ -20,22 +18,17 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 class MethodCalls:
     """The calls of one method."""
 
-    __slots__ = ("by_bound", "by_code", "seconds")
+    __slots__ = ("by_code", "seconds", "took")
 
     def __init__(self) -> None:
         self.by_code: Counter[str] = Counter()
-        #: How many unary calls took no longer than each bound, but longer than the one before.
-        self.by_bound = [0] * (len(BOUNDS) + 1)
-        self.seconds = 0.0
+        self.seconds = Tally(BOUNDS)
+        #: Called with the seconds that a unary call took.
+        self.took = self.seconds.observe
 
     def end(self, code: str) -> None:
         """A call has ended with a status."""
         self.by_code[code] += 1
-
-    def took(self, seconds: float) -> None:
-        """A unary call has ended after so long."""
-        self.by_bound[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds += seconds
 
 
 class CallMetrics(Collector):
@@ -58,11 +51,10 @@ class CallMetrics(Collector):
         times = HistogramMetricFamily(
             "penstock_server_rpc_seconds", "Time to answer unary RPCs.", labels=("method",)
         )
-        bounds = [*map(floatToGoString, BOUNDS), "+Inf"]
         for method, calls in self._methods.items():
             for code, count in calls.by_code.items():
                 ended.add_metric((method, code), count)
-            buckets = list(zip(bounds, accumulate(calls.by_bound), strict=True))
+            buckets = calls.seconds.buckets
             if buckets[-1][1]:
-                times.add_metric((method,), buckets, calls.seconds)
+                times.add_metric((method,), buckets, calls.seconds.total)
         return ended, times

@@ -5,6 +5,7 @@ Metrics of the policy server, on a registry of their own.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from policy_server.call_metrics import CallMetrics
+from policy_server.histograms import PlainHistogram
 
 
 class ServerMetrics:
@@ -47,12 +48,12 @@ class ServerMetrics:
             "Matches of AdjustConfig on an option that has no ruled value to lower.",
             registry=self.registry,
         )
-        self.watch_seconds = Histogram(
+        self.watch_seconds = PlainHistogram(
             "penstock_server_watch_seconds",
             "From a change to its acknowledgement by a watching client.",
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
-            registry=self.registry,
+            (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
         )
+        self.registry.register(self.watch_seconds)
         self.watch_openings = Counter(
             "penstock_server_watch_openings",
             "Streams that began: new, resumed from a token, or reset.",
@@ -69,12 +70,12 @@ class ServerMetrics:
             "Full states that were sent whole.",
             registry=self.registry,
         )
-        self.watch_lag = Histogram(
+        self.watch_lag = PlainHistogram(
             "penstock_server_watch_lag_revisions",
             "How many revisions a client had yet to apply when it acknowledged a response.",
-            buckets=(0, 1, 2, 5, 10, 25, 100, 1000),
-            registry=self.registry,
+            (0, 1, 2, 5, 10, 25, 100, 1000),
         )
+        self.registry.register(self.watch_lag)
         self.watch_furthest = Gauge(
             "penstock_server_watch_lag_revisions_most",
             "How many revisions the agent that is furthest behind has yet to apply.",

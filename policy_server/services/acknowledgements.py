@@ -13,7 +13,9 @@ Pure; times are the caller's.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 #: What a resource is known by: the name of a path, or the number of an action.
 ResourceKey = str | int
@@ -22,8 +24,7 @@ _MOST_DIGITS = 18
 _NONE: frozenset[ResourceKey] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentResponse:
+class SentResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A response that is to be acknowledged."""
 
     nonce: int
@@ -70,8 +71,9 @@ class Acknowledgements:
     ) -> int:
         """Note a response; return its nonce."""
         self._nonce += 1
-        sent = SentResponse(nonce=self._nonce, at=at, keys=keys, completes=completes, since=since)
-        self._sent.append(sent)
+        self._sent.append(
+            SentResponse(nonce=self._nonce, at=at, keys=keys, completes=completes, since=since)
+        )
         return self._nonce
 
     def note_current(self, revision: int) -> None:
@@ -97,11 +99,11 @@ class Acknowledgements:
             return ()
         for sent in heard:
             self._refused -= sent.keys
-        newest = heard[-1]
         if is_refusal:
-            self._refused |= _choose(newest.keys, rejected)
+            self._refused |= _choose(heard[-1].keys, rejected)
         if not self._refused:
-            self.applied = max(self.applied, *(sent.completes for sent in heard))
+            for sent in heard:
+                self.applied = max(self.applied, sent.completes)
         return tuple(heard)
 
     def forget(self, keys: frozenset[ResourceKey]) -> None:
