@@ -121,9 +121,10 @@ class WatchHub:
 
     async def watch(
         self, request_iterator: AsyncIterator[pb.WatchPolicyRequest], context: Any
-    ) -> AsyncGenerator[Outgoing, None]:
+    ) -> None:
         """
-        Keep one client current, from its first request until either side ends.
+        Keep one client current, from its first request until either side ends; what it is sent is
+        written to *context*.
 
         Errors: `InvalidRequest` for requests out of order, `Aborted` for a client that
         acknowledges nothing, `Unavailable` when the server stops or has no room.
@@ -166,7 +167,9 @@ class WatchHub:
                 for part in (opening, stream.changes()):
                     async with contextlib.aclosing(part):
                         async for response in part:
-                            yield response
+                            # Not handed on by generators around this one: it is done for every
+                            # client and message.
+                            await context.write(response)
                 opening = self._begin_anew(stream) if stream.must_reset else None
         finally:
             # A cancelled stream stays cancelled: nothing is caught here.
