@@ -46,6 +46,8 @@ from policy_server.supervisor import end, keep_running
 
 logger = logging.getLogger(__name__)
 
+#: Between two looks at the revision, where hints may come and where none can.
+_POLL_SECONDS_WITH_HINTS = 0.5
 _POLL_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _MAX_SITES = 20_000
@@ -325,7 +327,8 @@ class Policy:
     async def _poll(self) -> None:
         failure = ""
         while True:
-            await self._listener.wait(_POLL_SECONDS)
+            has_hints = self._listener.is_listening
+            await self._listener.wait(_POLL_SECONDS_WITH_HINTS if has_hints else _POLL_SECONDS)
             try:
                 await self.reload()
                 failure = ""

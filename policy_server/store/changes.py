@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from policy_server.store.revisions import is_known_since, read_revision, read_stamp
+from policy_server.store.revisions import is_known_since, read_newest, read_stamp
 from policy_server.store.tables import change_log
 
 #: With more changed rows than this, reading everything is no slower.
@@ -43,8 +43,7 @@ def read_changes_since(connection: Connection, since: int, *, stamp: str | None 
 
     *stamp* is what that revision had when it was read; None: unknown.
     """
-    revision = read_revision(connection)
-    newest = read_stamp(connection, revision)
+    revision, newest = read_newest(connection)
     if revision == since and stamp in (None, newest):
         return Changes(revision=revision, stamp=newest)
     is_same = stamp is None or read_stamp(connection, since) == stamp

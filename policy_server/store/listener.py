@@ -8,7 +8,7 @@ the database, which is looked at in any case.
 import asyncio
 import contextlib
 import logging
-from pathlib import Path
+import os
 
 import psycopg
 
@@ -69,7 +69,7 @@ class RevisionListener:
 
     async def _watch_file(self) -> None:
         # SQLite tells nobody, but every commit writes to the log beside the database.
-        log = Path(f"{self._database.url.database}-wal")
+        log = f"{self._database.url.database}-wal"
         seen = _stamp(log)
         was_new = False
         self.is_listening = True
@@ -82,9 +82,9 @@ class RevisionListener:
             was_new, seen = now != seen, now
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: str) -> tuple[int, int]:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return 0, 0
     return found.st_mtime_ns, found.st_size

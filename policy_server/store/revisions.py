@@ -21,6 +21,14 @@ def read_revision(connection: Connection) -> int:
     return int(newest or 0)
 
 
+def read_newest(connection: Connection) -> tuple[int, str]:
+    """Read the newest revision with its stamp (see `read_stamp`), as every look at it does."""
+    columns = policy_revisions.c
+    statement = select(columns.id, columns.committed_at).order_by(columns.id.desc()).limit(1)
+    found = connection.execute(statement).first()
+    return (0, "") if found is None else (found.id, found.committed_at.isoformat())
+
+
 def read_stamp(connection: Connection, revision: int) -> str:
     """
     Read what tells a revision from the one of the same number that a database had before it was

@@ -61,6 +61,7 @@ class SimulatedHints:
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self.is_listening = True
 
     async def wait(self, seconds: float) -> None:
         """Return at a hint, or after *seconds*."""
