@@ -7,8 +7,9 @@ streams share: a head with kind, token and time, and each resource.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.answering.answers import Answer
@@ -28,11 +29,10 @@ _RESOURCES = pb.WatchPolicyResponse.DESCRIPTOR.fields_by_name["resources"].numbe
 _EGRESS_PATH = pb.PolicyResource.DESCRIPTOR.fields_by_name["egress_path"].number
 
 
-@dataclass(slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct):
     """A response on its way, in parts."""
 
-    parts: list[bytes] = field(default_factory=list)
+    parts: list[bytes]
     #: Whether it ends a snapshot.
     is_end: bool = False
 

@@ -111,6 +111,8 @@ class WatchStream:
         #: Whether the client is to be told that a full state follows.
         self._must_reset = False
         self._reconnect_after: float | None = None
+        #: Whether it ends, or begins anew.
+        self._is_interrupted = False
         self.agent = ""
 
     # What the hub and the client tell the stream; none of it waits.
@@ -177,12 +179,13 @@ class WatchStream:
 
     def reset(self) -> None:
         """Note that what was sent so far is of another past of the database than what follows."""
-        self._must_reset = True
+        self._must_reset = self._is_interrupted = True
         self._alarm.ring()
 
     def write_reset(self) -> Outgoing:
         """Write that a full state follows; until it is sent there is nothing to go on from."""
         self._must_reset = self._is_open = False
+        self._is_interrupted = self._is_ending()
         self._token = b""
         self._backlog.forget_actions()
         self._acknowledgements.begin_anew()
@@ -192,12 +195,13 @@ class WatchStream:
     def end(self, reconnect_after: float) -> None:
         """Ask the client to come back later, and end."""
         self._reconnect_after = reconnect_after
+        self._is_interrupted = True
         self._alarm.ring()
 
     def close(self, failure: Exception | None = None) -> None:
         """End: the client has nothing more to say, or said something wrong."""
         self._failure = failure
-        self._is_closed = True
+        self._is_closed = self._is_interrupted = True
         self._alarm.ring()
 
     def start(self, start: pb.WatchStart, *, caller: str) -> None:
@@ -345,7 +349,7 @@ class WatchStream:
 
     async def changes(self) -> AsyncGenerator[Outgoing, None]:
         """Send whatever changes, until either side ends, or the client has to begin anew."""
-        while not self._is_interrupted():
+        while not self._is_interrupted:
             if self._backlog.is_urgent:
                 # Not by a generator of its own: this is what all streams do at once.
                 self._backlog.take_touched()
@@ -354,19 +358,18 @@ class WatchStream:
                 ):
                     yield response
                 continue
-            lane = self._choose_lane()
-            if lane is not None:
+            due = min(self._backlog.rules_due, self._backlog.extended_due, self._bookmark_due())
+            if self._now() < due:
+                await self._sleep(due)
+            elif (lane := self._choose_lane()) is not None:
                 async with contextlib.aclosing(lane):
                     async for response in lane:
                         yield response
-            elif self._now() >= self._bookmark_due():
-                # Nor this, which is all that there is to do for a stream that is idle. Nothing is
-                # due, so the client knows all suspensions up to the policy's revision.
+            else:
+                # Nor this, which is all that there is to do for a stream that is idle. Nothing else
+                # is due, so the client knows all suspensions up to the policy's revision.
                 self._token = self._write_token()
                 yield self.write_bookmark()
-            else:
-                due = min(self._backlog.rules_due, self._backlog.extended_due, self._bookmark_due())
-                await self._sleep(due)
         if self._failure is not None:
             raise self._failure
         if self._reconnect_after is not None:
@@ -377,18 +380,17 @@ class WatchStream:
         self._alarm.close()
 
     def _choose_lane(self) -> AsyncGenerator[Outgoing, None] | None:
-        """Choose what to do now that nothing is urgent; None: at most a bookmark is due."""
+        """Choose what to do now that something is due; None: a bookmark."""
         now = self._now()
         if now >= self._backlog.rules_due:
             return self._compare()
         if now >= self._backlog.extended_due:
             return self._flush()
-        if now >= self._bookmark_due():
-            if self._backlog.has_extended:
-                # A token must not say that the client knows what waits here.
-                return self._flush()
-            if self._paths.assumed and now >= self._invalidated_at + self._timing.fetching:
-                return self._send_assumed()
+        if self._backlog.has_extended:
+            # A token must not say that the client knows what waits here.
+            return self._flush()
+        if self._paths.assumed and now >= self._invalidated_at + self._timing.fetching:
+            return self._send_assumed()
         return None
 
     async def _flush(self) -> AsyncGenerator[Outgoing, None]:
@@ -580,9 +582,6 @@ class WatchStream:
     def _is_ending(self) -> bool:
         return self._is_closed or self._reconnect_after is not None
 
-    def _is_interrupted(self) -> bool:
-        return self._must_reset or self._is_ending()
-
     def _bookmark_due(self) -> float:
         # A little sooner, so that many streams have theirs in one turn of the loop: to wake it for
         # each would cost more than what is sent.
@@ -591,9 +590,9 @@ class WatchStream:
 
     async def _may_send(self) -> bool:
         """Wait for room in the window; False if the stream ends or begins anew instead."""
-        while self.unacknowledged >= self._timing.window and not self._is_interrupted():
+        while self.unacknowledged >= self._timing.window and not self._is_interrupted:
             await self._sleep(NEVER)
-        return not self._is_interrupted()
+        return not self._is_interrupted
 
     async def _sleep(self, until: float) -> None:
         """Wait for something to do, at most until a time of the loop's. Errors: `Aborted`."""
