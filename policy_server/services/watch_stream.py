@@ -26,8 +26,7 @@ from datetime import datetime
 
 from penstock.v1 import policy_service_pb2 as pb
 from policy_server.automation.actions import ActionInForce
-from policy_server.conversions.paths import read_hosts
-from policy_server.errors import Aborted, InvalidRequest, PolicyServerError
+from policy_server.errors import Aborted, InvalidRequest
 from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.book import RulesChange
@@ -43,21 +42,17 @@ from policy_server.services.shared_resources import (
     write_path,
     write_removed,
 )
+from policy_server.services.subscriptions import Subscriptions
 from policy_server.services.watch_backlog import MAX_CHANGED, NEVER, WatchBacklog
 from policy_server.services.watch_timing import WatchTiming
-from policy_server.services.watched_paths import WatchedPath, WatchedPaths
+from policy_server.services.watched_paths import WatchedPaths
 
 logger = logging.getLogger(__name__)
 
-#: Most names one stream may subscribe to.
-MAX_SUBSCRIPTIONS = 100_000
-#: Longest name of a subscription, in bytes.
-MAX_NAME_BYTES = 512
 _MAX_RESOURCES = 500
 _MAX_BYTES = 256 * 1024
 #: Answers compared before others get a turn on the event loop.
 _STRIDE = 25
-_QUESTIONS_AT_ONCE = 32
 _LOGGED_LENGTH = 200
 
 #: Times within the span of a bookmark at which bookmarks are sent.
@@ -89,8 +84,7 @@ class WatchStream:
         self._now = asyncio.get_running_loop().time
         self._paths = WatchedPaths()
         self._backlog = WatchBacklog(self._paths, timing)
-        #: Subscriptions whose question is not made out yet.
-        self._open_names: dict[str, None] = {}
+        self._subscriptions = Subscriptions(policy, self._paths, self._backlog)
         self._is_comparing = False
         self._invalidated_at = 0.0
         self._token = b""
@@ -103,9 +97,6 @@ class WatchStream:
         self._last_ack = self._now()
         self._last_sent = self._now()
         self._alarm = Alarm()
-        self._open_changed = asyncio.Event()
-        self._all_known = asyncio.Event()
-        self._all_known.set()
         self._failure: Exception | None = None
         self._is_closed = False
         #: Whether the client is to be told that a full state follows.
@@ -170,7 +161,7 @@ class WatchStream:
     def size(self) -> int:
         """How many names and numbers are kept for the client; what memory goes by."""
         refused = self._acknowledgements.refused
-        return len(self._paths) + len(self._backlog) + len(self._open_names) + len(refused)
+        return len(self._paths) + len(self._backlog) + self._subscriptions.open + len(refused)
 
     @property
     def must_reset(self) -> bool:
@@ -209,12 +200,17 @@ class WatchStream:
         self.agent = (caller or start.agent_info.name)[:_LOGGED_LENGTH]
         self._subscribe(start.subscribe, start.known)
 
+    async def find_sites(self) -> None:
+        """Make out the questions of subscriptions, for ever."""
+        await self._subscriptions.find_sites(self.agent, self._alarm.ring)
+
     def hear(self, request: pb.WatchPolicyRequest) -> None:
         """Take in a later request. Errors: `InvalidRequest`."""
         match request.WhichOneof("request"):
             case "subscribe":
                 self._subscribe(request.subscribe.add, {})
-                self._unsubscribe(request.subscribe.remove)
+                self._subscriptions.remove(request.subscribe.remove)
+                self._acknowledgements.forget(frozenset(request.subscribe.remove))
                 self._alarm.ring()
             case "ack":
                 self._hear_ack(request.ack)
@@ -226,44 +222,7 @@ class WatchStream:
     def _subscribe(
         self, subscriptions: Sequence[pb.PathSubscription], known: Mapping[str, str]
     ) -> None:
-        for subscription in subscriptions:
-            _check_subscription(subscription)
-            self._paths.put(
-                WatchedPath(
-                    name=subscription.name,
-                    routing_domain=subscription.routing_domain,
-                    egress_source=subscription.egress_source,
-                    site_name=subscription.site_name,
-                    mx_hosts=read_hosts(subscription.mx_hosts),
-                    etag=known.get(subscription.name, ""),
-                )
-            )
-            self._backlog.take_back(subscription.name)
-            self._ask_site(subscription.name)
-        if len(self._paths) > MAX_SUBSCRIPTIONS:
-            raise InvalidRequest(
-                f"a stream may subscribe to at most {MAX_SUBSCRIPTIONS} paths", field="subscribe"
-            )
-
-        self._acknowledgements.forget(frozenset(each.name for each in subscriptions))
-
-    def _unsubscribe(self, names: Sequence[str]) -> None:
-        for name in names:
-            _check_name(name)
-            self._paths.remove(name)
-            self._backlog.note_gone(name)
-        if self._backlog.gone > MAX_SUBSCRIPTIONS:
-            raise InvalidRequest(
-                f"at most {MAX_SUBSCRIPTIONS} names may wait for their removal to be confirmed; "
-                "acknowledge responses first",
-                field="remove",
-            )
-        self._acknowledgements.forget(frozenset(names))
-
-    def _ask_site(self, name: str) -> None:
-        self._open_names[name] = None
-        self._all_known.clear()
-        self._open_changed.set()
+        self._acknowledgements.forget(self._subscriptions.add(subscriptions, known))
 
     def _hear_ack(self, ack: pb.WatchAck) -> None:
         is_refusal = ack.HasField("error") or bool(ack.rejected)
@@ -296,39 +255,6 @@ class WatchStream:
         }
         logger.warning("client refused part of a response", extra=facts)
 
-    # Finding out which question each name stands for; the DNS may be slow.
-
-    async def find_sites(self) -> None:
-        """Make out the questions of subscriptions, for ever."""
-        while True:
-            while self._open_names:
-                names = list(self._open_names)[:_QUESTIONS_AT_ONCE]
-                await asyncio.gather(*map(self._find_site, names))
-                self._alarm.ring()
-            self._all_known.set()
-            self._open_changed.clear()
-            await self._open_changed.wait()
-
-    async def _find_site(self, name: str) -> None:
-        self._open_names.pop(name, None)
-        path = self._paths.get(name)
-        if path is None:
-            return
-        try:
-            question = await self._policy.question(
-                path.routing_domain, path.egress_source, path.site_name, path.mx_hosts
-            )
-        except PolicyServerError as error:
-            # Asked again when rules or sites change; a question that had an answer keeps it.
-            if path.question is None:
-                facts = {"agent": self.agent, "why": str(error)[:_LOGGED_LENGTH]}
-                logger.info("subscribed path has no answer", extra=facts)
-                self._backlog.note_gone(name)
-            return
-        if self._paths.get(name) is path:
-            self._paths.settle(path, question)
-            self._backlog.note_paths([name])
-
     # What the client is sent.
 
     async def opening(
@@ -339,7 +265,7 @@ class WatchStream:
         self._backlog.begin(actions, is_snapshot=is_snapshot)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.opening):
-                await self._all_known.wait()
+                await self._subscriptions.wait()
         while not self._is_open and await self._may_send():
             # The first answer to a resumed stream is sent even if nothing changed: it says that
             # the token still held.
@@ -414,7 +340,7 @@ class WatchStream:
         snapshot = self._policy.snapshot
         names, touched = self._backlog.take_comparison()
         for name in self._paths.open_among(names):
-            self._ask_site(name)
+            self._subscriptions.ask(name)
         changed: list[str] = []
         is_invalidated = False
         for start in range(0, len(names), _STRIDE):
@@ -566,7 +492,7 @@ class WatchStream:
     def _is_quiet(self) -> bool:
         """Whether nothing is left to be sent or found out."""
         return self._backlog.is_empty and not (
-            self._is_comparing or not self._all_known.is_set() or self._paths.assumed
+            self._is_comparing or not self._subscriptions.are_known or self._paths.assumed
         )
 
     def _is_current(self) -> bool:
@@ -605,17 +531,3 @@ class WatchStream:
                     "last token"
                 )
         await self._alarm.wait(min(until, stalled))
-
-
-def _check_subscription(subscription: pb.PathSubscription) -> None:
-    _check_name(subscription.name)
-    for field in ("routing_domain", "egress_source"):
-        if not getattr(subscription, field):
-            raise InvalidRequest(f"{field} is required", field=field)
-
-
-def _check_name(name: str) -> None:
-    if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
-        raise InvalidRequest(
-            f"the name of a subscription has 1 to {MAX_NAME_BYTES} bytes", field="name"
-        )
