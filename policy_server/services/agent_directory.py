@@ -40,6 +40,8 @@ class Watcher(Protocol):
     """What the directory looks at of a stream."""
 
     agent: str
+    #: How many requests it has heard; without another one, what its client watches stays as it is.
+    heard: int
     rejected_at: datetime | None
     reject_reason: str
 
@@ -68,6 +70,13 @@ class _Entry:
     since: datetime
     #: As it was written last; None: not yet.
     written: _Progress | None = None
+    #: What the stream had heard when that was found to be so still.
+    heard: int = -1
+
+    def is_written(self, newest: int) -> bool:
+        """Whether it is plain without a closer look that nothing differs."""
+        is_newest = self.written is not None and self.written[0] == newest
+        return is_newest and self.heard == self.stream.heard
 
     @property
     def progress(self) -> _Progress:
@@ -146,9 +155,15 @@ class AgentDirectory:
         await self._look_back(now)
         due: list[tuple[_Entry, _Progress]] = []
         followed: list[tuple[_Entry, _Progress]] = []
+        newest = self._revision() if self._entries else 0
         for entry in self._entries.values():
-            progress = entry.progress
-            if progress != entry.written:
+            # Of very many agents most have applied the newest revision, and say nothing.
+            if entry.is_written(newest):
+                continue
+            heard, progress = entry.stream.heard, entry.progress
+            if progress == entry.written:
+                entry.heard = heard
+            else:
                 (followed if entry.differs_by_revision(progress) else due).append((entry, progress))
         gone = dict(self._gone)
         if due or gone:

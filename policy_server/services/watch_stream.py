@@ -91,6 +91,8 @@ class WatchStream:
         self._acknowledgements = Acknowledgements()
         #: Whether all that the client lacked when it came has been sent.
         self._is_open = False
+        #: How many requests it has heard after the first.
+        self.heard = 0
         #: When it last refused something, and what it said.
         self.rejected_at: datetime | None = None
         self.reject_reason = ""
@@ -206,6 +208,7 @@ class WatchStream:
 
     def hear(self, request: pb.WatchPolicyRequest) -> None:
         """Take in a later request. Errors: `InvalidRequest`."""
+        self.heard += 1
         match request.WhichOneof("request"):
             case "subscribe":
                 self._subscribe(request.subscribe.add, {})
