@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Connection, delete, func, select
 
 from policy_server.automation.actions import EVIDENCE_KEPT, Evidence
+from policy_server.store.arrays import write_arrays
 from policy_server.store.column_types import sqlite_time
 from policy_server.store.rows import storable
 from policy_server.store.tables import automation_evidence
@@ -42,11 +43,10 @@ def add_evidence(connection: Connection, added: Sequence[tuple[int, Evidence]]) 
     if not added:
         return
     if connection.dialect.name == "postgresql":
-        rows = [
+        arrays = write_arrays(
             (action_id, one.event_id, one.event_time, storable(one.reply))
             for action_id, one in added
-        ]
-        arrays = tuple(map(list, zip(*rows, strict=True)))
+        )
         connection.exec_driver_sql(_INSERT_ARRAYS, arrays)
     else:
         connection.exec_driver_sql(

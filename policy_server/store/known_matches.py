@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, select, tuple_
 from policy_server.automation.decide import KnownSupport, Mail, Match, heeds_mail
 from policy_server.automation.threshold import HistorySpan, history_spans
 from policy_server.rules.layers import Threshold
+from policy_server.store.arrays import write_arrays
 from policy_server.store.column_types import sqlite_time
 from policy_server.store.tables import automation_matches
 
@@ -74,8 +75,7 @@ def keep_matches(connection: Connection, matches: Iterable[Match]) -> frozenset[
     if not rows:
         return frozenset()
     if is_postgresql:
-        columns = zip(*rows, strict=True)
-        added = connection.exec_driver_sql(_KEEP_ARRAYS, tuple(map(list, columns)))
+        added = connection.exec_driver_sql(_KEEP_ARRAYS, write_arrays(rows))
         return frozenset((rule_key, event_id) for rule_key, event_id in added)
     new: set[tuple[str, str]] = set()
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
@@ -166,7 +166,7 @@ def _read_rows(
     if not questions:
         return []
     if connection.dialect.name == "postgresql":
-        arrays = tuple(map(list, zip(*questions, strict=True)))
+        arrays = write_arrays(questions)
         return connection.exec_driver_sql(_READ_ARRAYS.format(columns=columns), arrays).all()
     statement = _READ_EACH.format(columns=columns)
     return [
@@ -193,5 +193,5 @@ def _to_row(match: Match, write_time: Callable[[datetime], Any]) -> tuple[Any, .
 
 
 def _leave(time: datetime) -> datetime:
-    # The driver of PostgreSQL writes it by itself.
+    # It is written as part of an array.
     return time

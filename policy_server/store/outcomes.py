@@ -29,6 +29,7 @@ from policy_server.automation.outcomes import (
     cut_bare,
     evidence_text,
 )
+from policy_server.store.arrays import write_arrays
 from policy_server.store.column_types import sqlite_time
 from policy_server.store.rows import storable
 from policy_server.store.tables import outcomes as outcomes_table
@@ -78,8 +79,8 @@ def keep_outcomes(connection: Connection, outcomes: Iterable[Outcome]) -> int:
         return 0
     # Straight to the driver: at thousands a second, converting each value would take most of it.
     if connection.dialect.name == "postgresql":
-        columns = zip(*map(_to_row, ordered), strict=True)
-        return connection.exec_driver_sql(_INSERT_ARRAYS, tuple(map(list, columns))).rowcount
+        arrays = write_arrays(map(_to_row, ordered))
+        return connection.exec_driver_sql(_INSERT_ARRAYS, arrays).rowcount
     rows = [_to_sqlite_row(outcome) for outcome in ordered]
     return connection.exec_driver_sql(_INSERT_EACH, rows).rowcount
 
