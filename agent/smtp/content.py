@@ -94,14 +94,22 @@ def received_field(
     The trace field for this hop (RFC 5321 4.4); *now* in seconds since the epoch, *tls* the version
     and the cipher if there are any.
     """
-    name = helo if _TOKEN.fullmatch(helo) else "unknown"
-    literal = f"IPv6:{peer}" if ":" in peer else peer
-    origin = f"from {name} ([{literal}])\r\n\t" if peer else ""
+    origin = _origin_of(helo, peer)
     secured = f"\r\n\t({tls})" if tls else ""
     return (
         f"Received: {origin}by {hostname} with {protocol}{secured} id {message_id};\r\n"
         f"\t{_date_of(int(now))}\r\n"
     ).encode()
+
+
+@lru_cache(maxsize=256)
+def _origin_of(helo: str, peer: str) -> str:
+    """Where a message came from; a client mostly sends more than one."""
+    if not peer:
+        return ""
+    name = helo if _TOKEN.fullmatch(helo) else "unknown"
+    literal = f"IPv6:{peer}" if ":" in peer else peer
+    return f"from {name} ([{literal}])\r\n\t"
 
 
 @lru_cache(maxsize=1)

@@ -353,7 +353,9 @@ class _Connection(asyncio.Protocol):
             return
         lines, closes = [], False
         for reply in replies:
-            self._listener.intake.refusals.count(reply.text)
+            if reply.text >= "4":
+                # 4xx or 5xx.
+                self._listener.intake.refusals.count(reply.text)
             lines.append(reply.encode())
             closes = closes or reply.closes
         self._transport.write(b"".join(lines))
