@@ -37,7 +37,7 @@ def mail_command(
             parameters.append(b"BODY=8BITMIME")
         elif not force:
             return internal.NEEDS_8BITMIME
-    if not (sender.isascii() and all(recipient.isascii() for recipient in recipients)):
+    if not (sender.isascii() and all(map(str.isascii, recipients))):
         if "smtputf8" in offered:
             parameters.append(b"SMTPUTF8")
         elif not force:

@@ -66,12 +66,12 @@ def settle_attempt(attempt: Attempt, settings: QueueSettings, chance: Chance) ->
     """Work out what the attempt changes. Mail that would wait beyond its age ends here."""
     entry = attempt.entry
     records = _result_records(attempt, chance)
-    put_off = tuple(
+    put_off = [
         each.recipient
         for each in attempt.results
         if each.result in (Result.TRANSIENT, Result.AGAIN)
-    )
-    remaining = put_off + attempt.unsent
+    ]
+    remaining = (*put_off, *attempt.unsent)
     last_reply = _last_reply(attempt, chance.now)
     if attempt.goes_on or not put_off:
         return Settlement(

@@ -35,8 +35,8 @@ class Work(msgspec.Struct, kw_only=True):
     @property
     def put_off(self) -> tuple[str, ...]:
         """Recipients that this attempt leaves for another."""
-        transient = (each for each in self.results if each.result is Result.TRANSIENT)
-        return tuple(each.recipient for each in transient) + self.batches.waiting
+        transient = [each.recipient for each in self.results if each.result is Result.TRANSIENT]
+        return (*transient, *self.batches.waiting)
 
 
 def begin_work(entry: Entry, queue: QueueName, message: SpooledMessage, way: Way) -> Work:

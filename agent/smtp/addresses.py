@@ -35,11 +35,15 @@ def parse_sender(text: str, *, smtp_utf8: bool = False) -> str:
         raise BadSender(f"sender address: {error}", field="sender") from error
 
 
-def parse_recipient(text: str, *, smtp_utf8: bool = False, field: str = "") -> str:
-    """Check an envelope recipient, *field* of the request. Errors: `BadRecipient`."""
+def parse_recipient(text: str, *, smtp_utf8: bool = False, number: int | None = None) -> str:
+    """
+    Check an envelope recipient; *number* is its place among those of a request. Errors:
+    `BadRecipient`.
+    """
     try:
         return _read_path(text, smtp_utf8=smtp_utf8)
     except ValueError as error:
+        field = "" if number is None else f"recipients[{number}]"
         raise BadRecipient(f"recipient address: {error}", field=field) from error
 
 

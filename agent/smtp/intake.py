@@ -105,6 +105,7 @@ class Intake:
         self._storing: set[asyncio.Future[list[Entry]]] = set()
         #: Bytes on their way into the spool: a slow disk must not fill the memory.
         self._in_flight = 0
+        self._most_in_flight = settings.listen.most_buffered
 
     async def receive(self, incoming: IncomingMessage) -> str:
         """
@@ -117,7 +118,7 @@ class Intake:
         """Do what `receive` does, for callers that wait otherwise; a refusal may come at once."""
         self.check_room()
         size = len(incoming.content)
-        if self._in_flight and self._in_flight + size > self._limits.most_buffered:
+        if self._in_flight and self._in_flight + size > self._most_in_flight:
             raise TryLater("too much mail at one time; try again later", enhanced_code="4.3.1")
         now = self._clock()
         message = self._make_message(incoming, now)
@@ -241,15 +242,16 @@ class Intake:
             )
         by_domain: dict[str, dict[str, None]] = {}
         for number, text in enumerate(incoming.recipients):
-            field = f"recipients[{number}]"
-            address = parse_recipient(text, smtp_utf8=incoming.smtp_utf8, field=field)
+            address = parse_recipient(text, smtp_utf8=incoming.smtp_utf8, number=number)
             by_domain.setdefault(domain_of(address), {})[address] = None
         return tuple(
-            Destination(
-                queue_name=_queue_name(domain, tenant, campaign),
-                recipients=tuple(addresses),
-            )
-            for domain, addresses in by_domain.items()
+            [
+                Destination(
+                    queue_name=_queue_name(domain, tenant, campaign),
+                    recipients=tuple(addresses),
+                )
+                for domain, addresses in by_domain.items()
+            ]
         )
 
 

@@ -54,7 +54,7 @@ def test_what_is_no_address_is_refused(text):
 
 def test_a_refused_recipient_names_its_field():
     with pytest.raises(BadRecipient) as caught:
-        parse_recipient("nobody", field="recipients[3]")
+        parse_recipient("nobody", number=3)
 
     assert caught.value.field == "recipients[3]"
     assert caught.value.reply.startswith("553 5.1.3 ")
