@@ -8,9 +8,10 @@ memory and tried again until it succeeds.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
@@ -21,8 +22,7 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0
 
 
-@dataclass(slots=True)
-class _Write:
+class _Write(msgspec.Struct):
     settlements: Sequence[Settlement]
     #: Done when the spool has taken them, and everybody has been told.
     done: asyncio.Future[None]

@@ -122,6 +122,8 @@ class Route:
             if _names_of(mx) != self._hosts:
                 return False
             self._found = mx
+        if asked == self.tls:
+            return True
         if not self.tls.covers(asked, self._hosts):
             return False
         if accepted_name == self.tls.domain != domain:

@@ -29,8 +29,9 @@ class SourcePool:
         neither gains nor pays, so it does not catch up with a burst afterwards.
         """
         usable = [name for name in self._weights if is_usable(name)]
-        if not usable:
-            return None
+        if len(usable) < 2:
+            # Alone it pays what it gains.
+            return usable[0] if usable else None
         for name in usable:
             self._credit[name] += self._weights[name]
         chosen = max(usable, key=self._credit.__getitem__)
