@@ -117,8 +117,9 @@ class Merge:
             for name, said in self._said.items()
             if name not in self._maps
         }
-        for name in self._maps & (self._said.keys() | self._entries.keys()):
-            options[name] = self._finish_map(name)
+        for name in self._maps:
+            if name in self._said or name in self._entries:
+                options[name] = self._finish_map(name)
         for name, overrode in self._overrode.items():
             # Unset, so back at the built-in value if it has one.
             if name in built_in and name not in self._maps:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+import msgspec
+
 from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.layers import Block
 from policy_server.rules.merge import Merge, Origin, ResolvedOption
@@ -90,8 +92,7 @@ class Resolution:
         return MappingProxyType({**built_in_options(), **self.changed})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer says that is the same for all domains and sites in the same scopes."""
 
     #: That matched, in the order of the rules.
@@ -144,19 +145,18 @@ def _order_blocks(scopes: Scopes, source: str) -> Iterator[tuple[Block, str]]:
     for block in (*scopes.default.base, *blocks_for(scopes.default, source)):
         yield block, ""
     for matched in scopes.providers:
-        yield from _order_provider(matched.provider.name, matched.provider.blocks.base)
+        for block in matched.provider.blocks.base:
+            yield block, matched.provider.name
     for matched in scopes.providers:
-        own = blocks_for(matched.provider.blocks, source)
-        yield from _order_provider(matched.provider.name, own)
+        for block in blocks_for(matched.provider.blocks, source):
+            yield block, matched.provider.name
     own_scopes = (*scopes.site, scopes.domain)
     for blocks in own_scopes:
-        yield from ((block, "") for block in blocks.base)
+        for block in blocks.base:
+            yield block, ""
     for blocks in own_scopes:
-        yield from ((block, "") for block in blocks_for(blocks, source))
-
-
-def _order_provider(name: str, blocks: Sequence[Block]) -> Iterator[tuple[Block, str]]:
-    return ((block, name) for block in blocks)
+        for block in blocks_for(blocks, source):
+            yield block, ""
 
 
 def order_overrides(overrides: Iterable[Override], question: Question) -> list[Override]:
