@@ -9,7 +9,8 @@ The sites of outcomes on which rules are tried: what lines say, what is known, a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from policy_server.answering.questions import check_domain, check_source
 from policy_server.automation.outcomes import Outcome
