@@ -2,9 +2,9 @@
 The agent directory: keeps the table of agents true to the streams that are open.
 
 Streams change many times a second; the table is written at most once a second, and only what
-differs; that all are still there is one statement, and so is that many have applied a revision. An
-agent that connects again before its old
-stream was seen to end has two: the newer one speaks for it.
+differs; that all are still there is one statement, and so is that many have applied a revision.
+An agent that connects again before its old stream was seen to end has two: the newer one speaks for
+it.
 """
 
 import asyncio
