@@ -28,19 +28,15 @@ from agent.delivery.plan import Candidate
 from agent.delivery.record import Response
 from agent.dispatch.bell import Bell
 from agent.dispatch.dialogue import Broken
-from agent.dispatch.options import PathOptions
+from agent.dispatch.link import Link, Paused
 from agent.dispatch.path import Path
-from agent.dispatch.peer import CandidateFailed, Peer, SourceUnusable
-from agent.dispatch.route import Route
 from agent.dispatch.settler import Settler
-from agent.dispatch.settling import Way
 from agent.dispatch.transaction import ResetFailed
 from agent.dispatch.watchdog import Watchdog
 from agent.dispatch.work import Work, begin_work, give_all
-from agent.errors import AgentError, SpoolUnavailable
+from agent.errors import SpoolUnavailable
 from agent.queue.entry import Entry
-from agent.queue.names import QueueName, parse_queue_name
-from penstock.v1.egress_path_pb2 import ReconnectStrategy
+from agent.queue.names import parse_queue_name
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +44,6 @@ logger = logging.getLogger(__name__)
 _LATER = 60.0
 #: Within which time mail is tried again whose session the watchdog has ended, in seconds.
 _STALLED_SECONDS = 60.0
-
-
-class _Paused(AgentError):
-    """
-    The session has to end: the connection rate asks for a wait that is too long to hold a slot, the
-    slot is gone, or the source can't be used.
-    """
 
 
 class Session:
@@ -65,28 +54,21 @@ class Session:
         self.is_opening = True
         self._path = path
         self._services = path.services
-        self._host_name = host_name
         self._id = uuid4().hex
-        self._peer: Peer | None = None
-        self._route = Route(
-            self._services.resolver,
-            self._services.connector.demands,
-            options=lambda: path.options,
-            shuffle=self._services.random.shuffle,
+        self._watchdog = Watchdog()
+        self._link = Link(
+            path,
+            session_id=self._id,
+            host_name=host_name,
+            pace=self._pace,
+            on_progress=self._watchdog.progress,
         )
-        #: By what the connection was opened.
-        self._opened_by: PathOptions | None = None
         #: The entry that the session has to settle or give back.
         self._entry: Entry | None = None
         #: Has the entries that were sent and whose outcome is being stored.
         self._settler = Settler(path)
-        #: Transactions on this connection.
-        self._transactions = 0
-        self._needs_reset = False
         self._is_leaving = False
-        self._opening: asyncio.Timeout | None = None
         self._bell = Bell()
-        self._watchdog = Watchdog()
         #: Why the watchdog ended the attempt in hand; None: it did not.
         self._stalled: Response | None = None
 
@@ -104,10 +86,7 @@ class Session:
     def cut(self) -> None:
         """Close now: what is under way counts as a connection that was lost."""
         self.leave()
-        if self._opening is not None:
-            self._opening.reschedule(asyncio.get_running_loop().time())
-        if self._peer is not None:
-            self._peer.abort()
+        self._link.cut()
 
     def wake(self) -> None:
         """Look again: something has changed."""
@@ -119,18 +98,18 @@ class Session:
             while (entry := await self._next_entry()) is not None:
                 await self._handle(entry)
         except asyncio.CancelledError:
-            if self._peer is not None:
-                self._peer.abort()
+            self._link.abort()
             raise
         finally:
             self._watchdog.close()
             self._bell.close()
-            await self._close()
+            await self._link.close()
+            await self._settler.wait()
 
     async def _handle(self, entry: Entry) -> None:
         self._entry, self._stalled = entry, None
         try:
-            if self._peer is None and self._path.policy_for(entry) is None:
+            if self._link.peer is None and self._path.policy_for(entry) is None:
                 self._give_back(entry)
                 return
             if await self._find_peer(entry):
@@ -150,17 +129,17 @@ class Session:
         """
         Have a connection that may take *entry*; if none is to be had, settle it or put it back.
         """
-        peer, domain = self._peer, self._domain_of(entry)
-        if peer and self._route.serves_at_once(domain, accepted_name=peer.accepted_name):
+        link, domain = self._link, self._domain_of(entry)
+        if link.serves_at_once(domain):
             return True
 
         async def find() -> bool:
-            await self._leave_other_hosts(entry)
-            return self._peer is not None or await self._connect(entry)
+            await link.leave_other_hosts(domain)
+            return link.peer is not None or await self._connect(entry)
 
         if (is_found := await self._watched(find())) is not None:
             return is_found
-        self._route.forget()
+        link.route.forget()
         self._is_leaving = True
         if self._entry is not None:
             await self._put_off_stalled(entry)
@@ -193,7 +172,7 @@ class Session:
     async def _put_off_stalled(self, entry: Entry) -> None:
         """Nothing was said of the message: it waits a moment, and no attempt is used up."""
         assert self._stalled is not None
-        way = self._way(parse_queue_name(entry.queue_name))
+        way = self._link.way(parse_queue_name(entry.queue_name))
         self._let_go()
         entry.due = self._services.clock() + self._services.random.uniform(0, _STALLED_SECONDS)
         self._services.holding.take_back(entry)
@@ -221,24 +200,14 @@ class Session:
                 return None
             if (entry := self._path.take()) is not None:
                 return entry
-            if self._peer is None or not await self._wait_idle():
+            if self._link.peer is None or not await self._wait_idle():
                 return None
 
     def _must_end(self) -> bool:
         if self._is_leaving or not self._services.results.is_healthy:
             return True
-        if self._peer is not None and not self._peer.is_open:
-            self._drop_peer()
-        if self._peer is None:
-            # A plan that has been used up after it served ends the session, not the next message.
-            return self._route.has_served and not self._route.has_more
-        options = self._path.options
-        return self._transactions >= options.max_deliveries or not self._is_as_opened(options)
-
-    def _is_as_opened(self, options: PathOptions) -> bool:
-        """Whether it may be used on: not what was opened by other rules, for TLS above all."""
-        before = self._opened_by
-        return before is options or (before is not None and before.posture == options.posture)
+        self._link.drop_if_gone()
+        return self._link.is_used_up
 
     async def _wait_idle(self) -> bool:
         """Wait for mail; False once the connection has been idle for long enough."""
@@ -252,39 +221,25 @@ class Session:
 
     async def _wait(self, seconds: float) -> bool:
         """Wait for a change or for word from the peer; False if the time went by."""
-        if self._peer is not None:
-            self._peer.watch(self._bell.ring)
+        if self._link.peer is not None:
+            self._link.peer.watch(self._bell.ring)
         return await self._bell.wait(seconds)
 
     # Connecting
-
-    async def _leave_other_hosts(self, entry: Entry) -> None:
-        """Hang up, and plan anew, where mail for the domain of *entry* must not go."""
-        route = self._route
-        if not route.is_made:
-            return
-        accepted_name = self._peer.accepted_name if self._peer is not None else ""
-        if await route.serves(self._domain_of(entry), accepted_name=accepted_name):
-            return
-        route.forget()
-        route.has_served = False
-        if self._peer is not None:
-            peer, self._peer = self._peer, None
-            await peer.quit()
 
     def _domain_of(self, entry: Entry) -> str:
         return parse_queue_name(entry.queue_name).next_domain
 
     async def _connect(self, entry: Entry) -> bool:
         """Open a connection for *entry*; if none is to be had, settle it or put it back."""
-        if not self._route.is_made and not await self._make_route(entry):
+        if not self._link.route.is_made and not await self._make_route(entry):
             return False
         failures: list[str] = []
         self.is_opening = True
         try:
-            if await self._open_next(failures):
+            if await self._link.open_next(failures):
                 return True
-        except _Paused:
+        except Paused:
             self._is_leaving = True
             self._give_back(entry)
             return False
@@ -292,48 +247,6 @@ class Session:
             self.is_opening = False
         await self._unreachable(entry, tuple(failures))
         return False
-
-    async def _open_next(self, failures: list[str]) -> bool:
-        """Open a connection along the route; False: there is none to be had. Errors: `_Paused`."""
-        while self._route.has_more:
-            candidate = self._route.take()
-            try:
-                await self._open(candidate)
-            except SourceUnusable as error:
-                self._services.sources.fail(self._path.policy.egress_source, str(error))
-                raise _Paused from None
-            except CandidateFailed as error:
-                failures.append(str(error))
-                continue
-            return True
-        return False
-
-    async def _open(self, candidate: Candidate) -> None:
-        path, options = self._path, self._path.options
-        source = path.source
-        self._opening = opening = asyncio.timeout(None)
-        try:
-            async with opening:
-                self._peer = await self._services.connector.open(
-                    candidate,
-                    domain=self._route.tls,
-                    path_name=path.name,
-                    source_address=source.source_address or "",
-                    ehlo_domain=options.ehlo_domain or source.ehlo_domain or self._host_name,
-                    options=options,
-                    pace=self._pace,
-                    on_progress=self._watchdog.progress,
-                )
-        except TimeoutError:
-            if not opening.expired():
-                raise
-            # Cut off; nothing has been tried.
-            raise _Paused from None
-        finally:
-            self._opening = None
-        path.failures = 0
-        self._opened_by, self._route.has_served = options, True
-        self._transactions, self._needs_reset = 0, False
 
     async def _pace(self) -> None:
         """Charge the connection rate, waiting for it if that is not long."""
@@ -346,19 +259,18 @@ class Session:
                 break
             with self._watchdog.pause():
                 await self._wait(wait)
-        raise _Paused
+        raise Paused
 
     async def _make_route(self, entry: Entry) -> bool:
         """Find a way for *entry*, or settle it where there is none."""
         self._watchdog.progress("lookup")
-        source_address = self._path.source.source_address or ""
-        response = await self._route.make(self._domain_of(entry), source_address=source_address)
+        response = await self._link.find_route(self._domain_of(entry))
         if response is not None:
             await self._finish([entry], response)
         return response is None
 
     async def _unreachable(self, entry: Entry, failures: tuple[str, ...]) -> None:
-        if self._route.has_served:
+        if self._link.route.has_served:
             # The plan served before; the message in hand deserves a plan of its own.
             self._give_back(entry)
             return
@@ -375,7 +287,7 @@ class Session:
 
     async def _finish(self, entries: list[Entry], response: Response) -> None:
         """Settle *entries*, the first of them in hand, with one response of our own."""
-        way = self._way(parse_queue_name(entries[0].queue_name))
+        way = self._link.way(parse_queue_name(entries[0].queue_name))
         try:
             with self._watchdog.pause():
                 waiting = await self._services.results.finish(entries, way, response)
@@ -405,9 +317,9 @@ class Session:
             self._let_go()
             return
         queue = parse_queue_name(entry.queue_name)
-        work = begin_work(entry, queue, message, self._way(queue))
+        work = begin_work(entry, queue, message, self._link.way(queue))
         while work.batches.waiting:
-            if self._peer is None or not await self._may_send(entry):
+            if self._link.peer is None or not await self._may_send(entry):
                 break
             failure = await self._transact(work)
             if failure is None:
@@ -420,7 +332,7 @@ class Session:
             work.results = []
             if not await self._connect_again(work):
                 break
-            work.way = self._way(queue)
+            work.way = self._link.way(queue)
         await self._end_work(work)
 
     async def _end_work(self, work: Work) -> None:
@@ -455,7 +367,7 @@ class Session:
                 if self._path.policy_for(entry) is None:
                     self._is_leaving = self._path.is_suspended
                     return False
-                if self._must_end() or self._peer is None:
+                if self._must_end() or self._link.peer is None:
                     return False
                 wait = self._path.message_wait(self)
                 if wait == 0:
@@ -477,7 +389,7 @@ class Session:
 
     async def _transact(self, work: Work) -> Broken | None:
         """One transaction; returns what broke the connection, if anything did."""
-        peer, options = self._peer, self._path.options
+        peer, options = self._link.peer, self._path.options
         assert peer is not None
         recipients = work.batches.peek(options.max_recipients)
         command = mail_command(
@@ -490,8 +402,8 @@ class Session:
         if isinstance(command, Response):
             work.results += work.batches.settle(give_all(recipients, command))
             return None
-        is_first = self._transactions == 0
-        self._transactions += 1
+        is_first = self._link.transactions == 0
+        self._link.transactions += 1
         try:
             with self._watchdog.watch(options.timeouts.watchdog, peer.abort):
                 replies = await peer.send(
@@ -499,13 +411,13 @@ class Session:
                     recipients,
                     work.content,
                     self._before_content,
-                    needs_reset=self._needs_reset,
+                    needs_reset=self._link.needs_reset,
                 )
         except ResetFailed as error:
             # Not a word of it was about the message.
             if self._watchdog.has_tripped:
                 self._note_stall()
-            self._drop_peer()
+            self._link.drop()
             return error.failure
         work.tried.add(peer.candidate)
         if self._watchdog.has_tripped and peer.failure:
@@ -513,18 +425,18 @@ class Session:
             replies = replace(replies, failure=stalled)
             if not peer.failure.is_after_content:
                 # The peer can't have the message: it goes back as a whole.
-                self._drop_peer()
+                self._link.drop()
                 return peer.failure
         failure = peer.failure or _closing(replies)
         if failure and failure.is_silent and not is_first and not failure.is_after_content:
             # The peer had closed an idle connection; that says nothing about the message.
-            self._drop_peer()
+            self._link.drop()
             return failure
         work.results += work.batches.settle(classify(replies, suspected=work.batches.suspected))
-        self._needs_reset = options.enable_rset or not _was_taken(replies)
+        self._link.needs_reset = options.enable_rset or not _was_taken(replies)
         if failure or not peer.is_open:
             failure = failure or Broken(internal.broken("", "connection lost"), is_silent=True)
-            self._drop_peer()
+            self._link.drop()
         return failure
 
     def _goes_on(self, failure: Broken, tried: Collection[Candidate]) -> bool:
@@ -532,15 +444,15 @@ class Session:
         if not self._path.options.try_next_host or failure.is_after_content or self._is_leaving:
             return False
         # A strategy that returns to the same host would never come to an end with this message.
-        self._route.leave_out(tried)
-        return self._route.has_more
+        self._link.route.leave_out(tried)
+        return self._link.route.has_more
 
     async def _connect_again(self, work: Work) -> bool:
         """Open a connection for what is left of *work*; if none is to be had, that has failed."""
         failures: list[str] = []
         try:
-            is_open = await self._watched(self._open_next(failures))
-        except _Paused:
+            is_open = await self._watched(self._link.open_next(failures))
+        except Paused:
             is_open = None
         if is_open is None:
             self._is_leaving = True
@@ -550,40 +462,6 @@ class Session:
             work.batches = RecipientBatches(())
             work.results = give_all(left, internal.unreachable(tuple(failures)))
         return is_open
-
-    def _drop_peer(self) -> None:
-        """The connection is gone; the strategy says where the session goes on."""
-        peer, self._peer = self._peer, None
-        if peer is None:
-            return
-        peer.abort()
-        match self._path.options.reconnect:
-            case ReconnectStrategy.RECONNECT_STRATEGY_RECONNECT_SAME_HOST:
-                self._route.put_first(peer.candidate)
-            case ReconnectStrategy.RECONNECT_STRATEGY_TERMINATE_SESSION:
-                self._route.end()
-                self._is_leaving = True
-            case _:
-                pass
-
-    async def _close(self) -> None:
-        if self._peer is not None:
-            peer, self._peer = self._peer, None
-            await peer.quit()
-        await self._settler.wait()
-
-    def _way(self, queue: QueueName) -> Way:
-        peer, policy = self._peer, self._path.policy
-        return Way(
-            pool=self._services.settings.queue_for(queue.domain).egress_pool,
-            source=policy.egress_source,
-            policy=policy,
-            session_id=self._id,
-            source_address=peer.source_address if peer else "",
-            peer=peer.name if peer else None,
-            tls_version=peer.tls_version if peer else "",
-            tls_cipher=peer.tls_cipher if peer else "",
-        )
 
 
 def _closing(replies: Replies) -> Broken | None:
