@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import cycle
 from typing import Any, TypeVar
 
+from agent.queue.pool import SourcePool
 from agent.throttle.permit import try_take
 from agent.throttle.rate import Rate, RateThrottle
 from benchmarks.blocks import domain_of, make_layer, make_sites
@@ -45,7 +47,7 @@ _QUEUED = "2.0.0 OK 1735689600 d2e1a72fcca58-1aeb5e8a7f1si1234567b3a.12 - queued
 
 
 def measure() -> Report:
-    """Measure throttle, match and resolve, each in a few cases."""
+    """Measure throttle, choice of a source, match and resolve, each in a few cases."""
     report = Report(
         name="hot_paths",
         title="Hot paths by themselves, nanoseconds of CPU",
@@ -55,7 +57,7 @@ def measure() -> Report:
     gc.collect()
     gc.disable()
     try:
-        for case in (*_throttle(), *_match(), *_resolve()):
+        for case in (*_throttle(), *_choose(), *_match(), *_resolve()):
             report.rows.append(case.to_row())
     finally:
         gc.enable()
@@ -123,6 +125,30 @@ def _throttle() -> Iterator[_Case]:
 def _rounds(times: Sequence[_Time], span: _Time) -> list[list[_Time]]:
     """Let time go on from round to round, by *span*."""
     return [[now + span * number for now in times] for number in range(_ROUNDS)]
+
+
+def _choose() -> Iterator[_Case]:
+    for count in (1, 10, 100):
+        names = [f"ip-{number}" for number in range(count)]
+        pool, in_turn = SourcePool(dict.fromkeys(names, 1)), cycle(names)
+        suspended = frozenset(names[::2]) if count > 1 else frozenset()
+
+        def is_usable(name: str, suspended: frozenset[str] = suspended) -> bool:
+            return name not in suspended
+
+        def choose(_number: int, pool: SourcePool = pool) -> str | None:
+            return pool.choose(is_usable)
+
+        def take_next(_number: int, in_turn: Iterator[str] = in_turn) -> str:
+            return next(in_turn)
+
+        yield _Case(
+            "choose",
+            f"a source of {count}, {len(suspended)} of them suspended",
+            _best(choose, range(_ITEMS)),
+            "the next of a cycle",
+            _best(take_next, range(_ITEMS)),
+        )
 
 
 def _match() -> Iterator[_Case]:

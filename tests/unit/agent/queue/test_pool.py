@@ -1,3 +1,4 @@
+import contextlib
 from collections import Counter
 
 import pytest
@@ -14,7 +15,7 @@ def anything(name: str) -> bool:
 def test_choices_are_spread_smoothly():
     pool = SourcePool({"a": 5, "b": 1, "c": 1})
 
-    assert [pool.choose(anything) for _ in range(7)] == list("aabacaa")
+    assert [pool.choose(anything) for _ in range(14)] == list("aaabaac") * 2
 
 
 def test_a_source_of_weight_zero_is_never_chosen():
@@ -48,3 +49,63 @@ def test_only_usable_sources_are_chosen_and_none_saves_up_a_burst(usable_sets):
 
     for name, share in {"a": 30, "b": 20, "c": 10}.items():
         assert abs(later[name] - share) <= 3
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 9), min_size=1),
+    st.integers(0, 200),
+)
+def test_every_source_is_near_its_share_at_any_time(weights, count):
+    pool = SourcePool(weights)
+    chosen = Counter(pool.choose(anything) for _ in range(count))
+
+    for name, weight in weights.items():
+        share = weight / sum(weights.values())
+        # A source is within a turn of where its weight has it, and all together within one each.
+        assert abs(chosen[name] - count * share) <= 1 + len(weights) * share
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 9), min_size=1),
+    st.sets(st.sampled_from("abcdefgh")),
+)
+def test_usable_sources_share_by_weight_what_the_others_can_not_take(weights, unusable):
+    usable = {name: weight for name, weight in weights.items() if name not in unusable}
+    pool = SourcePool(weights)
+
+    chosen = Counter(
+        pool.choose(lambda name: name not in unusable) for _ in range(sum(usable.values()))
+    )
+
+    assert chosen == Counter(usable)
+
+
+def test_few_sources_are_asked_however_many_there_are():
+    names = [f"ip-{number}" for number in range(100)]
+    pool, asked = SourcePool(dict.fromkeys(names, 1)), Counter[str]()
+
+    def is_usable(name: str) -> bool:
+        asked[name] += 1
+        return int(name.removeprefix("ip-")) % 2 == 0
+
+    for _ in range(500):
+        pool.choose(is_usable)
+
+    assert asked.total() <= 2 * 500
+    assert max(asked.values()) <= 500 / 50
+
+
+@given(st.sets(st.sampled_from("abcde")), st.sampled_from("abcde"))
+def test_a_failure_while_asking_changes_no_turn(unusable, broken):
+    pool = SourcePool(dict.fromkeys("abcde", 1))
+
+    def ask(name: str) -> bool:
+        if name == broken:
+            raise LookupError
+        return name not in unusable
+
+    with contextlib.suppress(LookupError):
+        while pool.choose(ask) is not None:
+            pass
+
+    assert Counter(pool.choose(anything) for _ in range(25)) == Counter(dict.fromkeys("abcde", 5))
