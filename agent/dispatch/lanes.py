@@ -111,6 +111,8 @@ class Wait:
     """Nothing can be sent before this time, in seconds since the epoch, or before room is made."""
 
     until: float
+    #: What holds it on all ways; None: something else keeps it from one.
+    held_by: MailHold | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

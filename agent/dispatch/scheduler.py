@@ -3,8 +3,8 @@ Scheduler: keeps mail until it is due, then finds the path it leaves by.
 
 For each due entry: the MX hosts of its routing domain, a source of its pool by weighted round
 robin, the policy of that path, a place in its ready queue. What is known already is taken at
-once; lookups run beside, in `lookups`. What can't go on waits in its lane; what ends without a peer
-is settled in `endings`, what is ordered to bounce in `bounces`.
+once, in `choice`; lookups run beside, in `lookups`. What can't go on waits in its lane; what ends
+without a peer is settled in `endings`, what is ordered to bounce in `bounces`.
 """
 
 import asyncio
@@ -20,22 +20,20 @@ from agent.delivery.record import Response
 from agent.dispatch import waits
 from agent.dispatch.bell import Bell
 from agent.dispatch.bounces import Bounces
+from agent.dispatch.choice import LONGEST_WAIT, Choice
 from agent.dispatch.endings import Endings
 from agent.dispatch.held_lanes import HeldLanes
-from agent.dispatch.holds import HoldKind, MailHold
+from agent.dispatch.holds import HoldKind
 from agent.dispatch.lanes import Ending, HeldQueue, Lane, Lookup, Wait
-from agent.dispatch.limits import NO_WAIT
 from agent.dispatch.lookups import Lookups
 from agent.dispatch.path import Path
 from agent.dispatch.services import Services
 from agent.dispatch.settling import Way
 from agent.dispatch.waits import UNDER_WAY, QueueWait
-from agent.limits.limit import Kind
 from agent.policy.answer import MxHost, PathPolicy
 from agent.queue.backoff import is_too_old
 from agent.queue.entry import Entry
 from agent.queue.names import QueueName
-from agent.queue.pool import SourcePool
 from agent.queue.scheduled import ScheduledQueues
 
 logger = logging.getLogger(__name__)
@@ -50,8 +48,6 @@ _ENDED_AT_ONCE = 1000
 #: Lanes to be looked at or looked up beyond which further mail waits in its scheduled queue, where
 #: it needs less memory. Lanes of doubtful domains do not count: they may stay for long.
 _MOST_ACTIVE = 10_000
-#: A waiting lane is looked at this often even if nothing happens, in seconds.
-_LONGEST_WAIT = 60.0
 #: A list of waiting lanes up to this long is left as it is, lanes that were woken and all.
 _SMALL_LIST = 1024
 
@@ -67,7 +63,7 @@ class Scheduler:
     ) -> None:
         self._services = services
         self._on_failure = on_failure
-        self._find_path = find_path
+        self._choice = Choice(services, find_path)
         self._scheduled = ScheduledQueues()
         self._lanes: dict[str, Lane] = {}
         self._runnable: deque[Lane] = deque()
@@ -75,16 +71,9 @@ class Scheduler:
         self._stale: OrderedDict[Lane, None] = OrderedDict()
         self._held = HeldLanes()
         self._waiting: list[tuple[float, Lane]] = []
-        #: Lanes that wait for room on a path, the longest first.
-        self._hungry: dict[Path, OrderedDict[Lane, None]] = {}
-        #: Lanes that wait for the selection rate of a path.
-        self._pacing: dict[str, dict[Lane, None]] = {}
         self._lookups = Lookups(services, self)
         self._endings = Endings(services.results, self.add)
         self._bounces = Bounces(services, self._scheduled, self._endings)
-        self._pools = {
-            name: SourcePool(pool.weights) for name, pool in services.settings.pools.items()
-        }
         self._bell = Bell()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -133,34 +122,7 @@ class Scheduler:
         if services.resolver.known_mx(domain) is None:
             return [waits.mx_lookup(domain)]
         lane = self._lanes.get(str(queue))
-        found: list[QueueWait] = []
-        for source in self._pools[services.settings.queue_for(queue.domain).egress_pool].sources:
-            wait = self._wait_of_source(queue, source, lane)
-            if wait is None:
-                return []
-            found.append(wait)
-        return found
-
-    def _wait_of_source(self, queue: QueueName, source: str, lane: Lane | None) -> QueueWait | None:
-        """What keeps a queue's mail from going by a source; None: nothing."""
-        services, now = self._services, self._services.clock()
-        until = lane.unknown_until(source) if lane is not None else 0.0
-        if until > now:
-            return waits.policy_unknown(queue.next_domain, source, until)
-        policy = services.policies.lookup(queue.next_domain, source)
-        if policy is None:
-            return waits.policy_unknown(queue.next_domain, source, None)
-        if hold := services.holds.of_way(policy, queue):
-            return waits.held(hold, source=source, what=f"what leaves from {source}")
-        path = self._find_path(policy)
-        if path.is_full:
-            return waits.ready_queue_full(path.name, path.options.max_ready, source)
-        wait = services.limits.wait(path.options, Kind.SELECTION_RATE)
-        if wait.short_of is not None:
-            short = wait.short_of
-            return waits.lease(short.key, short.units, lent=services.limits.lent(short))
-        rates = path.options.selection_rates
-        return waits.selection_rate(source, rates, now + wait.seconds) if wait.seconds else None
+        return self._choice.waits_of(queue, lane)
 
     def scheduled_counts(self) -> dict[str, int]:
         """How many entries of each queue wait for their time."""
@@ -214,22 +176,18 @@ class Scheduler:
 
     def path_has_room(self, path: Path) -> None:
         """Let lanes that wait for this path's room go on, each in its turn."""
-        if lanes := self._hungry.get(path):
-            # Not all: they may be very many, and the room is for as many messages at most.
-            for _ in range(min(len(lanes), _WOKEN_AT_ONCE)):
-                lane, _ = lanes.popitem(last=False)
-                self._make_runnable(lane)
-            if not lanes:
-                del self._hungry[path]
+        # Not all: they may be very many, and the room is for as many messages at most.
+        for lane in self._choice.take_hungry(path, _WOKEN_AT_ONCE):
+            self._make_runnable(lane)
 
     def _fill_room(self) -> None:
         """Go on where those that were let go on did not need all the room."""
-        for path in [path for path in self._hungry if not path.is_full]:
+        for path in self._choice.paths_with_room():
             self.path_has_room(path)
 
     def selection_changed(self, path_name: str) -> None:
         """Let the lanes that wait for a path's selection rate look again."""
-        for lane in list(self._pacing.get(path_name, ())):
+        for lane in self._choice.paced(path_name):
             self._make_runnable(lane)
 
     def held_counts(self) -> dict[HoldKind, int]:
@@ -307,11 +265,11 @@ class Scheduler:
         times = [self._waiting[0][0]] if self._waiting else []
         if not self._is_crowded and (due := self._scheduled.next_due()) is not None:
             times.append(due)
-        seconds = min(times, default=now + _LONGEST_WAIT) - now
+        seconds = min(times, default=now + LONGEST_WAIT) - now
         if self._runnable or self._stale or seconds <= 0:
             await asyncio.sleep(0)
             return
-        await self._bell.wait(min(seconds, _LONGEST_WAIT))
+        await self._bell.wait(min(seconds, LONGEST_WAIT))
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
@@ -336,11 +294,7 @@ class Scheduler:
             return
         lane.is_busy, lane.wake_at = True, 0.0
         self._held.release(lane)
-        for path_name in lane.paced_by:
-            self._pacing[path_name].pop(lane, None)
-            if not self._pacing[path_name]:
-                del self._pacing[path_name]
-        lane.paced_by = ()
+        self._choice.stop_pacing(lane)
         self._runnable.append(lane)
         self._bell.ring()
 
@@ -365,22 +319,30 @@ class Scheduler:
         if is_null_mx([host.host for host in mx_hosts]):
             self.end_all(lane, internal.NULL_MX)
             return
-        for _ in range(min(_ENTRIES_AT_ONCE, len(lane))):
-            match self._choose(lane, mx_hosts):
-                case Path() as path:
-                    entry = lane.pop()
-                    if not path.put(entry, queue.tenant):
-                        lane.add(entry)
-                case Lookup() as lookup:
-                    self._lookups.start(lane, lookup)
-                    return
-                case Wait(until=until):
-                    self._wait(lane, until)
-                    return
+        if not self._promote(lane, mx_hosts):
+            return
         if lane.heap:
             self._make_runnable(lane)
         else:
             self._forget(lane)
+
+    def _promote(self, lane: Lane, mx_hosts: tuple[MxHost, ...]) -> bool:
+        """Put some of the mail on paths; False: the lane has to wait, or be looked up, first."""
+        for _ in range(min(_ENTRIES_AT_ONCE, len(lane))):
+            match self._choice.choose(lane, mx_hosts):
+                case Path() as path:
+                    entry = lane.pop()
+                    if not path.put(entry, lane.queue.tenant):
+                        lane.add(entry)
+                case Lookup() as lookup:
+                    self._lookups.start(lane, lookup)
+                    return False
+                case Wait(until=until, held_by=held_by):
+                    if held_by is not None:
+                        self._held.hold(lane, held_by)
+                    self._wait(lane, until)
+                    return False
+        return True
 
     def _advance_safely(self, lane: Lane) -> None:
         try:
@@ -388,93 +350,12 @@ class Scheduler:
         except Exception:
             # Supervisor: what is wrong with one lane must not hold up the others.
             logger.exception("queue can't be promoted", extra={"queue": lane.queue_name})
-            self._wait(lane, self._services.clock() + _LONGEST_WAIT)
+            self._wait(lane, self._services.clock() + LONGEST_WAIT)
 
     def _forget(self, lane: Lane) -> None:
         """An empty lane goes; another may have taken its name already."""
         if not lane.heap and self._lanes.get(lane.queue_name) is lane:
             del self._lanes[lane.queue_name]
-
-    def _choose(self, lane: Lane, mx_hosts: tuple[MxHost, ...]) -> Path | Lookup | Wait:
-        """Choose the source of the lane's next entry, and so its path."""
-        now = self._services.clock()
-        pool_name = self._services.settings.queue_for(lane.queue.domain).egress_pool
-        waits: list[float] = []
-        holds: list[MailHold] = []
-        policies: dict[str, PathPolicy | None] = {}
-
-        def is_usable(source: str) -> bool:
-            policies[source] = policy = self._services.policies.lookup(
-                lane.queue.next_domain, source
-            )
-            wait = self._wait_for(lane, source, policy, now, holds)
-            if wait > now:
-                waits.append(wait)
-            return wait <= now
-
-        source = lane.chosen if lane.chosen and is_usable(lane.chosen) else None
-        lane.chosen = ""
-        if source is None:
-            waits.clear()
-            holds.clear()
-            source = self._pools[pool_name].choose(is_usable)
-        if source is None:
-            if holds and len(holds) == len(waits):
-                self._held.hold(lane, min(holds, key=lambda held: held.until))
-            return Wait(min(waits, default=now + _LONGEST_WAIT))
-        policy = policies[source]
-        if policy is None:
-            lane.chosen = source
-            return Lookup(source, mx_hosts)
-        path = self._find_path(policy)
-        self._services.limits.try_take(path.options, Kind.SELECTION_RATE)
-        lane.path_name = path.name
-        return path
-
-    def _wait_for(
-        self,
-        lane: Lane,
-        source: str,
-        policy: PathPolicy | None,
-        now: float,
-        holds: list[MailHold],
-    ) -> float:
-        """
-        Until when *source* can't take the lane's next entry by *policy*; not after *now*: it can.
-        What holds it is added to *holds*.
-        """
-        if (unknown_until := lane.unknown_until(source)) > now:
-            return unknown_until
-        if policy is None:
-            return now
-        # The path is made even if it is suspended, so that people see the mail that waits for it.
-        path = self._find_path(policy)
-        lane.path_name = path.name
-        if held := self._services.holds.of_way(policy, lane.queue):
-            holds.append(held)
-            return held.until
-        if path.is_full:
-            self._hungry.setdefault(path, OrderedDict())[lane] = None
-            return now + _LONGEST_WAIT
-        return now + self._selection_wait(lane, path)
-
-    def _selection_wait(self, lane: Lane, path: Path) -> float:
-        """
-        How long until the source may be chosen, in seconds. Lanes that wait get times along the
-        rate, so that they do not all wake for one place.
-        """
-        limits, options = self._services.limits, path.options
-        if not options.selection_rates or limits.wait(options, Kind.SELECTION_RATE) is NO_WAIT:
-            return 0.0
-        others = self._pacing.setdefault(path.name, {})
-        others.pop(lane, None)
-        wait = limits.wait(options, Kind.SELECTION_RATE, len(others))
-        others[lane] = None
-        if path.name not in lane.paced_by:
-            lane.paced_by = (*lane.paced_by, path.name)
-        if wait.short_of is not None:
-            limits.on_shortage()
-        return min(wait.seconds, _LONGEST_WAIT)
 
     def _wait(self, lane: Lane, until: float) -> None:
         now = self._services.clock()
@@ -530,7 +411,7 @@ class Scheduler:
 
     def repeat_later(self, lane: Lane) -> None:
         """A lookup has failed unforeseen."""
-        self._wait(lane, self._services.clock() + _LONGEST_WAIT)
+        self._wait(lane, self._services.clock() + LONGEST_WAIT)
 
     def way_of(self, lane: Lane) -> Way:
         """The way that the lane's mail takes, as far as it is known."""
