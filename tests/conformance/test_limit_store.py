@@ -37,22 +37,28 @@ async def _until(store: LimitStore, agent: Agent, units: int, *others: Agent) ->
             await asyncio.sleep(0.02)
 
 
+async def _hear_until(store: LimitStore, agent: Agent, units: int) -> None:
+    """Have one listen, and say nothing, until it may use so many units."""
+    async with asyncio.timeout(PATIENCE):
+        while agent.cap != units:
+            await agent.hear(store)
+            await asyncio.sleep(0.02)
+
+
 async def test_who_is_alone_has_all_until_another_one_comes(stores: LimitStores) -> None:
     store, fleet = await stores.start(), agents("ab")
     for agent in fleet.values():
         agent.attach(store)
 
     await fleet["a"].sync(store, wants=3)
-    assert fleet["a"].cap == 10
+    await _until(store, fleet["a"], 10)
 
     await fleet["b"].sync(store, wants=10)
     # The other one has not confirmed a lower grant yet.
     assert fleet["b"].cap == 0
-    await fleet["a"].hear(store)
-    assert fleet["a"].cap == 3
+    await _hear_until(store, fleet["a"], 3)
     await fleet["a"].sync(store)
-    await fleet["b"].hear(store)
-    assert fleet["a"].cap + fleet["b"].cap == 10
+    await _hear_until(store, fleet["b"], 7)
 
 
 async def test_what_comes_twice_or_late_or_of_an_earlier_start_is_not_new(

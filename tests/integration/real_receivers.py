@@ -149,11 +149,22 @@ class Dovecot:
         (directory / "mail").mkdir()
         shutil.chown(directory / "mail", "nobody")
         config = directory / "dovecot.conf"
-        config.write_text(_DOVECOT.format(dir=directory, port=port))
+        config.write_text(_dovecot_config(command, directory, port))
         return [command, "-F", "-c", str(config)]
 
     def bodies(self, directory: Path) -> list[bytes]:
         return [body for box in (directory / "mail").glob("*/Maildir") for body in _maildir(box)]
+
+
+def _dovecot_config(command: str, directory: Path, port: int) -> str:
+    said = subprocess.run((command, "--version"), capture_output=True, text=True, check=True)
+    version = said.stdout.split()[0].partition("-")[0]
+    is_new = tuple(map(int, version.split(".")[:2])) >= (2, 4)
+    # The version of the file has to come first.
+    head = f"dovecot_config_version = {version}\ndovecot_storage_version = {version}\n"
+    text = (head if is_new else "") + _DOVECOT + (_DOVECOT_2_4 if is_new else _DOVECOT_2_3)
+    listen = "listen" if is_new else "address"
+    return text.format(dir=directory, port=port, listen=listen)
 
 
 class SmtpSink:
@@ -378,9 +389,18 @@ log_path = {dir}/log
 protocols = lmtp
 ssl = no
 hostname = mx.big.example
+first_valid_uid = 1
+service lmtp {{
+  inet_listener lmtp {{
+    {listen} = 127.0.0.1
+    port = {port}
+  }}
+}}
+"""
+#: What is written in another way from Dovecot 2.4 on.
+_DOVECOT_2_3 = """
 auth_username_format = %Ln
 mail_location = maildir:~/Maildir
-first_valid_uid = 1
 userdb {{
   driver = passwd-file
   args = {dir}/users
@@ -389,10 +409,15 @@ passdb {{
   driver = passwd-file
   args = {dir}/users
 }}
-service lmtp {{
-  inet_listener lmtp {{
-    address = 127.0.0.1
-    port = {port}
-  }}
+"""
+_DOVECOT_2_4 = """
+auth_username_format = %{{user | username | lower}}
+mail_driver = maildir
+mail_path = ~/Maildir
+userdb passwd-file {{
+  passwd_file_path = {dir}/users
+}}
+passdb passwd-file {{
+  passwd_file_path = {dir}/users
 }}
 """

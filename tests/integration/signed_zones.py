@@ -82,11 +82,26 @@ class SignedZones(asyncio.DatagramProtocol):
         ):
             response.set_rcode(dns.rcode.NXDOMAIN)
         _add(response.authority, zone.origin, zone[zone.origin], dns.rdatatype.SOA)
-        # The zone is small: all that it says of what is not there.
-        for name, each in zone.nodes.items():
-            owner = name.derelativize(zone.origin)
-            _add(response.authority, owner, each, dns.rdatatype.NSEC)
+        for owner in _denying(zone, question.name):
+            _add(response.authority, owner, zone[owner], dns.rdatatype.NSEC)
         return response
+
+
+def _denying(zone: Any, name: dns.name.Name) -> set[dns.name.Name]:
+    """
+    Owners of the NSEC records (RFC 4035 section 3.1.3) that deny *name* and every wildcard for it.
+    No more than that: resolvers look at a bounded number of signatures in an answer.
+    """
+    denied, parent = [name], name
+    while parent != zone.origin:
+        parent = parent.parent()
+        denied.append(dns.name.from_text("*", parent))
+    signed = [
+        owner
+        for owner, node in zone.nodes.items()
+        if node.get_rdataset(dns.rdataclass.IN, dns.rdatatype.NSEC) is not None
+    ]
+    return {max(owner for owner in signed if owner <= one) for one in denied} if signed else set()
 
 
 def _zone(text: str, origin: str) -> Any:
