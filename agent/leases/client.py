@@ -7,7 +7,8 @@ Client of the limit service: one stream for this process, over a connection of i
    may break, and the server be another one: leases hold on, and are told and shown anew.
 3. A stream that is silent for too long is given up with its connection, for on that nothing may
    come through for minutes after a network has lost packets.
-4. A server without a limit service leaves every limit to this agent alone.
+4. A server without a limit service leaves every limit to this agent alone, unless a server has
+   lent something since the start: then it is as silent as any that is not there.
 """
 
 import asyncio
@@ -192,7 +193,8 @@ class LeaseClient:
         try:
             await self._one_stream()
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            # A proxy's 404 is one too: what has lent before is not without a limit service.
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and not self._holder.epoch:
                 self._set_supported(is_supported=False)
             await self._go_to_book(error)
             return f"{error.code().name}: {error.details()}"

@@ -6,7 +6,7 @@ FleetLimits: what this process may use of the limits that the whole fleet keeps,
 | answers | the leases |
 | has been silent for longer than leases last | their floors |
 | and for longer than floors last | what the limit says of that: nothing, some units, or all of it |
-| is not there at all (an older server) | the whole limit: each agent keeps it for itself |
+| is not there at all and never was (an older server) | the whole limit: each agent keeps it alone |
 
 The third line asks for patience after a start, when nothing was ever held. Time is an argument, of
 the clock that leases hang on.
@@ -80,7 +80,7 @@ class FleetLimits:
 
     def __init__(self, holder: LeaseHolder, *, now: int) -> None:
         self.holder = holder
-        #: False once the server has said that it has no limit service.
+        #: False once the server has said that it has no limit service, and none was ever heard.
         self.is_supported = True
         self._patience_ends = now + FIRST_PATIENCE_NS
         self._known: dict[str, FleetLimit] = {}

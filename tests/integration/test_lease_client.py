@@ -209,6 +209,45 @@ async def test_a_server_without_limit_service_leaves_limits_to_the_agent(caplog)
         assert len(said) == 1
 
 
+async def test_a_server_that_has_lent_is_not_believed_to_have_no_limit_service():
+    """A proxy before it answers so while it is being started again."""
+    peer, limit = LimitPeer(), connections("c", limit=20)
+    peer.lend("c", 2)
+    async with client_of(peer) as here:
+        here.want((limit, 20))
+        await until(lambda: here.cap(limit) == 2)
+        await peer.stop()
+        peer.begin_anew(epoch=2)
+        peer.lend("c", 3)
+        peer.breakages = [grpc.StatusCode.UNIMPLEMENTED] * 3
+        await peer.start()
+
+        caps = {here.cap(limit)}
+        while peer.breakages or here.cap(limit) != 3:
+            caps.add(here.cap(limit))
+            await asyncio.sleep(0.005)
+        assert caps == {2}
+        assert here.mode(limit) is Mode.LEASED
+
+
+async def test_a_server_that_has_lent_and_says_that_it_has_no_limit_service_counts_as_silent():
+    peer, limit = LimitPeer(ttl=0.6, floor=1.2), connections("c", limit=20)
+    peer.lend("c", 5, floor=2)
+    async with client_of(peer) as here:
+        here.want((limit, 20))
+        await until(lambda: here.cap(limit) == 5)
+        await peer.stop()
+        peer.breakages = [grpc.StatusCode.UNIMPLEMENTED] * 1000
+        await peer.start()
+
+        modes = {here.mode(limit)}
+        while here.mode(limit) is not Mode.STOPPED:
+            modes.add(here.mode(limit))
+            await asyncio.sleep(0.005)
+        assert modes == {Mode.LEASED, Mode.FLOORS}
+        assert here.cap(limit) == 0
+
+
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL]
 )
