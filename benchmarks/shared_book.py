@@ -150,7 +150,9 @@ async def _first_grants(socket: str) -> list[float]:
         database = Database(f"sqlite:///{directory}/penstock.db")
         upgrade(database)
         valkey = Valkey(f"unix://{socket}", metrics=ServerMetrics())
-        store = SharedLimitStore(valkey, SharedLeases(database), server="server")
+        store = SharedLimitStore(
+            valkey, SharedLeases(database), server="server", address="127.0.0.1:1"
+        )
         await store.start()
         while True:
             with contextlib.suppress(ConnectionError):

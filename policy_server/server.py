@@ -282,16 +282,18 @@ class Server:
         server = self._name()
         limits = self._settings.limits
         timing = _lease_timing(limits)
+        host, _ = split_address(self._settings.server.grpc_listen)
+        # Dialled as it stands.
+        address = f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
         if limits.state != EMBEDDED:
             return build_shared_store(
                 limits.state,
                 self._lease_database,
                 server=server,
+                address=address,
                 timing=timing,
                 metrics=self.metrics,
             )
-        host, _ = split_address(self._settings.server.grpc_listen)
-        address = f"{host}:{self.grpc_port}"
         keeper = BookKeeper(
             self._lease_database,
             owner=name_owner(socket.gethostname(), address),

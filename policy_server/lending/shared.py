@@ -11,9 +11,18 @@ from policy_server.store.shared_leases import SharedLeases
 
 
 def build_shared_store(
-    url: str, database: Database, *, server: str, timing: LeaseTiming, metrics: ServerMetrics
+    url: str,
+    database: Database,
+    *,
+    server: str,
+    address: str,
+    timing: LeaseTiming,
+    metrics: ServerMetrics,
 ) -> LimitStore:
-    """Build the part of *server* in the book at *url*. Errors: InvalidSettings."""
+    """
+    Build the part of *server*, which is reached at *address*, in the book at *url*. Errors:
+    InvalidSettings.
+    """
     try:
         from policy_server.shared_book.store import SharedLimitStore
         from policy_server.shared_book.valkey import Valkey
@@ -28,6 +37,7 @@ def build_shared_store(
         Valkey(url, metrics=metrics),
         SharedLeases(database),
         server=server,
+        address=address,
         timing=timing,
         metrics=metrics,
     )

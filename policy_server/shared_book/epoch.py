@@ -59,7 +59,10 @@ class BookEpoch:
         metrics: ServerMetrics,
         valid: int = VALID,
     ) -> None:
-        """Know none yet; *clock* says nanoseconds, *on_change* hears of each new epoch."""
+        """
+        Know none yet; *address* is where others reach this server, *clock* says nanoseconds,
+        *on_change* hears of each new epoch.
+        """
         self._valid = valid
         self._metrics = metrics
         self._valkey = valkey
@@ -160,7 +163,7 @@ class BookEpoch:
         epoch, asked_at = self._epoch, self._clock()
         if not epoch:
             return False
-        if await self._leases.renew(epoch):
+        if await self._leases.renew(epoch, address=self._address):
             if epoch == self._epoch:
                 self._valid_until = asked_at + self._valid
             return epoch == self._epoch

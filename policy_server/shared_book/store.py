@@ -70,14 +70,15 @@ class SharedLimitStore:
         leases: SharedLeases,
         *,
         server: str,
+        address: str,
         metrics: ServerMetrics | None = None,
         timing: LeaseTiming | None = None,
         clock: Callable[[], int] = boottime_ns,
         valid: int = VALID,
     ) -> None:
         """
-        Keep the book as *server*, a name that no other one has; go by an epoch for *valid*
-        nanoseconds after it was in force.
+        Keep the book as *server*, a name that no other one has, which is reached at *address*; go
+        by an epoch for *valid* nanoseconds after it was in force.
         """
         self._valkey = valkey
         self._leases = leases
@@ -91,7 +92,7 @@ class SharedLimitStore:
             valkey,
             leases,
             self._timing,
-            address=server,
+            address=address,
             clock=clock,
             on_change=self._begin_anew,
             metrics=self._metrics,

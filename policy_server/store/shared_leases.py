@@ -54,9 +54,9 @@ class SharedLeases:
         """Read whose book it is."""
         return await self.database.read(read_book)
 
-    async def renew(self, epoch: int) -> bool:
-        """Give a sign of life; False: that epoch is over."""
-        return await self.database.write(partial(renew_shared_book, epoch=epoch))
+    async def renew(self, epoch: int, *, address: str = "") -> bool:
+        """Give a sign of life, as the server at *address*; False: that epoch is over."""
+        return await self.database.write(partial(renew_shared_book, epoch=epoch, address=address))
 
     async def take(self, known: BookRow | None, *, address: str, secret: str) -> BookRow | None:
         """Raise the epoch, if the book still is as it is *known*; None: somebody was quicker."""
@@ -83,12 +83,15 @@ class SharedLeases:
         )
 
 
-def renew_shared_book(connection: Connection, *, epoch: int) -> bool:
-    """Give a sign of life of the servers together; False: that epoch is over."""
+def renew_shared_book(connection: Connection, *, epoch: int, address: str = "") -> bool:
+    """
+    Give a sign of life of the servers together, and say where one of them that lives is, if
+    *address* does; False: that epoch is over.
+    """
     renewed = connection.execute(
         update(lease_book)
         .where(_book.epoch == epoch, _book.owner == TOGETHER)
-        .values(renewals=_book.renewals + 1)
+        .values(renewals=_book.renewals + 1, address=address or _book.address)
     )
     return bool(renewed.rowcount)
 

@@ -98,6 +98,7 @@ class SharedStores:
             Valkey(self._valkey.url, metrics=ServerMetrics(), book="test"),
             SharedLeases(self._database),
             server=f"server {len(self._running)}",
+            address="127.0.0.1:1",
             timing=timing,
             # Longer than a busy machine takes for a transaction.
             valid=2_000_000_000,

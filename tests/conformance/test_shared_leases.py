@@ -75,6 +75,17 @@ async def test_what_is_written_in_an_epoch_that_is_over_changes_nothing(leases) 
     assert await leases.renew(second)
 
 
+async def test_the_address_is_that_of_the_server_that_gave_the_last_sign_of_life(leases) -> None:
+    epoch = await _begin(leases)
+
+    assert await leases.renew(epoch, address="other")
+    assert await leases.keep([_promise(1, a=5)], epoch)
+
+    assert (await leases.read_book()).address == "other"
+    assert not await leases.renew(epoch - 1, address="outdated")
+    assert (await leases.read_book()).address == "other"
+
+
 async def test_of_two_that_begin_an_epoch_one_does(leases) -> None:
     await _begin(leases)
     known = await leases.read_book()

@@ -148,6 +148,7 @@ async def _start(
         Valkey(valkey.url, metrics=ServerMetrics(), book="test"),
         SharedLeases(database),
         server=name,
+        address="127.0.0.1:1",
         timing=timing,
         valid=VALID,
     )

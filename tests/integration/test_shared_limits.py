@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import time
@@ -9,9 +10,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from click.testing import CliRunner, Result
 
 from penstock.v1 import limit_service_pb2 as pb
 from penstock.v1.limit_service_pb2_grpc import LimitServiceStub
+from policy_server.cli.main import cli
 from policy_server.errors import InvalidSettings
 from policy_server.settings import load_settings
 from tests.integration.limit_worker import PATIENCE, Worker, path
@@ -88,6 +91,39 @@ async def test_two_servers_lend_from_one_book_and_one_goes_on_when_the_other_is_
             await a.report()
             await b.until(lambda: b.cap(KEY) == 9)
             assert (a.cap(KEY), a.answers[-1].epoch) == (1, epoch)
+
+
+async def test_the_command_asks_a_server_that_lives_whoever_began_the_book(
+    database_url: str, valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rules(database_url, yahoo(connection_limit=10))
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", database_url)
+    # Their names aren't where they listen.
+    settings = {"PENSTOCK_LIMITS_STATE": valkey.url, "PENSTOCK_SERVER_SHARE_PORT": "true"}
+    elsewhere = {"PENSTOCK_SERVER_GRPC_LISTEN": "127.0.0.2:0"}
+
+    async def run(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, cli, ["limits", *arguments])
+
+    async with running(database_url, **settings, **elsewhere) as first:
+        await _until_lending(first)
+        async with running(database_url, **settings) as second:
+            await _until_lending_together(first, second)
+            worker = Worker("mta-1")
+            worker.want(KEY, 4, path())
+            await worker.exchange(second.channel)
+            listed = await run("--json")
+            assert [one["booked"] for one in json.loads(listed.stdout)["limits"]] == [10]
+
+            await first.kill()
+            async with asyncio.timeout(PATIENCE):
+                while (released := await run("--release", "mta-1")).exit_code:
+                    assert f"the server at {first.address}: " in released.stderr
+                    await asyncio.sleep(0.1)
+            other = Worker("mta-2")
+            other.want(KEY, 1, path())
+            await other.exchange(second.channel)
+            assert other.cap(KEY) == 10
 
 
 async def test_a_valkey_that_was_killed_takes_nothing_from_who_holds_it(
