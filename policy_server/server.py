@@ -28,7 +28,7 @@ from penstock.v1 import (
     rule_service_pb2_grpc,
 )
 from policy_server.dns import MxResolver
-from policy_server.errors import CannotListen, PolicyServerError
+from policy_server.errors import CannotListen, PolicyServerError, RulesNotLoaded, WrongSchema
 from policy_server.history_keeper import keep_history
 from policy_server.http import HttpServer
 from policy_server.lending.embedded import EmbeddedLimitStore
@@ -135,6 +135,8 @@ class Server:
         self._keepers: list[asyncio.Task[None]] = []
         #: Why there is nothing to answer from; empty once there is.
         self._reason = "the rules are not loaded"
+        #: Why no call is served: until the schema is known to fit, there may not even be tables.
+        self._refusal: PolicyServerError | None = RulesNotLoaded()
         #: The ports listened on, once started.
         self.grpc_port = 0
         self.http_port = 0
@@ -215,7 +217,7 @@ class Server:
     async def _become_ready(self) -> None:
         if not self._reason or self._hub is None:
             return
-        await self.database.read(check_schema)
+        await self._check_schema()
         self._hub.use_datastore(await read_datastore_id(self.database))
         await self.policy.start()
         if self._limit_store is not None:
@@ -226,6 +228,19 @@ class Server:
         ports = {"grpc_port": self.grpc_port, "http_port": self.http_port}
         logger.info("server ready", extra=ports)
 
+    async def _check_schema(self) -> None:
+        try:
+            await self.database.read(check_schema)
+        except WrongSchema as error:
+            self._refusal = error
+            raise
+        self._refusal = None
+
+    def _check_calls(self) -> None:
+        if self._refusal is not None:
+            # Without the traces of those who were told before.
+            raise self._refusal.with_traceback(None)
+
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings.server
         # A second process must fail to start, and not take its part unseen, unless it is told to.
@@ -234,7 +249,7 @@ class Server:
             options=(*_CHANNEL_OPTIONS, sharing), maximum_concurrent_rpcs=_MAX_CALLS
         )
         self.grpc_port = _listen(listening, settings)
-        server = SupervisedServer(listening, self.metrics)
+        server = SupervisedServer(listening, self.metrics, self._check_calls)
         agents = AgentStore(self.database)
         self._directory = AgentDirectory(
             agents,
@@ -267,7 +282,10 @@ class Server:
         rule_service_pb2_grpc.add_RuleServiceServicer_to_server(rules, server)
         self._limits = self._build_limits()
         limit_service_pb2_grpc.add_LimitServiceServicer_to_server(self._limits, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        # Whoever asks for its health is answered whatever the database is like.
+        health_pb2_grpc.add_HealthServicer_to_server(
+            self._health, SupervisedServer(listening, self.metrics)
+        )
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         # It looks at what the server is, and would take this one for one without an event loop.
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), listening)

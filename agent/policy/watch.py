@@ -51,7 +51,8 @@ _NONCES_KEPT = 64
 #: Most subscriptions in one message, and their bytes: well under the 4 MiB of a message.
 _CHUNK = 2000
 _CHUNK_BYTES = 1024 * 1024
-#: Codes of a server that is away or busy; after others, what we resumed with may be at fault.
+#: Codes of a server that is away, busy or waits for its database to be migrated; after others, what
+#: we resumed with may be at fault.
 _AWAY = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -59,6 +60,7 @@ _AWAY = frozenset(
         grpc.StatusCode.CANCELLED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
     }
 )
 #: Names longer than this may not be subscribed to; such paths age by time alone.

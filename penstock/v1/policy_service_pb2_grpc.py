@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PolicyServiceStub(object):
-    """PolicyService answers how mail may leave over an egress path.
+    """PolicyService answers how mail may leave over an egress path. Errors of every RPC, here and of the
+    server's other services: FAILED_PRECONDITION while its database has another schema than it needs.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class PolicyServiceStub(object):
 
 
 class PolicyServiceServicer(object):
-    """PolicyService answers how mail may leave over an egress path.
+    """PolicyService answers how mail may leave over an egress path. Errors of every RPC, here and of the
+    server's other services: FAILED_PRECONDITION while its database has another schema than it needs.
     """
 
     def GetEgressPathConfig(self, request, context):
@@ -147,7 +149,8 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService(object):
-    """PolicyService answers how mail may leave over an egress path.
+    """PolicyService answers how mail may leave over an egress path. Errors of every RPC, here and of the
+    server's other services: FAILED_PRECONDITION while its database has another schema than it needs.
     """
 
     @staticmethod

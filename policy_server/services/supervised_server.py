@@ -26,13 +26,19 @@ class SupervisedServer:
     known answer does.
     """
 
-    def __init__(self, server: Any, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, server: Any, metrics: ServerMetrics, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """*check* raises why no call can be served now."""
         self._server = server
         self._metrics = metrics
+        self._check = check
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Register handlers, as generated code does."""
-        wrapped = tuple(_SupervisedHandler(handler, self._metrics) for handler in handlers)
+        wrapped = tuple(
+            _SupervisedHandler(handler, self._metrics, self._check) for handler in handlers
+        )
         self._server.add_generic_rpc_handlers(wrapped)
 
     def add_registered_method_handlers(self, service_name: str, handlers: Any) -> None:
@@ -42,9 +48,12 @@ class SupervisedServer:
 class _SupervisedHandler(grpc.GenericRpcHandler):
     """Hands out the methods of another handler, wrapped."""
 
-    def __init__(self, handler: grpc.GenericRpcHandler, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, handler: grpc.GenericRpcHandler, metrics: ServerMetrics, check: Callable[[], None]
+    ) -> None:
         self._handler = handler
         self._metrics = metrics
+        self._check = check
         #: Those that exist bound it.
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -87,6 +96,7 @@ class _SupervisedHandler(grpc.GenericRpcHandler):
         async def answer(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             try:
+                self._check()
                 response = await behaviour(request, context)
             # The supervisor of every unary call: nothing may reach the client unmapped.
             except Exception as error:
@@ -110,6 +120,7 @@ class _SupervisedHandler(grpc.GenericRpcHandler):
         async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
             is_open.inc()
             try:
+                self._check()
                 async with aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         yield response
@@ -128,6 +139,7 @@ class _SupervisedHandler(grpc.GenericRpcHandler):
         async def serve(request: Any, context: Any) -> None:
             is_open.inc()
             try:
+                self._check()
                 await behaviour(request, context)
                 self._metrics.calls.of(method).end("OK")
             # The supervisor of every stream, likewise; a cancelled stream stays cancelled.

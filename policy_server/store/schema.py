@@ -49,8 +49,17 @@ def check_schema(connection: Connection) -> None:
     if present != needed:
         raise WrongSchema(
             f'the database is at schema "{present or "none"}", this version needs "{needed}"; '
-            "run penstock-server migrate"
+            + (
+                "run penstock-server migrate"
+                if not present or _is_known(present)
+                else "it is of a newer version: update the server"
+            )
         )
+
+
+def _is_known(schema: str) -> bool:
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return any(script.revision == schema for script in scripts)
 
 
 def upgrade(database: Database, target: str = "head") -> str:
@@ -79,7 +88,8 @@ def _move(connection: Connection, target: str, *, forward: bool) -> str:
         (command.upgrade if forward else command.downgrade)(config, target)
     except CommandError as error:
         raise WrongSchema(
-            f"the database can't be migrated: {error}; it may be of a newer version"
+            f"the database can't be migrated: {error}; it may be of a newer version: "
+            "update the server"
         ) from error
     return read_schema(connection)
 

@@ -132,8 +132,10 @@ def test_a_newer_database_is_not_touched(database):
         lambda connection: connection.execute(text("UPDATE alembic_version SET version_num='9999'"))
     )
 
-    with pytest.raises(WrongSchema, match="newer version"):
+    with pytest.raises(WrongSchema, match="newer version: update the server"):
         upgrade(database)
+    with pytest.raises(WrongSchema, match=r'schema "9999".* newer version: update the server'):
+        database.read_now(check_schema)
 
 
 @pytest.mark.parametrize("table", ["rule_layers", "automation_actions", "sites"])

@@ -645,13 +645,18 @@ async def test_a_token_that_the_server_cannot_resume_from_is_not_tried_for_ever(
         await until(lambda: peer.streams)
         peer.outgoing.put_nowait(snapshot(suspension(1), token=b"t1"))
         await until(lambda: policy.suspensions())
-        peer.breakages = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
+        peer.breakages = [
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.INTERNAL,
+        ]
 
         peer.outgoing.put_nowait(None)
-        await until(lambda: len(peer.streams) == 4 and peer.streams[3], 20)
+        await until(lambda: len(peer.streams) == 5 and peer.streams[4], 20)
 
         assert peer.streams[2][0].start.resume_token == b"t1", "away is no reason to forget"
-        assert peer.streams[3][0].start.resume_token == b""
+        assert peer.streams[3][0].start.resume_token == b"t1", "nor is a database to be migrated"
+        assert peer.streams[4][0].start.resume_token == b""
         assert policy.suspensions(), "held until a snapshot says otherwise"
 
 

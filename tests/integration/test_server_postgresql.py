@@ -13,8 +13,18 @@ from aiohttp import ClientSession
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import text
 
+from penstock.v1 import automation_service_pb2 as automation_pb
+from penstock.v1 import feedback_service_pb2 as feedback_pb
+from penstock.v1 import fleet_service_pb2 as fleet_pb
+from penstock.v1 import limit_service_pb2 as limit_pb
 from penstock.v1 import policy_service_pb2 as pb
+from penstock.v1 import rule_service_pb2 as rule_pb
+from penstock.v1.automation_service_pb2_grpc import AutomationServiceStub
+from penstock.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from penstock.v1.fleet_service_pb2_grpc import FleetServiceStub
+from penstock.v1.limit_service_pb2_grpc import LimitServiceStub
 from penstock.v1.policy_service_pb2_grpc import PolicyServiceStub
+from penstock.v1.rule_service_pb2_grpc import RuleServiceStub
 from policy_server.automation.actions import ActionState
 from policy_server.automation.decide import Match
 from policy_server.cli.main import run
@@ -25,7 +35,7 @@ from policy_server.settings import DatabaseSettings, DnsSettings, ServerSettings
 from policy_server.store.actions import count_and_act, read_actions
 from policy_server.store.database import Database
 from policy_server.store.layers import import_layers
-from policy_server.store.schema import downgrade, upgrade
+from policy_server.store.schema import downgrade, newest_schema, upgrade
 from tests.unit.policy_server.automation.examples import START, make_outcome, make_rule
 
 _LAYER = LayerDraft(
@@ -132,7 +142,8 @@ async def test_on_a_wrong_schema_it_waits_and_becomes_ready_by_itself(
         assert "penstock-server migrate" in reason
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await _limit(channel)
-        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert says in (refused.value.details() or "")
 
         monkeypatch.setenv("PENSTOCK_DATABASE_URL", url)
         assert await asyncio.to_thread(run, ["migrate"]) == 0
@@ -143,6 +154,76 @@ async def test_on_a_wrong_schema_it_waits_and_becomes_ready_by_itself(
         await _until(is_ready)
         assert await _health(channel) == health_pb2.HealthCheckResponse.SERVING
         assert await _limit(channel) == 32
+
+
+def _set_schema(database, schema):
+    statement = text("UPDATE alembic_version SET version_num = :schema")
+    database.write_now(lambda connection: connection.execute(statement, {"schema": schema}))
+
+
+_CALLS = {
+    "GetEgressPathConfig": lambda channel: PolicyServiceStub(channel).GetEgressPathConfig(
+        pb.GetEgressPathConfigRequest(routing_domain="x.example", egress_source="ip-1")
+    ),
+    "WatchPolicy": lambda channel: (
+        PolicyServiceStub(channel).WatchPolicy(iter([pb.WatchPolicyRequest()])).read()
+    ),
+    "ReportOutcomes": lambda channel: FeedbackServiceStub(channel).ReportOutcomes(
+        feedback_pb.ReportOutcomesRequest()
+    ),
+    "StreamOutcomes": lambda channel: (
+        FeedbackServiceStub(channel)
+        .StreamOutcomes(iter([feedback_pb.StreamOutcomesRequest()]))
+        .read()
+    ),
+    "ListActions": lambda channel: AutomationServiceStub(channel).ListActions(
+        automation_pb.ListActionsRequest()
+    ),
+    "CreateAction": lambda channel: AutomationServiceStub(channel).CreateAction(
+        automation_pb.CreateActionRequest(
+            kind=automation_pb.ACTION_KIND_SUSPEND, egress_source="ip-1", pinned=True
+        )
+    ),
+    "ListLayers": lambda channel: RuleServiceStub(channel).ListLayers(rule_pb.ListLayersRequest()),
+    "ListAgents": lambda channel: FleetServiceStub(channel).ListAgents(
+        fleet_pb.ListAgentsRequest()
+    ),
+    "ListLimits": lambda channel: LimitServiceStub(channel).ListLimits(
+        limit_pb.ListLimitsRequest()
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "remedy"),
+    [
+        pytest.param("", "run penstock-server migrate", id="none"),
+        pytest.param("9999", "update the server", id="a newer one"),
+    ],
+)
+async def test_on_a_wrong_schema_every_service_says_so_until_it_fits(url, database, schema, remedy):
+    if schema:
+        await asyncio.to_thread(upgrade, database)
+        await asyncio.to_thread(_set_schema, database, schema)
+    async with _serving(url) as (server, channel):
+        for name, call in _CALLS.items():
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(channel)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
+            assert refused.value.details().endswith(remedy)
+
+        if schema:
+            await asyncio.to_thread(_set_schema, database, newest_schema())
+        else:
+            await asyncio.to_thread(upgrade, database)
+
+        async def is_ready():
+            return (await _readiness(server))[0] == 200
+
+        await _until(is_ready)
+        assert await _limit(channel) == 32
+        listed = await RuleServiceStub(channel).ListLayers(rule_pb.ListLayersRequest())
+        assert not listed.layers
 
 
 async def test_commands_do_not_migrate_a_database_elsewhere(url, database, monkeypatch, capsys):
