@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from benchmarks.lease_scenario import SECOND, Scenario
-from benchmarks.lease_world import Findings, LeaseWorld
+from benchmarks.lease_world.findings import Findings
+from benchmarks.lease_world.scenario import SECOND, Scenario
+from benchmarks.lease_world.world import LeaseWorld
 from benchmarks.report import Report
 from policy_server.limits.spec import Earning, LimitSpec
 

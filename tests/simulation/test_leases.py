@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.lease_scenario import SECOND, Scenario, draw_scenario
-from benchmarks.lease_world import LeaseWorld
+from benchmarks.lease_world.scenario import SECOND, Scenario, draw_scenario
+from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.spec import Earning, LimitSpec
 
 _AT_ONCE = 100

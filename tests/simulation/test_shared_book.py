@@ -12,8 +12,8 @@ from random import Random
 
 import pytest
 
-from benchmarks.lease_scenario import draw_scenario
-from benchmarks.lease_world import LeaseWorld
+from benchmarks.lease_world.scenario import draw_scenario
+from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.messages import NOTHING_HELD, Demand, Grant, Holding, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 from tests.simulation.paired_book import PairedBook

@@ -6,6 +6,8 @@ from random import Random
 from policy_server.limits.spec import Earning, LimitSpec
 
 SECOND = 1_000_000_000
+#: There is one limit.
+KEY = "limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Scenario:
     wants_every: float = 10
     #: How long one connection is busy with a message, in seconds.
     busy: tuple[float, float] = (0.2, 3)
+    #: Faults that don't happen although they are drawn, by number.
+    left_out: frozenset[int] = frozenset()
 
 
 def draw_scenario(seed: int) -> Scenario:

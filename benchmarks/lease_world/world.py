@@ -1,0 +1,67 @@
+"""A run of one scenario under one seed."""
+
+from random import Random
+
+from benchmarks.lease_world.agent import SimulatedAgent
+from benchmarks.lease_world.checks import Checks
+from benchmarks.lease_world.faults import Faults
+from benchmarks.lease_world.findings import Findings
+from benchmarks.lease_world.network import Network
+from benchmarks.lease_world.scenario import SECOND, Scenario
+from benchmarks.lease_world.server import BookMaker, SimulatedServer
+from benchmarks.lease_world.timeline import Timeline
+from policy_server.limits.book import LeaseBook
+from policy_server.limits.spec import LeaseTiming
+
+
+class LeaseWorld:
+    """A fleet, its server, the network between them, and all that goes wrong."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        timing: LeaseTiming | None = None,
+        *,
+        make_book: BookMaker = LeaseBook,
+    ) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.timing = timing or LeaseTiming()
+        self.random = Random(seed)
+        self.timeline = Timeline()
+        self.findings = Findings()
+        #: Connections open, and what all agents that run want of them.
+        self.in_use = 0
+        self.wanted = 0
+        self.checks = Checks(self)
+        self.network = Network(self.timeline, scenario, self.random)
+        self.server = SimulatedServer(self, make_book)
+        self.agents = {
+            name: SimulatedAgent(self, name) for name in map(str, range(scenario.agents))
+        }
+        self._faults = Faults(self)
+
+    def run(self) -> Findings:
+        """Run the scenario; return what it showed."""
+        for agent in self.agents.values():
+            agent.begin(0, 1)
+        self._faults.begin()
+        end = self.scenario.seconds * SECOND
+        while (taken := self.timeline.take_next(end)) is not None:
+            when, step = taken
+            self.checks.measure(when)
+            self.timeline.now = when
+            step()
+            self.checks.look()
+        self.checks.end()
+        return self.findings
+
+    def note(self, says: str) -> None:
+        """Write down what happened."""
+        self.findings.trace.append(f"{self.timeline.now / SECOND:9.3f} {says}")
+
+    def violate(self, says: str, *, at: int | None = None) -> None:
+        """Write down that something happened that never should, now or before."""
+        when = self.timeline.now if at is None else at
+        self.findings.violations.append(f"{when / SECOND:.3f}: {says}")
