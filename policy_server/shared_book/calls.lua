@@ -1,6 +1,6 @@
 -- What can be asked of a shard: ARGV[1] names it, ARGV[2] is the epoch. The answer begins with "ok",
 -- or with why the shard can't be used: "lost" (rolled back, emptied, or not begun), "fenced" (a newer
--- epoch has begun) or "replica".
+-- epoch has begun, which is said) or "replica".
 local MOST_LIMITS, MOST_SHARES = 100, 2000
 
 local function argument(place)
@@ -22,7 +22,7 @@ local calls = {}
 -- Begin an epoch: what was before is forgotten. ARGV: terms.
 function calls.begin()
   local fields = redis.call('HMGET', SHARD .. ':shard', 'epoch', 'wall', 'now')
-  if fields[1] and tonumber(fields[1]) >= EPOCH then return {'fenced'} end
+  if fields[1] and tonumber(fields[1]) >= EPOCH then return {'fenced', tonumber(fields[1])} end
   local start = read_wall_clock()
   redis.call('DEL', SHARD .. ':shard')
   redis.call(
@@ -261,6 +261,8 @@ function calls.show()
   return {'ok', description, holders}
 end
 
-local reason = calls[ARGV[1]] ~= calls.begin and open_shard()
-if reason then return {reason} end
+if calls[ARGV[1]] ~= calls.begin then
+  local reason, epoch = open_shard()
+  if reason then return {reason, epoch} end
+end
 return calls[ARGV[1]]()

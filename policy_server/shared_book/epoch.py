@@ -10,6 +10,10 @@ book is begun anew when Valkey has lost it.
 3. Nothing is made durable in an epoch that is not in force any more.
 4. A server that keeps a book alone in its memory has the same row, and waits for our signs of
    life as we wait for its own. On SQLite, where it gives none, it locks a file, which we share.
+5. The database knows every epoch before Valkey does. Where Valkey has a newer one, an older copy of
+   the database has been put back, which may lack what was promised since. Then the book is begun
+   in an epoch that is newer than both, and is *doubted* until leases of before must be over: as
+   long every limit counts as lent in full, beside what the database knows of.
 """
 
 import asyncio
@@ -75,6 +79,10 @@ class BookEpoch:
         self._epoch = 0
         self._valid_until = 0
         self._recovered_at = 0
+        #: Until when leases may be out of which the database knows nothing; 0: it knows of all.
+        self._doubted_until = 0
+        #: The newest epoch that Valkey has been seen to have.
+        self._newest = 0
         self._sign: Signer | None = None
         #: Whose the book was when last looked at, and since when it has looked the same.
         self._seen: BookRow | None = None
@@ -109,6 +117,11 @@ class BookEpoch:
         an earlier epoch when it is first asked for.
         """
         return self._clock() < self._recovered_at
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether leases of before may be out of which the database knows nothing."""
+        return self._clock() < self._doubted_until
 
     @property
     def sign(self) -> Signer:
@@ -166,6 +179,9 @@ class BookEpoch:
         if await self._leases.renew(epoch, address=self._address):
             if epoch == self._epoch:
                 self._valid_until = asked_at + self._valid
+            if self._doubted_until and not self.is_doubted:
+                await self._leases.end_doubt(epoch)
+                self._doubted_until = 0
             return epoch == self._epoch
         self.leave(epoch, BookFenced())
         return False
@@ -187,6 +203,10 @@ class BookEpoch:
         except BookLost:
             self._metrics.limit_books_lost.inc()
             logger.warning("book of limits lost, beginning it anew", extra={"epoch": row.epoch})
+            return False
+        except BookFenced as error:
+            # If another server was only quicker, the row is another one by now, and not taken.
+            self._newest = max(self._newest, error.epoch)
             return False
         if all(terms.decode() == self._terms for _, _, terms in replies):
             return True
@@ -229,11 +249,27 @@ class BookEpoch:
         self._file = file
 
     async def _begin_after(self, row: BookRow | None) -> None:
-        made = await self._leases.take(row, address=self._address, secret=secrets.token_hex(32))
+        is_older_copy = row is not None and row.epoch < self._newest
+        made = await self._leases.take(
+            row,
+            address=self._address,
+            secret=secrets.token_hex(32),
+            after=self._newest,
+            is_doubted=is_older_copy,
+        )
         if made is None:
             self._wake.set()
             return
-        await self._valkey.call_all(made.epoch, "begin", self._terms)
+        if is_older_copy:
+            logger.warning(
+                "an older copy of the database was put back, limits count as lent for a while",
+                extra={"epoch": made.epoch},
+            )
+        try:
+            await self._valkey.call_all(made.epoch, "begin", self._terms)
+        except BookFenced as error:
+            self._newest = max(self._newest, error.epoch)
+            raise
         if await self._leases.mark_begun(made.epoch):
             await self._join(made)
 
@@ -247,7 +283,9 @@ class BookEpoch:
         age = min(age for _, age, _ in replies) * 1000
         window = self.unseen + lease_span(self._timing) - age
         had_promises = await self._leases.has_older_than(row.epoch)
-        self._recovered_at = self._clock() + window if had_promises else 0
+        until = self._clock() + self._timing.longer(window)
+        self._recovered_at = until if had_promises or row.is_doubted else 0
+        self._doubted_until = until if row.is_doubted else 0
         logger.info("book of limits open", extra={"epoch": row.epoch})
         self._on_change()
         # Nobody reads what was there before.

@@ -18,6 +18,11 @@ class BookLost(Unavailable):
 class BookFenced(Unavailable):
     """The book of limits has been begun anew by another server; try again."""
 
+    def __init__(self, epoch: int = 0) -> None:
+        super().__init__()
+        #: The one that is there; 0: not known.
+        self.epoch = epoch
+
 
 class UnfitValkey(PolicyServerError):
     """This Valkey can't keep the book of limits."""

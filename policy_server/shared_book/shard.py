@@ -25,7 +25,7 @@ from policy_server.shared_book.calls import (
 from policy_server.shared_book.epoch import BookEpoch
 from policy_server.shared_book.errors import BookFenced, BookLost
 from policy_server.shared_book.valkey import Valkey
-from policy_server.store.shared_leases import SharedLeases
+from policy_server.store.shared_leases import PromisedLimit, SharedLeases
 
 _SECOND = 1_000_000_000
 _GATHER_SECONDS = 0.01
@@ -254,7 +254,10 @@ class Shard:
         additions = []
         for key, spec in specs.items():
             arguments: list[Argument] = [self._server, key, *spec_arguments(spec)]
-            if (limit := promised.get(key)) is not None:
+            limit = promised.get(key)
+            if self._epoch.is_doubted:
+                limit = _count_in_full(limit, spec)
+            if limit is not None:
                 arguments += restore_arguments(
                     limit.ceiling,
                     limit.holdings,
@@ -296,6 +299,13 @@ class Shard:
         if synced.next_time is not None:
             due = (synced.next_time - synced.now) / _SECOND
             self._due_in = min(_TICK_SECONDS, max(_GATHER_SECONDS, due))
+
+
+def _count_in_full(limit: PromisedLimit | None, spec: LimitSpec) -> PromisedLimit:
+    """All of a limit may be out, and who has it need not be among those who are known to."""
+    limit = limit or PromisedLimit(epoch=0, ceiling=0, holdings={})
+    known = sum(max(one.units, one.floor) for one in limit.holdings.values())
+    return replace(limit, ceiling=max(limit.ceiling, known + spec.units))
 
 
 def _future() -> "asyncio.Future[TakenPart]":

@@ -46,14 +46,14 @@ local function read_terms(text)
   }
 end
 
--- Read what the shard is; return why it can't be used, or nothing.
+-- Read what the shard is; return why it can't be used, and with "fenced" its epoch, or nothing.
 local function open_shard()
   local identity = read_identity()
   if not identity then return 'replica' end
   local fields = redis.call(
     'HMGET', SHARD .. ':shard', 'epoch', 'identity', 'wall', 'now', 'counter', 'terms')
   if not fields[1] then return 'lost' end
-  if tonumber(fields[1]) > EPOCH then return 'fenced' end
+  if tonumber(fields[1]) > EPOCH then return 'fenced', tonumber(fields[1]) end
   if tonumber(fields[1]) < EPOCH or fields[2] ~= identity then return 'lost' end
   counter = tonumber(fields[5])
   read_terms(fields[6])

@@ -77,12 +77,12 @@ class Valkey:
                 replies = await self._run(epoch, calls)
         except RedisError as error:
             raise Unavailable(f"the book of limits can't be reached: {error}") from error
+        if fenced := [reply[1] for reply in replies if reply[0] == b"fenced"]:
+            raise BookFenced(max(fenced))
         for reply in replies:
             match reply[0]:
                 case b"lost":
                     raise BookLost
-                case b"fenced":
-                    raise BookFenced
                 case b"replica":
                     raise Unavailable("the book of limits can't be kept in a replica")
         return replies

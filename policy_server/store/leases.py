@@ -35,6 +35,8 @@ class BookRow:
     renewals: int
     #: Of the proofs of grants.
     secret: str
+    #: More may be out than is written down.
+    is_doubted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,51 +60,76 @@ def read_book(connection: Connection) -> BookRow | None:
         address=row.address,
         renewals=row.renewals,
         secret=row.secret,
+        is_doubted=row.is_doubted,
     )
 
 
 def take_book(
-    connection: Connection, known: BookRow | None, *, owner: str, address: str, secret: str
+    connection: Connection,
+    known: BookRow | None,
+    *,
+    owner: str,
+    address: str,
+    secret: str,
+    after: int = 0,
+    is_doubted: bool = False,
 ) -> BookRow | None:
-    """Take the book, if it still is as it is *known*; None: somebody was quicker."""
+    """
+    Take the book, if it still is as it is *known*, in an epoch above *after*; None: somebody was
+    quicker. What is doubted stays so until somebody ends that.
+    """
     if known is None:
+        epoch = after + 1
         made = {
             "id": _THE_BOOK,
-            "epoch": 1,
+            "epoch": epoch,
             "owner": owner,
             "address": address,
             "renewals": 1,
             "secret": secret,
-            "holdings_epoch": 1,
+            "holdings_epoch": epoch,
+            "is_doubted": is_doubted,
         }
         insert = insert_or(connection, lease_book).values(made)
         # Of two servers that both found none, one makes it.
         inserted = connection.execute(insert.on_conflict_do_nothing().returning(_book.id)).first()
         return read_book(connection) if inserted else None
+    epoch = max(known.epoch, after) + 1
     # One statement: a sign of life of the owner that comes before it is seen by it.
     taken = connection.execute(
         update(lease_book)
         .where(_book.epoch == known.epoch, _book.renewals == known.renewals)
-        .values(epoch=_book.epoch + 1, owner=owner, address=address, renewals=_book.renewals + 1)
+        .values(
+            epoch=epoch,
+            owner=owner,
+            address=address,
+            renewals=_book.renewals + 1,
+            is_doubted=known.is_doubted or is_doubted,
+        )
     )
     if not taken.rowcount:
         return None
-    _distrust_holdings_of_others(connection)
+    _distrust_holdings_of_others(connection, before=known.epoch)
     return read_book(connection)
 
 
-def _distrust_holdings_of_others(connection: Connection) -> None:
+def _distrust_holdings_of_others(connection: Connection, *, before: int) -> None:
     """Go by ceilings once more, if the last owner was of a version that keeps no holdings."""
     was_kept = connection.execute(
-        update(lease_book)
-        .where(_book.holdings_epoch == _book.epoch - 1)
-        .values(holdings_epoch=_book.epoch)
+        update(lease_book).where(_book.holdings_epoch == before).values(holdings_epoch=_book.epoch)
     )
     if not was_kept.rowcount:
         connection.execute(update(lease_book).values(holdings_epoch=_book.epoch))
         connection.execute(
             update(lease_limits).where(_limits.has_holdings).values(has_holdings=False)
         )
+
+
+def end_doubt(connection: Connection, *, epoch: int) -> None:
+    """Whatever was lent before *epoch* is over, and nothing else counts any more."""
+    connection.execute(
+        update(lease_book).where(_book.epoch == epoch, _book.is_doubted).values(is_doubted=False)
+    )
 
 
 def renew_book(connection: Connection, epoch: int) -> bool:

@@ -20,6 +20,7 @@ from policy_server.store.database import Database
 from policy_server.store.leases import (
     HOLDING_COLUMNS,
     BookRow,
+    end_doubt,
     read_book,
     read_holdings,
     take_book,
@@ -58,11 +59,34 @@ class SharedLeases:
         """Give a sign of life, as the server at *address*; False: that epoch is over."""
         return await self.database.write(partial(renew_shared_book, epoch=epoch, address=address))
 
-    async def take(self, known: BookRow | None, *, address: str, secret: str) -> BookRow | None:
-        """Raise the epoch, if the book still is as it is *known*; None: somebody was quicker."""
+    async def take(
+        self,
+        known: BookRow | None,
+        *,
+        address: str,
+        secret: str,
+        after: int = 0,
+        is_doubted: bool = False,
+    ) -> BookRow | None:
+        """
+        Raise the epoch, at least above *after*, if the book still is as it is *known*; None:
+        somebody was quicker. *is_doubted*: what is written down may be outdated.
+        """
         return await self.database.write(
-            partial(take_book, known=known, owner=BEGINNING, address=address, secret=secret)
+            partial(
+                take_book,
+                known=known,
+                owner=BEGINNING,
+                address=address,
+                secret=secret,
+                after=after,
+                is_doubted=is_doubted,
+            )
         )
+
+    async def end_doubt(self, epoch: int) -> None:
+        """Whatever was lent before *epoch* is over; nothing, if that is over itself."""
+        await self.database.write(partial(end_doubt, epoch=epoch))
 
     async def mark_begun(self, epoch: int) -> bool:
         """Say that the book of an epoch can be used; False: the epoch is over."""

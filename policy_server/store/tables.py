@@ -349,6 +349,13 @@ lease_book = Table(
         server_default="0",
         comment="The newest in which holdings were kept; less than epoch: an older version has it.",
     ),
+    Column(
+        "is_doubted",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="More may be lent than is written here, as an older copy was put back.",
+    ),
     CheckConstraint("id = 1", name="one_row"),
     comment="Which server lends limits out; only one does.",
 )

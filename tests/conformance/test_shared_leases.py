@@ -160,3 +160,28 @@ async def test_after_an_older_version_ceilings_and_floors_count_until_all_is_sai
     last = await _begin(leases)
     assert _facts((await leases.read([KEY]))[KEY]) == (again, 0, {"a": _held(2), "b": _held(4)})
     assert last == again + 1
+
+
+async def test_an_epoch_is_above_every_one_that_was_seen_elsewhere(leases) -> None:
+    first = await _begin(leases)
+    known = await leases.read_book()
+
+    made = await leases.take(known, address="server", secret="00", after=first + 7)
+
+    assert made is not None
+    assert made.epoch > first + 7
+
+
+async def test_doubt_stays_over_epochs_until_it_is_ended(leases) -> None:
+    await _begin(leases)
+    known = await leases.read_book()
+    doubted = await leases.take(known, address="server", secret="00", is_doubted=True)
+    assert doubted is not None
+    assert doubted.is_doubted
+
+    later = await _begin(leases)
+    await leases.end_doubt(doubted.epoch)
+    assert (await leases.read_book()).is_doubted
+
+    await leases.end_doubt(later)
+    assert not (await leases.read_book()).is_doubted

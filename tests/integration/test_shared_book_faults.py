@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -26,6 +27,7 @@ from policy_server.store.database import Database
 from policy_server.store.schema import upgrade
 from policy_server.store.shared_leases import SharedLeases
 from tests.conformance.limit_stores import PATIENCE, Agent, until_kept
+from tests.database_copies import copy_database, put_back
 from tests.valkey import ValkeyServer, start_valkey
 
 KEY = "connection_limit:ip-1->example.com"
@@ -272,6 +274,35 @@ async def test_a_server_that_would_lend_for_other_times_lends_nothing(
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_a_limit_holds_when_an_older_copy_of_the_database_is_put_back(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Valkey has a newer epoch than that copy, which knows nothing of what was lent since."""
+    path = tmp_path / "penstock.db"
+    database = Database(f"sqlite:///{path}")
+    upgrade(database)
+    stores = [await _start(database, valkey, "server 0")]
+    await until_kept(stores[0])
+    copy_database(path, tmp_path / "copy")
+    await _flush(valkey)
+    fleet = Fleet(stores, Random(3))
+    try:
+        async with fleet.living():
+            for number in range(1, 3):
+                await fleet.work(60)
+                await stores[0].close()
+                database.close()
+                put_back(tmp_path / "copy", path)
+                database = Database(f"sqlite:///{path}")
+                stores[0] = await _start(database, valkey, f"server {number}")
+            await fleet.work(100)
+    finally:
+        await stores[0].close()
+        database.close()
+
+    assert fleet.peak > LIMIT // 2
 
 
 async def test_servers_together_wait_for_one_alone_and_for_what_it_lent(

@@ -172,8 +172,8 @@ def test_an_older_epoch_is_fenced(valkey) -> None:
     old.add(10)
     new.begin()
 
-    assert old.call("sync", "server", 1, 0, 0) == [b"fenced"]
-    assert old.call("begin", terms_text(TIMING)) == [b"fenced"]
+    assert old.call("sync", "server", 1, 0, 0) == [b"fenced", 2]
+    assert old.call("begin", terms_text(TIMING)) == [b"fenced", 2]
     assert new.call("list", "", 10) == [b"ok", []]
 
 
