@@ -269,15 +269,26 @@ class LeaseHolder:
         is_first, is_new = not self._epoch, answer.epoch != self._epoch
         self._epoch = answer.epoch
         if is_new and not is_first:
-            # Another server, or the same after a crash: it knows nothing.
-            self.meet_anew()
-        elif (sent := self._sent.get(answer.sequence)) is not None:
-            for demand in sent.demands:
+            self._meet_another_book(answer.sequence)
+        heard = self._sent.get(answer.sequence)
+        self._renew(answer.sequence, now)
+        if heard is not None and not self._has_lapsed:
+            for demand in heard.demands:
                 if (lease := self._leases.get(demand.key)) is not None:
                     lease.known = demand
-        self._renew(answer.sequence, now)
         self._apply(answer.grants, now)
         return True
+
+    def _meet_another_book(self, answered: int) -> None:
+        """
+        Another server, or the same after a crash: it knows what was said in the report that it
+        has answered, and will know what is under way after that. Nothing else.
+        """
+        self.meet_anew()
+        for sequence, sent in self._sent.items():
+            for demand in sent.demands if sequence > answered else ():
+                if (lease := self._leases.get(demand.key)) is not None:
+                    lease.told = demand
 
     def leases(self) -> Iterable[Lease]:
         """What is held, to be looked at."""
@@ -340,6 +351,8 @@ class LeaseHolder:
         """At the deadline everything falls to its floor, and what was free to pass with it."""
         if not self._has_lapsed and now >= self._deadline:
             self._has_lapsed = True
+            # The server may have ended what it knew of us: it is told everything again.
+            self.meet_anew()
             for lease in self._leases.values():
                 self._fall(lease, min(lease.units, lease.floor), self._deadline)
         if self._has_floors and now >= self._floor_deadline:

@@ -20,6 +20,9 @@ It keeps these rules, whatever is lost, late, doubled or out of order on the way
 8. A grant that its agent does not confirm is sent again, with a report that comes a while later.
 9. Who alone wants a limit has all of it, so that it need not ask again. A limit that nobody has or
    wants is forgotten, a rate once its units are full again.
+10. Who has a grant from before the limit itself was changed is told, however long it was silent.
+11. A start of an agent that was released is not heard for a while: what it said before may come
+    late, and it may live after all, and has to be told that it has nothing any more.
 
 Time is an argument, in nanoseconds of a clock that only goes forward. Nothing here waits, sends or
 stores: `settle` returns a `Decision`, and whoever acts on it makes its promises durable before its
@@ -42,6 +45,8 @@ Signer = Callable[[str, int, str, int, int, int], bytes]
 
 #: Versions of one epoch.
 _EPOCH_BITS = 32
+#: For how long a start that was released is not heard, in nanoseconds.
+_RELEASED_FOR = 60_000_000_000
 #: Grants that are sent again after one report.
 _MOST_REPEATED = 50
 
@@ -66,6 +71,9 @@ class LeaseBook:
         self._recovering = Alarms()
         #: Limits that nobody has or wants, until their units are full.
         self._refilling = Alarms()
+        #: Which start of each agent was released, until that is forgotten.
+        self._released: dict[str, int] = {}
+        self._released_ends = Alarms()
 
     def configure(self, key: str, spec: LimitSpec, now: int) -> None:
         """Set a limit, or change it."""
@@ -73,7 +81,9 @@ class LeaseBook:
         if limit is None:
             # What nothing is known of has not been used, or long ago: its units are full.
             pool = spec.units * spec.event_parts
-            self._limits[key] = Limit(spec=spec, pool=pool, pool_since=now)
+            self._limits[key] = Limit(
+                spec=spec, pool=pool, pool_since=now, last_old_version=self._last_version
+            )
             return
         if limit.spec is spec or limit.spec == spec:
             return
@@ -84,7 +94,7 @@ class LeaseBook:
             limit.pool = min(events, max(0, spec.units - limit.out) * spec.event_parts)
         else:
             limit.pool = 0
-        limit.spec, limit.is_news = spec, True
+        limit.spec, limit.last_old_version = spec, self._last_version
         self._dirty[key] = None
 
     def restore(
@@ -115,6 +125,9 @@ class LeaseBook:
 
     def receive(self, report: Report, now: int) -> bool:
         """Take in a report; False if it is too late, comes twice or is of an agent long gone."""
+        self._forget_released(now)
+        if report.incarnation <= self._released.get(report.agent, -1):
+            return False
         session = self._sessions.get(report.agent)
         if session is not None and report.incarnation < session.incarnation:
             return False
@@ -131,6 +144,9 @@ class LeaseBook:
             return False
         else:
             self._end_overdue(report.agent, session, now)
+            if now >= session.speaks_until:
+                # What changed while it was silent it has not been told.
+                self._dirty |= dict.fromkeys(session.keys)
         session.sequence, session.stage, session.heard_at = report.sequence, Stage.LIVE, now
         session.speaks_until = now + self._timing.session
         session.rates_end = now + self._rate_span()
@@ -148,6 +164,9 @@ class LeaseBook:
         if session is not None and session.incarnation <= incarnation:
             self._free(agent, session, now)
             self._drop(agent)
+            self._forget_released(now)
+            self._released[agent] = session.incarnation
+            self._released_ends.set(agent, now + _RELEASED_FOR)
 
     def settle(self, now: int) -> Decision:
         """Decide what follows from what changed, and from time alone."""
@@ -255,6 +274,10 @@ class LeaseBook:
 
     def _next_version(self) -> int:
         self._counter += 1
+        return self._last_version
+
+    @property
+    def _last_version(self) -> int:
         return (self._epoch << _EPOCH_BITS) + self._counter
 
     def _repeat(self, agent: str, session: Session, now: int) -> None:
@@ -280,13 +303,12 @@ class LeaseBook:
         self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
     ) -> None:
         """An agent says for the first time what it has of what a predecessor lent it."""
-        # Who has just what is known need not be told, before something changes.
-        share.is_behind = demand.enforced != share.booked
         share.granted = max(0, min(demand.enforced, share.booked))
         if demand.enforced > share.booked:
             self._take_claim(agent, session, limit, share, demand)
-        # More may be under way to it from the predecessor. Once it names this version, nothing is.
-        share.is_restored, share.version = False, self._next_version()
+        # More may be under way to it from the predecessor. Once it names this version, nothing is;
+        # and it may not have heard what the limit is now.
+        share.is_restored, share.version, share.is_behind = False, self._next_version(), True
 
     def _take_claim(
         self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
@@ -305,6 +327,8 @@ class LeaseBook:
         if demand.version >= share.version and proof == demand.proof:
             share.version, share.fill = demand.version, 0
             share.granted = min(demand.granted, demand.enforced)
+        # Whose claim shows nothing is told what it has.
+        share.version = share.version or self._next_version()
         limit.unclaimed = max(0, limit.unclaimed - max(0, grown))
 
     def _lower(self, limit: Limit, share: Share, demand: Demand) -> None:
@@ -324,6 +348,10 @@ class LeaseBook:
                 self._dirty[key] = None
         session.keys = set()
         session.unconfirmed = {}
+
+    def _forget_released(self, now: int) -> None:
+        for agent in self._released_ends.take(now):
+            del self._released[agent]
 
     def _drop(self, agent: str) -> None:
         del self._sessions[agent]

@@ -28,10 +28,8 @@ def deal_out(
     )
     targets = _divide(limit, live, max(0, limit.spec.units - elsewhere), now, hold)
     changed = _shrink(limit, live, targets, now)
-    if limit.is_news:
-        # All are told that the limit itself has changed.
-        limit.is_news = False
-        changed |= set(live)
+    # Whoever has not heard of it is told that the limit itself has changed.
+    changed |= {agent for agent, share in live.items() if limit.is_outdated(share)}
     fills = _grow(limit, live, targets, now)
     changed |= fills.keys()
     _set_floors(limit, live, changed)

@@ -98,8 +98,12 @@ class Limit:
     durable_holdings: dict[str, Holding] = field(default_factory=dict)
     #: As it stands beside them; None: nothing is durable.
     durable_spec: LimitSpec | None = None
-    #: Changed since agents were last told.
-    is_news: bool = False
+    #: Grants up to this version say what the limit was before.
+    last_old_version: int = 0
+
+    def is_outdated(self, share: Share) -> bool:
+        """Whether the newest grant of a share says what the limit was before."""
+        return 0 < share.version <= self.last_old_version
 
     @property
     def out(self) -> int:

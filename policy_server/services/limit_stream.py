@@ -213,7 +213,7 @@ def why_unheard(taken: Taken, epoch: int) -> PolicyServerError:
     """Say why the book does not know of a report that was taken in in *epoch*."""
     if taken.epoch != epoch:
         return Unavailable("the book of limits has been begun anew; connect and report again")
-    return Aborted("a later start of this worker has reported")
+    return Aborted("a later start of this worker has reported, or this one was released")
 
 
 async def read_first(requests: AsyncIterator[pb.SyncLimitsRequest]) -> pb.LimitReport:

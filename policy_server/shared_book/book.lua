@@ -2,9 +2,13 @@
 -- Times are microseconds here; events in parts are the same numbers as there.
 
 -- Versions begin with the epoch.
+local function last_version()
+  return EPOCH * EPOCH_SPAN + counter
+end
+
 local function next_version()
   counter = counter + 1
-  return EPOCH * EPOCH_SPAN + counter
+  return last_version()
 end
 
 -- Limits.
@@ -13,7 +17,7 @@ end
 local function change_limit(limit, units, count, period)
   earn(limit)
   local was_rate, parts_before = is_rate(limit), event_parts(limit)
-  limit.units, limit.count, limit.period, limit.is_news = units, count, period, true
+  limit.units, limit.count, limit.period, limit.last_old_version = units, count, period, last_version()
   if was_rate and is_rate(limit) then
     limit.pool = least(
       divide_big(multiply(limit.pool, event_parts(limit)), parts_before),
@@ -50,7 +54,7 @@ local function add_limit(key, server, units, count, period)
   local limit = {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = 0, pool = {}, since = now,
-    unclaimed = 0, is_news = false, is_scarce = false, gone = {}, durable = '',
+    unclaimed = 0, last_old_version = last_version(), is_scarce = false, gone = {}, durable = '',
     setter = server,
     set_at = now, shares = {}, removed = {}, changed = {}, is_whole = true,
   }
@@ -130,17 +134,18 @@ local function take_claim(limit, agent, share, demand)
     share.version, share.fill = demand.version, {}
     share.granted = math.min(demand.granted, demand.enforced)
   end
+  -- Whose claim shows nothing is told what it has.
+  if share.version == 0 then share.version = next_version() end
   limit.unclaimed = math.max(0, limit.unclaimed - math.max(0, grown))
 end
 
 -- An agent says for the first time what it has of what a predecessor lent it.
 local function take_over(limit, agent, share, demand)
-  -- Who has just what is known need not be told, before something changes.
-  share.is_behind = demand.enforced ~= share.booked
   share.granted = math.max(0, math.min(demand.enforced, share.booked))
   if demand.enforced > share.booked then take_claim(limit, agent, share, demand) end
-  -- More may be under way to it from the predecessor. Once it names this version, nothing is.
-  share.is_restored, share.version = false, next_version()
+  -- More may be under way to it from the predecessor. Once it names this version, nothing is; and it
+  -- may not have heard what the limit is now.
+  share.is_restored, share.version, share.is_behind = false, next_version(), true
 end
 
 local function confirm_grant(agent, key, share)
@@ -204,6 +209,21 @@ local function repeat_grants(agent)
       redis.call('ZREM', name, key)
     end
   end
+end
+
+-- A start that was released is not heard for so long.
+local RELEASED_FOR = 60000000
+
+local function note_release(agent, incarnation)
+  local name, until_when = PREFIX .. 'released:' .. agent, now + RELEASED_FOR
+  redis.call('SET', name, cmsgpack.pack(incarnation, until_when), 'PX', RELEASED_FOR / 1000)
+end
+
+local function is_released(agent, incarnation)
+  local text = redis.call('GET', PREFIX .. 'released:' .. agent)
+  if not text then return false end
+  local released, until_when = cmsgpack.unpack(text)
+  return incarnation <= released and now < until_when
 end
 
 local function free(agent)
@@ -446,9 +466,9 @@ local function settle_limit(limit)
   local targets = divide_limit(live, size, math.max(0, limit.units - elsewhere), hold)
   local changed = {}
   shrink(limit, live, targets, changed)
-  if limit.is_news then
-    limit.is_news = false
-    for agent in pairs(live) do changed[agent] = true end
+  -- Whoever has not heard of it is told that the limit itself has changed.
+  for agent, share in pairs(live) do
+    if share.version > 0 and share.version <= limit.last_old_version then changed[agent] = true end
   end
   local fills = grow(limit, live, targets, changed)
   set_floors(limit, live, size, changed)

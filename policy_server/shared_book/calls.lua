@@ -34,6 +34,7 @@ end
 -- Take in a report: a sign of life, and demands; return 1 and the keys that are not known here, or 0
 -- if it is too late, comes twice or is of an agent long gone.
 local function receive(agent, incarnation, sequence, part, server, demands)
+  if is_released(agent, incarnation) then return {0, {}} end
   local session = find_session(agent)
   if session and incarnation < session.incarnation then return {0, {}} end
   if not session or incarnation > session.incarnation then
@@ -45,6 +46,10 @@ local function receive(agent, incarnation, sequence, part, server, demands)
     return {0, {}}
   else
     end_overdue(agent, session)
+    -- What changed while it was silent it has not been told.
+    if now >= session.speaks_until then
+      for _, key in ipairs(keys_of(agent)) do mark(key) end
+    end
   end
   session.sequence, session.part, session.server = sequence, part, server
   session.stage, session.heard_at = LIVE, now
@@ -147,6 +152,7 @@ function calls.release()
   if session and session.incarnation <= argument(4) then
     free(agent)
     drop_session(agent)
+    note_release(agent, session.incarnation)
     write_shard()
   end
   return {'ok'}

@@ -11,6 +11,7 @@
 --   :E:sessions        agent -> session
 --   :E:ends            agents by when the next part of their lease is over
 --   :E:keys:<agent>    limits of which an agent has a share
+--   :E:released:<agent>  which start of an agent was released a while ago
 --   :E:unconfirmed:<agent>  limits whose newest grant it has not confirmed, by when that was sent
 -- E is the epoch: a new one begins empty, and what an old one left is nobody's.
 local SHARD = KEYS[1]
@@ -63,12 +64,14 @@ end
 -- Limits and shares.
 
 local function unpack_limit(key, text)
-  local units, count, period, occupied, pool, since, unclaimed, news, gone, durable, setter,
+  local units, count, period, occupied, pool, since, unclaimed, last_old_version, gone, durable, setter,
     set_at, scarce = cmsgpack.unpack(text)
   return {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = occupied, pool = pool, since = since,
-    unclaimed = unclaimed, is_news = news == 1,
+    unclaimed = unclaimed,
+    -- Grants up to this version say what the limit was before.
+    last_old_version = last_old_version,
     -- Holdings that are durable and whose shares are gone.
     gone = gone,
     -- What is durable of the limit itself; empty: nothing of it is.
@@ -84,7 +87,7 @@ end
 local function pack_limit(limit)
   return cmsgpack.pack(
     limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.since,
-    limit.unclaimed, limit.is_news and 1 or 0, limit.gone, limit.durable, limit.setter, limit.set_at,
+    limit.unclaimed, limit.last_old_version, limit.gone, limit.durable, limit.setter, limit.set_at,
     limit.is_scarce and 1 or 0)
 end
 

@@ -50,6 +50,36 @@ def test_a_limit_with_an_open_connection_is_never_forgotten():
     assert lender.holder.report(701 * SECOND).demands == ()
 
 
+def test_after_a_lapse_all_is_told_anew_for_the_server_may_have_ended_it():
+    holder, lender = make_holder()
+    holder.want("c", 2)
+    lender.answer(lender.grant(connections(), 2, floor=2), at=0)
+    lender.answer(at=SECOND)
+    assert holder.report(2 * SECOND).demands == ()
+
+    back = 2 * TIMES.session
+    [told] = holder.report(back).demands
+
+    assert (told.key, told.wants) == ("c", 2)
+    # An answer that says nothing of now does not make it known.
+    lender.answer(at=3 * SECOND, heard_at=back)
+    assert [one.key for one in holder.report(back).demands] == ["c"]
+
+
+def test_another_book_is_told_all_but_what_it_has_answered():
+    holder, _ = make_holder()
+    before, after = Lender(holder, epoch=1), Lender(holder, epoch=2)
+    limits = [connections(key) for key in "ab"]
+    before.answer(*(before.grant(limit, 5) for limit in limits), at=0)
+    before.answer(at=SECOND)
+    assert not holder.has_more_to_tell
+
+    holder.want("a", 3)
+    after.answer(at=2 * SECOND)
+
+    assert [one.key for one in holder.report(2 * SECOND).demands] == ["b"]
+
+
 def test_another_book_with_lower_epochs_is_believed_once_all_is_said_anew():
     holder, _ = make_holder()
     before, after = Lender(holder, epoch=9), Lender(holder, epoch=2)

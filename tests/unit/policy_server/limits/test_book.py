@@ -211,16 +211,17 @@ def test_after_a_crash_what_an_agent_has_no_more_is_free_once_it_confirms() -> N
     assert limit.out == 100
 
 
-def test_who_has_what_was_written_down_is_not_told_so_again() -> None:
+def test_who_has_what_was_written_down_is_told_so_once() -> None:
     desk = Desk(100)
     desk.ask("a", 0, wants=10)
     later = _restart(desk, 0)
 
     later.report("a", SECOND, wants=10, enforced=100)
 
-    assert later.settle(SECOND) == {}
+    # It may not have heard what the limit is now.
+    assert later.settle(SECOND) == {"a": 100}
     # What it has less of is free only once it has confirmed a grant of this book.
-    later.report("a", 2 * SECOND, wants=10, enforced=40)
+    later.report("a", 2 * SECOND, wants=10, enforced=40, version=desk.grants["a"].version)
     assert later.settle(2 * SECOND) == {"a": 100}
     assert later.book.limit(KEY).out == 100
     later.report("a", 3 * SECOND, wants=0, enforced=100)
@@ -344,6 +345,52 @@ def test_a_lowered_limit_only_falls() -> None:
             assert limit.out <= out
             out = limit.out
     assert out == 4
+
+
+@pytest.mark.parametrize("silent_seconds", [3, 16, 80, 600])
+@pytest.mark.parametrize("has_news", [True, False], ids=["says all anew", "says nothing of it"])
+@pytest.mark.parametrize("is_new_server", [True, False], ids=["another server", "the same"])
+def test_whoever_was_silent_hears_that_a_rate_has_changed(
+    silent_seconds: int, has_news: bool, is_new_server: bool
+) -> None:
+    """Who alone has a limit has all of it as its floor, so that nothing else may be new."""
+    desk = Desk(100, earning=Earning(count=100, period_ns=60 * SECOND))
+    desk.ask("a", 0, wants=100)
+    desk.report("a", SECOND, wants=100, enforced=100)
+    desk.settle(SECOND)
+    slow = LimitSpec(units=100, earning=Earning(count=100, period_ns=3600 * SECOND))
+    back = (2 + silent_seconds) * SECOND
+
+    desk.book.configure(KEY, slow, back - SECOND)
+    desk.settle(back - SECOND)
+    if is_new_server:
+        later = Desk(100, earning=slow.earning, epoch=2)
+        later.grants, later.sequences = dict(desk.grants), dict(desk.sequences)
+        later.book.restore(KEY, holdings=desk.held, now=back)
+        desk = later
+    if has_news or is_new_server:
+        desk.report("a", back, wants=100, enforced=100)
+    else:
+        desk.sequences["a"] += 1
+        desk.book.receive(Report(agent="a", incarnation=1, sequence=desk.sequences["a"]), back)
+    desk.settle(back)
+
+    assert desk.grants["a"].spec == slow
+
+
+def test_a_start_that_was_released_is_not_heard_for_a_while() -> None:
+    """Whether what it said comes late or it lives after all, it has nothing any more."""
+    desk = Desk(10)
+    desk.ask("a", 0, wants=10)
+
+    desk.book.release("a", 2**64 - 1, SECOND)
+
+    assert not desk.report("a", 2 * SECOND, wants=10, enforced=10)
+    assert desk.ask("b", 3 * SECOND, wants=10) == {"b": 10}
+    later = Report(agent="a", incarnation=2, sequence=1)
+    assert desk.book.receive(later, 4 * SECOND)
+    desk.book.release("a", 2, 5 * SECOND)
+    assert desk.report("a", 66 * SECOND, wants=10, enforced=0)
 
 
 def test_units_of_a_rate_take_their_events_along() -> None:
