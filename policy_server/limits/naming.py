@@ -30,15 +30,23 @@ class NamedLimits:
         self._alone: dict[str, Hashable] = {}
         self._shared: dict[str, dict[Hashable, LimitSpec]] = {}
         self._smallest: dict[str, LimitSpec] = {}
-        self._namings: dict[str, set[Hashable]] = {}
+        #: The paths of each namer, that which was named longest ago first.
+        self._namings: dict[str, dict[Hashable, None]] = {}
 
     def name(self, namer: str, path: Hashable, specs: Specs) -> None:
         """Note that *namer* names *path*, whose answer has *specs* now."""
-        named = self._namings.setdefault(namer, set())
-        if path not in named:
-            named.add(path)
+        if not self.name_again(namer, path):
+            self._namings.setdefault(namer, {})[path] = None
             self._paths.setdefault(path, _Path({})).namings += 1
         self.update(path, specs)
+
+    def name_again(self, namer: str, path: Hashable) -> bool:
+        """Note that *namer* names once more what it has named before; False: it has not."""
+        named = self._namings.get(namer, {})
+        if path not in named:
+            return False
+        named[path] = named.pop(path)
+        return True
 
     def update(self, path: Hashable, specs: Specs) -> dict[str, LimitSpec]:
         """Note what the answer of *path* has now; return the limits that became others."""
@@ -58,11 +66,14 @@ class NamedLimits:
     def forget(self, namer: str) -> None:
         """Forget what *namer* named; limits stay as they are for those who have them."""
         for path in self._namings.pop(namer, ()):
-            known = self._paths[path]
-            known.namings -= 1
-            if not known.namings:
-                self.update(path, {})
-                del self._paths[path]
+            self._leave_path(path)
+
+    def forget_oldest(self, namer: str) -> None:
+        """Forget the path that *namer*, who names some, has not named for longest."""
+        named = self._namings[namer]
+        path = next(iter(named))
+        del named[path]
+        self._leave_path(path)
 
     def spec(self, key: str) -> LimitSpec | None:
         """Return the limit as it holds; None: no path names it."""
@@ -78,13 +89,16 @@ class NamedLimits:
         """List the paths that are named."""
         return list(self._paths)
 
-    def is_named(self, namer: str, path: Hashable) -> bool:
-        """Whether *namer* names *path*."""
-        return path in self._namings.get(namer, ())
-
     def has_named(self, namer: str) -> int:
         """Count the paths that *namer* names."""
         return len(self._namings.get(namer, ()))
+
+    def _leave_path(self, path: Hashable) -> None:
+        known = self._paths[path]
+        known.namings -= 1
+        if not known.namings:
+            self.update(path, {})
+            del self._paths[path]
 
     def _enter(self, key: str, path: Hashable) -> None:
         if key not in self._shared and key not in self._alone:

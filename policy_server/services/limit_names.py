@@ -3,7 +3,9 @@ What limits are at this moment: workers name paths, and their answers say the re
 
 An answer that changes, by rules or by an action, changes the limits that are lent within a moment,
 whether or not an agent has heard of it yet. Memory is proportional to the paths that are named; a
-worker that has not been seen for as long as its floors last is forgotten with what it named.
+worker that has not been seen for as long as its floors last is forgotten with what it named, and of
+one that names very many the path that it has not named for longest: it names that again when it is
+told that a limit is unknown.
 """
 
 import asyncio
@@ -26,7 +28,7 @@ from policy_server.services.action_changes import compare_actions
 
 logger = logging.getLogger(__name__)
 
-#: Most paths that one worker may name.
+#: Most paths of one worker that are followed.
 MOST_PATHS = 100_000
 #: Paths of one worker, before another one has its turn.
 _TURN = 1000
@@ -105,13 +107,11 @@ class LimitNames:
             self._naming = None
 
     async def _name_one(self, holder: str, path: pb.LimitPath) -> None:
-        if self._names.has_named(holder) >= MOST_PATHS:
-            return
         if self._is_known(path):
             with contextlib.suppress(PolicyServerError):
                 question = await self._ask(path)
-                # What it has named is followed: that it says so again changes nothing.
-                if not self._names.is_named(holder, question):
+                # What it has named is followed: that it says so again changes no limit.
+                if not self._names.name_again(holder, question):
                     self._put(holder, question)
         elif len(self._looking) < _MOST_LOOKING:
             self._look_up(holder, path)
@@ -143,6 +143,8 @@ class LimitNames:
     def _put(self, holder: str, question: Question) -> None:
         # Without its hosts the answer is another one, whose limits may be higher.
         if question.mx_hosts and holder in self._seen:
+            if self._names.has_named(holder) >= MOST_PATHS:
+                self._names.forget_oldest(holder)
             self._names.name(holder, question, self._policy.answer(question).limits)
 
     def note_seen(self, holder: str) -> None:

@@ -3,8 +3,12 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from agent.dispatch.limits import lease_clock_ns
 from agent.leases.access import LeaseAccess, open_leases
@@ -13,6 +17,7 @@ from agent.limits.fleet import Mode, Wish
 from agent.limits.limit import FleetLimit, Kind, LimitPath
 from agent.policy.answer import PathPolicy
 from agent.settings import Settings
+from policy_server.services import limit_names
 from tests.integration.policy_peer import until
 from tests.integration.test_agent_and_server_policy import MX, change, serving, watching
 
@@ -137,6 +142,36 @@ async def test_a_new_start_has_what_the_one_before_had(tmp_path: Path) -> None:
             # As after a crash: nothing was released.
             again.want(8)
             await until(lambda: again.cap() == 8, 5.0)
+
+
+async def test_who_names_more_paths_than_are_followed_is_lent_each_that_it_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_names, "MOST_PATHS", 2)
+    async with answered(tmp_path) as (port, policy), working(port, tmp_path, policy) as one:
+        limits = [_of_source(one.connections, f"ip-{number}") for number in range(1, 5)]
+
+        def has(limit: FleetLimit) -> bool:
+            return one.fleet.cap(limit, lease_clock_ns()) == 8
+
+        # The last one is forgotten by then, and named again.
+        for limit in (*limits, limits[0]):
+            one.unknown.clear()
+            one.wishes = [Wish(limit=limit, amount=8)]
+            one.access.client.nudge()
+            await until(partial(has, limit))
+            await until(lambda: sum(map(has, limits)) == 1)
+
+        assert one.unknown == [limits[0].path]
+
+
+def _of_source(limit: FleetLimit, source: str) -> FleetLimit:
+    """The same limit of another source."""
+    return replace(
+        limit,
+        key=limit.key.replace(limit.path.egress_source, source),
+        path=replace(limit.path, egress_source=source),
+    )
 
 
 async def test_leases_hold_over_a_restart_of_the_server(tmp_path: Path) -> None:

@@ -57,6 +57,23 @@ def test_a_path_counts_until_all_who_named_it_are_gone() -> None:
     assert names.update("path", {"k": LimitSpec(units=3)}) == {}
 
 
+def test_the_path_that_was_not_named_for_longest_is_forgotten_first() -> None:
+    names = NamedLimits()
+    for path in ("first", "second", "third"):
+        names.name("a", path, {path: LimitSpec(units=1)})
+    names.name("b", "second", {"second": LimitSpec(units=1)})
+    assert names.name_again("a", "first")
+    assert not names.name_again("b", "first")
+
+    names.forget_oldest("a")
+    assert names.has_named("a") == 2
+    assert names.spec("second") is not None, "somebody else names it too"
+    names.forget_oldest("a")
+
+    assert names.paths() == ["first", "second"]
+    assert names.spec("third") is None
+
+
 _SPECS = st.builds(
     LimitSpec,
     units=st.integers(1, 5),
@@ -66,7 +83,7 @@ _STEPS = st.lists(
     st.tuples(
         st.sampled_from("ab"),
         st.sampled_from(["p", "q", "r"]),
-        st.dictionaries(st.sampled_from(["k", "l"]), _SPECS) | st.none(),
+        st.dictionaries(st.sampled_from(["k", "l"]), _SPECS) | st.sampled_from(["all", "oldest"]),
     )
 )
 
@@ -74,17 +91,21 @@ _STEPS = st.lists(
 @given(_STEPS)
 def test_what_holds_is_within_every_value_named(steps) -> None:
     names = NamedLimits()
-    named: dict[str, set[str]] = {"a": set(), "b": set()}
+    named: dict[str, list[str]] = {"a": [], "b": []}
     answers: dict[str, dict[str, LimitSpec]] = {}
     for namer, path, specs in steps:
-        if specs is None:
+        if specs == "all":
             names.forget(namer)
-            named[namer] = set()
+            named[namer] = []
+        elif specs == "oldest":
+            if named[namer]:
+                names.forget_oldest(namer)
+            del named[namer][:1]
         else:
             names.name(namer, path, specs)
-            named[namer].add(path)
+            named[namer] = [one for one in named[namer] if one != path] + [path]
             answers[path] = specs
-        present = named["a"] | named["b"]
+        present = {*named["a"], *named["b"]}
         assert set(names.paths()) == present
         for key in "kl":
             values = [answers[one][key] for one in present if key in answers[one]]
