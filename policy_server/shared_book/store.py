@@ -2,7 +2,9 @@
 This server's part in the book of limits that several servers keep together in Valkey.
 
 1. A report is taken in when every shard in which its agent has leases has taken it in. Only then
-   is it answered: the answer renews all leases of the agent at once.
+   is it answered: the answer renews all leases of the agent at once. Which shards these are may
+   have changed while the agent was with another server, so they are looked up whenever it comes
+   anew: it attaches first.
 2. Whichever server decides, the one that an agent reports to gives it its grants, with the newest
    report that it has taken in so.
 """
@@ -42,10 +44,13 @@ class _Agent:
     """What this server knows of an agent that reports to it."""
 
     incarnation: int
-    #: In which it has a session.
-    shards: set[int]
+    #: In which it may have a session. None is dropped: a report may be on its way there.
+    shards: set[int] = field(default_factory=set)
     #: The newest report that every shard has taken in.
     heard: int = 0
+    #: How often it came anew, and how often it had when its shards were last looked up.
+    arrivals: int = 1
+    known_since: int = 0
 
     def is_past(self, report: Report) -> bool:
         """Whether a report is too late, comes twice or is of an incarnation that is gone."""
@@ -217,6 +222,8 @@ class SharedLimitStore:
     def attach(self, agent: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* whenever there is something to be taken for *agent*."""
         listener = self._listeners[agent] = _Listener(wake)
+        if (known := self._agents.get(agent)) is not None:
+            known.arrivals += 1
         self._begin(self._repeat(agent))
 
         def detach() -> None:
@@ -327,12 +334,14 @@ class SharedLimitStore:
     async def _find_agent(self, epoch: int, report: Report) -> _Agent:
         known = self._agents.get(report.agent)
         if known is None or known.incarnation != report.incarnation:
-            shards = await self._shards_of(epoch, report.agent)
-            self._epoch.require(epoch)
-            known = self._agents[report.agent] = _Agent(report.incarnation, set(shards))
+            known = self._agents[report.agent] = _Agent(report.incarnation)
             if len(self._agents) > _MOST_AGENTS:
                 self._agents.popitem(last=False)
         self._agents.move_to_end(report.agent)
+        while known.known_since < known.arrivals:
+            arrivals = known.arrivals
+            known.shards |= set(await self._shards_of(epoch, report.agent))
+            known.known_since = max(known.known_since, arrivals)
         return known
 
     async def _shards_of(self, epoch: int, agent: str) -> list[int]:

@@ -22,11 +22,11 @@ from policy_server.lending.keeper import BookKeeper
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.store import SharedLimitStore
-from policy_server.shared_book.valkey import Valkey
+from policy_server.shared_book.valkey import Valkey, shard_of
 from policy_server.store.database import Database
 from policy_server.store.schema import upgrade
 from policy_server.store.shared_leases import SharedLeases
-from tests.conformance.limit_stores import PATIENCE, Agent, until_kept
+from tests.conformance.limit_stores import CALM, PATIENCE, Agent, until_kept
 from tests.database_copies import copy_database, put_back
 from tests.valkey import ValkeyServer, start_valkey
 
@@ -303,6 +303,32 @@ async def test_a_limit_holds_when_an_older_copy_of_the_database_is_put_back(
         database.close()
 
     assert fleet.peak > LIMIT // 2
+
+
+async def test_a_server_that_answers_renews_what_another_one_lent_meanwhile(
+    valkey: ValkeyServer, database: Database
+) -> None:
+    """As where an agent polls through a balancer, that takes it to another server and back."""
+    other_key = next(key for key in map(str, range(99)) if shard_of(key) != shard_of(KEY))
+    stores = [await _start(database, valkey, f"server {number}", CALM) for number in range(2)]
+    agent = Agent("a", LimitSpec(units=LIMIT), key=KEY)
+    try:
+        for store, agent.key in zip([*stores, stores[0]], [KEY, other_key, KEY], strict=True):
+            await until_kept(store)
+            begun = boottime_ns()
+            detach = agent.attach(store)
+            await agent.sync(store, wants=LIMIT)
+            detach()
+
+        (limit,) = (await stores[0].find_limit(other_key)).limits
+    finally:
+        for store in stores:
+            await store.close()
+
+    (holder,) = limit.holders
+    assert holder.booked == LIMIT
+    assert holder.silent_for is not None
+    assert holder.silent_for < boottime_ns() - begun
 
 
 async def test_servers_together_wait_for_one_alone_and_for_what_it_lent(
