@@ -242,7 +242,11 @@ async def _open_delivery(
     stack.push_async_callback(mta_sts.close)
     metrics.add_tls(mta_sts)
     leases = open_leases(
-        settings, worker=place.name, clock=time.time, clock_ns=lease_clock_ns, random=random
+        settings,
+        worker=place.lease_name,
+        clock=time.time,
+        clock_ns=lease_clock_ns,
+        random=random,
     )
     dispatcher = Dispatcher(
         settings,

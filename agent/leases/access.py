@@ -77,7 +77,7 @@ def open_leases(
 ) -> LeaseAccess:
     """
     Begin to ask for leases as a new start of *worker*, whose data directory is locked; empty: the
-    agent has one process. Errors: `OSError`.
+    first process of the agent. Errors: `OSError`.
     """
     incarnation = next_incarnation(settings.agent.data_dir / FILE_NAME, clock())
     holder = LeaseHolder(agent=settings.agent.name, incarnation=incarnation)

@@ -38,6 +38,14 @@ class Place:
         """What tells this process from the others of the agent where the server knows each."""
         return f"worker-{self.number}" if self.has_parent else ""
 
+    @property
+    def lease_name(self) -> str:
+        """
+        What tells it from the others where limits are lent: the first has none, however many there
+        are, so that it takes over what was lent to it before `workers` was changed.
+        """
+        return f"worker-{self.number}" if self.number else ""
+
 
 def shard_dir(data_dir: Path, number: int) -> Path:
     """Where process *number* of the agent under *data_dir* keeps its data."""
