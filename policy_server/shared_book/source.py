@@ -5,7 +5,7 @@ other.
 
 from importlib.resources import files
 
-_PARTS = ("numbers", "shares", "clock", "state", "book", "promises", "calls")
+_PARTS = ("numbers", "shares", "clock", "state", "deal", "book", "promises", "calls")
 
 
 def read_source(*, clock: str | None = None) -> str:
