@@ -5,7 +5,6 @@ No DNS is asked, so that an import needs no network; `check` asks it.
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +25,10 @@ from policy_server.rules.layers import (
 )
 from policy_server.rules.parse import parse_layer
 from policy_server.rules.site import Site, normalise_domain
-from policy_server.rules.values import InvalidValueError
+from policy_server.rules.values import InvalidValueError, has_control
 
 # A site that nobody has looked up yet is no mistake of the file.
 _LEVELS: Mapping[str, CheckLevel] = MappingProxyType({"dns_fail": CheckLevel.IGNORE})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_NAME = 255
 
 
@@ -45,11 +43,17 @@ def check_drafts(drafts: Sequence[LayerDraft]) -> tuple[Issue, ...]:
         if draft.name in names:
             message = f'two files make the layer "{draft.name}"; import one of them with --layer'
             issues.append(Issue(code="layer_twice", message=message, file=draft.file))
-        if not draft.name or _CONTROL.search(draft.name) or len(draft.name) > _LONGEST_NAME:
-            message = f"a layer's name has 1 to {_LONGEST_NAME} characters and no line ends"
+        if message := find_name_mistake(draft.name):
             issues.append(Issue(code="bad_layer_name", message=message, file=draft.file))
         names.add(draft.name)
     return tuple(issues)
+
+
+def find_name_mistake(name: str) -> str:
+    """Say what is wrong with the name of a layer to be made; empty if nothing is."""
+    if name and len(name) <= _LONGEST_NAME and not has_control(name):
+        return ""
+    return f"a layer's name has 1 to {_LONGEST_NAME} characters and no line ends"
 
 
 def check_traps(layer: Layer, draft: LayerDraft) -> tuple[Issue, ...]:

@@ -249,9 +249,14 @@ def parse_string(raw: Any) -> str:
     """Parse a text without control characters, which could end a line of SMTP."""
     if not isinstance(raw, str):
         raise InvalidValueError("the value is a text in quotes")
-    if _CONTROL.search(raw):
+    if has_control(raw):
         raise InvalidValueError("the text has a control character such as a line end")
     return raw
+
+
+def has_control(text: str) -> bool:
+    """Whether a text has a control character, such as NUL or a line end."""
+    return _CONTROL.search(text) is not None
 
 
 def parse_string_list(raw: Any) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from policy_server.conversions.rules import (
     to_rule_error,
 )
 from policy_server.errors import InvalidRequest, NotFound, RulesNotLoaded
-from policy_server.importing.checks import check_drafts
+from policy_server.importing.checks import check_drafts, find_name_mistake
 from policy_server.importing.preview import KnownRules, preview_checks, preview_layers, read_known
 from policy_server.policy import Policy
 from policy_server.rule_files.reader import read_content
@@ -140,7 +140,8 @@ class RuleService(rule_service_pb2_grpc.RuleServiceServicer):
     ) -> pb.ReorderLayersResponse:
         """Put all layers in a new order."""
         _check_expected(request.expected_revision)
-        names, author = list(request.layer_names), _read_author(context)
+        names = [_check_name(name, field="layer_names") for name in request.layer_names]
+        author = _read_author(context)
         revision = await self._change(
             "layers reordered",
             lambda connection: reorder_layers(
@@ -242,6 +243,8 @@ async def _read_draft(
 ) -> tuple[LayerDraft, list[Issue]]:
     """Read the file of a request, with all that is wrong in it."""
     name = _require_name(request.layer_name)
+    if mistake := find_name_mistake(name):
+        raise InvalidRequest(f"layer_name: {mistake}", field="layer_name")
     format = read_format(request.format)
 
     def read() -> tuple[LayerDraft, list[Issue]]:
@@ -260,6 +263,13 @@ def _preview(known: KnownRules, draft: LayerDraft) -> pb.LayerChange:
 def _require_name(name: str) -> str:
     if not name:
         raise InvalidRequest("layer_name is required", field="layer_name")
+    return _check_name(name, field="layer_name")
+
+
+def _check_name(name: str, *, field: str) -> str:
+    # A layer that was made in SQL may have any other character in its name.
+    if "\x00" in name:
+        raise InvalidRequest(f"{field} has a control character", field=field)
     return name
 
 

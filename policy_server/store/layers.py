@@ -197,9 +197,9 @@ def _check_order(names: Sequence[str], known: Any) -> None:
             raise NotFound(f'no layer "{name}"')
     missing = ", ".join(f'"{name}"' for name in known if name not in names)
     if missing:
-        raise InvalidRequest(f"name every layer once; {missing} is missing", field="names")
+        raise InvalidRequest(f"name every layer once; {missing} is missing", field="layer_names")
     if len(set(names)) != len(names):
-        raise InvalidRequest("name every layer once; one is named twice", field="names")
+        raise InvalidRequest("name every layer once; one is named twice", field="layer_names")
 
 
 def _place_layer(connection: Connection, draft: LayerDraft, *, is_base: bool) -> int:

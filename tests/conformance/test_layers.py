@@ -232,9 +232,10 @@ def test_layers_are_reordered(database):
 def test_an_order_names_every_layer_once(database, names, error, words):
     _import(database, _layer(name="a"), _layer(name="b"))
 
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as refused:
         database.write_now(lambda c: reorder_layers(c, names, author="me"))
 
+    assert getattr(refused.value, "field", "layer_names") == "layer_names"
     assert database.read_now(list_layers)[0] == 1
 
 

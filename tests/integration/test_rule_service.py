@@ -164,7 +164,37 @@ async def test_a_layer_that_holds_a_secret_is_not_exported(stub):
     ("name", "request_", "code", "field"),
     [
         ("ImportLayer", pb.ImportLayerRequest(), "INVALID_ARGUMENT", "layer_name"),
-        ("ImportLayer", pb.ImportLayerRequest(layer_name="\n"), "INVALID_ARGUMENT", "content"),
+        ("ImportLayer", pb.ImportLayerRequest(layer_name="\n"), "INVALID_ARGUMENT", "layer_name"),
+        (
+            "ImportLayer",
+            pb.ImportLayerRequest(layer_name="a" * 256),
+            "INVALID_ARGUMENT",
+            "layer_name",
+        ),
+        (
+            "ValidateLayer",
+            pb.ValidateLayerRequest(layer_name="a\0"),
+            "INVALID_ARGUMENT",
+            "layer_name",
+        ),
+        (
+            "ExportLayer",
+            pb.ExportLayerRequest(layer_name="a\0"),
+            "INVALID_ARGUMENT",
+            "layer_name",
+        ),
+        (
+            "DeleteLayer",
+            pb.DeleteLayerRequest(layer_name="a\0"),
+            "INVALID_ARGUMENT",
+            "layer_name",
+        ),
+        (
+            "ReorderLayers",
+            pb.ReorderLayersRequest(layer_names=["a\0"]),
+            "INVALID_ARGUMENT",
+            "layer_names",
+        ),
         (
             "ImportLayer",
             pb.ImportLayerRequest(layer_name="a", format=7),
