@@ -17,7 +17,7 @@ from policy_server.automation.actions import OVERRIDES, ActionKind
 from policy_server.rules.automation_rules import find_settable
 from policy_server.rules.catalogue import Kind, Option
 from policy_server.rules.site import normalise_domain
-from policy_server.rules.values import InvalidValueError, format_value
+from policy_server.rules.values import InvalidValueError, format_value, has_control
 
 #: Longest identifier of a request, in characters.
 MAX_REQUEST_ID = 255
@@ -116,7 +116,7 @@ _NEEDS: Mapping[ActionKind, _Need] = MappingProxyType(
 
 def check_request(request: ActionRequest) -> CheckedRequest | list[Violation]:
     """Check a request: what is wanted, or everything that is wrong as (field, what it must be)."""
-    found = _check_lengths(request)
+    found = _check_texts(request)
     domain = _read_domain(request.routing_domain, found)
     value = None
     if request.kind is None:
@@ -160,12 +160,16 @@ def _read_number(text: str) -> float | str:
         return text
 
 
-def _check_lengths(request: ActionRequest) -> list[Violation]:
-    return [
-        (name, f"has at most {longest} characters")
-        for name, longest in _LONGEST.items()
-        if len(getattr(request, name)) > longest
-    ]
+def _check_texts(request: ActionRequest) -> list[Violation]:
+    found = []
+    for name, longest in _LONGEST.items():
+        text = getattr(request, name)
+        if len(text) > longest:
+            found.append((name, f"has at most {longest} characters"))
+        # A reason may have lines; no database keeps NUL.
+        elif "\x00" in text or (name != "reason" and has_control(text)):
+            found.append((name, "has a control character"))
+    return found
 
 
 def _read_domain(text: str, found: list[Violation]) -> str:

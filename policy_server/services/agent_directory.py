@@ -16,10 +16,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from penstock.v1 import policy_service_pb2 as pb
-from policy_server.errors import PolicyServerError
+from policy_server.errors import PolicyServerError, StoreRefused
 from policy_server.known_agents import KnownAgent
 from policy_server.metrics import ServerMetrics
 from policy_server.store.agents import AgentStore
+from policy_server.store.rows import storable
 
 logger = logging.getLogger(__name__)
 
@@ -168,13 +169,30 @@ class AgentDirectory:
         gone = dict(self._gone)
         if due or gone:
             present = [self._describe(entry, now) for entry, _ in due]
-            await self._store.save([*gone.values(), *present], now)
+            await self._save([*gone.values(), *present], now)
         for entry, progress in due:
             entry.written = progress
         for name, row in gone.items():
             if self._gone.get(name) is row:
                 del self._gone[name]
         await self._note_applied(followed, now)
+
+    async def _save(self, rows: Sequence[KnownAgent], now: datetime) -> None:
+        try:
+            await self._store.save(rows, now)
+        except StoreRefused:
+            # What is wrong with one agent must not keep the others from being written.
+            for row in rows:
+                await self._save_one(row, now)
+
+    async def _save_one(self, row: KnownAgent, now: datetime) -> None:
+        try:
+            await self._store.save([row], now)
+        except StoreRefused as error:
+            # It is left out from now on, or it would be in the way of all that are written with it.
+            self._entries.pop(row.name, None)
+            facts = {"agent": row.name, "why": str(error)}
+            logger.warning("agent can't be written down", extra=facts)
 
     async def _note_applied(
         self, followed: Sequence[tuple[_Entry, _Progress]], now: datetime
@@ -223,7 +241,7 @@ class AgentDirectory:
             applied_revision=stream.applied_revision,
             subscribed_paths=stream.subscribed,
             reject_time=stream.rejected_at,
-            reject_reason=stream.reject_reason,
+            reject_reason=storable(stream.reject_reason),
         )
 
     def _count_unacknowledged(self) -> int:

@@ -10,7 +10,7 @@ from penstock.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from policy_server.conversions.agents import to_agent
 from policy_server.known_agents import SEEN_FOR
 from policy_server.policy import Policy
-from policy_server.services.paging import read_page_size
+from policy_server.services.paging import read_name_token, read_page_size
 from policy_server.store.agents import AgentStore
 
 
@@ -33,10 +33,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     ) -> fleet_service_pb2.ListAgentsResponse:
         """List agents by name, a page at a time."""
         size, now = read_page_size(request.page_size), self._clock()
-        # The token is the last name of the page before: any text is one.
         found = await self._agents.list(
             size + 1,
-            request.page_token,
+            read_name_token(request.page_token),
             seen_after=now - SEEN_FOR if request.connected_only else None,
         )
         page = found[:size]

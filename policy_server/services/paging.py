@@ -25,3 +25,15 @@ def read_page_token(token: str) -> int | None:
     if not (token.isascii() and token.isdecimal()) or len(token) > len(str(_LARGEST_NUMBER)):
         raise InvalidRequest("page_token is none that this call gave", field="page_token")
     return min(int(token), _LARGEST_NUMBER)
+
+
+def read_name_token(token: str) -> str:
+    """
+    Return the name of the last entry before the page; empty for the first page.
+
+    Raises `InvalidRequest` for a token that no list gave.
+    """
+    if "\x00" in token:
+        # No name has it, and PostgreSQL does not compare it.
+        raise InvalidRequest("page_token is none that this call gave", field="page_token")
+    return token

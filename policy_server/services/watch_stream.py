@@ -31,6 +31,7 @@ from policy_server.metrics import ServerMetrics
 from policy_server.policy import Policy
 from policy_server.rules.book import RulesChange
 from policy_server.rules.resolve import Question
+from policy_server.rules.values import has_control
 from policy_server.services.acknowledgements import Acknowledgements, ResourceKey
 from policy_server.services.action_changes import ActionChanges, ResourceTypes
 from policy_server.services.alarm import Alarm
@@ -198,7 +199,11 @@ class WatchStream:
         self._alarm.ring()
 
     def start(self, start: pb.WatchStart, *, caller: str) -> None:
-        """Take in the first request, of *caller* or of whoever it names itself."""
+        """
+        Take in the first request, of *caller* or of whoever it names itself. Errors:
+        `InvalidRequest`.
+        """
+        _check_info(start.agent_info)
         self.agent = (caller or start.agent_info.name)[:_LOGGED_LENGTH]
         self._subscribe(start.subscribe, start.known)
 
@@ -534,3 +539,14 @@ class WatchStream:
                     "last token"
                 )
         await self._alarm.wait(min(until, stalled))
+
+
+def _check_info(info: pb.AgentInfo) -> None:
+    """Refuse names that no database keeps and no terminal shows as they are."""
+    names = [("name", info.name), ("version", info.version)]
+    names += [("egress_sources", source) for source in info.egress_sources]
+    bad = dict.fromkeys(f"agent_info.{field}" for field, text in names if has_control(text))
+    if bad:
+        violations = [(field, "has a control character") for field in bad]
+        field, problem = violations[0]
+        raise InvalidRequest(f"{field} {problem}", field=field, violations=violations)

@@ -1,12 +1,20 @@
 """The table of agents that watch, in a real database."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from penstock.v1.policy_service_pb2 import AgentInfo
 from policy_server.known_agents import KnownAgent
-from policy_server.store.agents import note_revisions_applied, read_agents, save_agents
+from policy_server.metrics import ServerMetrics
+from policy_server.services.agent_directory import AgentDirectory
+from policy_server.store.agents import (
+    AgentStore,
+    note_revisions_applied,
+    read_agents,
+    save_agents,
+)
 
 _NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 _LATER = _NOW + timedelta(seconds=1)
@@ -55,3 +63,39 @@ def test_what_agents_have_applied_is_written_of_those_that_the_server_has(databa
         "a": replace(saved["a"], applied_revision=7, seen_time=_LATER),
         "b": replace(saved["b"], applied_revision=8, seen_time=_LATER),
     }
+
+
+@dataclass
+class _Stream:
+    agent: str
+    heard: int = 0
+    rejected_at: datetime | None = None
+    reject_reason: str = ""
+    applied_revision: int = 1
+    subscribed: int = 0
+    unacknowledged: int = 0
+
+
+async def test_an_agent_that_the_database_refuses_keeps_no_other_from_being_written(database):
+    newest = 1
+    directory = AgentDirectory(
+        AgentStore(database),
+        server="one",
+        metrics=ServerMetrics(),
+        revision=lambda: newest,
+        clock=lambda: _NOW,
+    )
+    # PostgreSQL keeps no NUL; SQLite does, and has all three.
+    streams = [_Stream("a"), _Stream("b\0"), _Stream("c", reject_reason="\0 is no good")]
+    for stream in streams:
+        directory.connect(stream, AgentInfo())
+
+    for newest in (1, 2, 3):
+        for stream in streams:
+            stream.heard, stream.applied_revision = newest, newest
+        await directory.write()
+
+    kept = {agent.name: agent for agent in await AgentStore(database).list(10)}
+    assert kept.keys() - {"b\0"} == {"a", "c"}
+    assert {kept[name].applied_revision for name in ("a", "c")} == {3}
+    assert kept["c"].reject_reason == "\N{REPLACEMENT CHARACTER} is no good"

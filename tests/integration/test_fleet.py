@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 
+import grpc
 import pytest
 from click.testing import CliRunner
 from google.protobuf.duration_pb2 import Duration
@@ -252,3 +253,43 @@ async def test_each_worker_of_an_agent_is_known_for_itself(url):
                 # They share the agent's sources as a matter of course.
                 assert client.metric("penstock_server_sources_shared") == 0
             await _until(one)
+
+
+@pytest.mark.parametrize(
+    ("info", "field"),
+    [
+        pytest.param(pb.AgentInfo(name="w\0"), "agent_info.name", id="name"),
+        pytest.param(pb.AgentInfo(name="w", version="1\n"), "agent_info.version", id="version"),
+        pytest.param(
+            pb.AgentInfo(name="w", egress_sources=["ip-1", "\x7f"]),
+            "agent_info.egress_sources",
+            id="source",
+        ),
+    ],
+)
+async def test_an_agent_with_a_control_character_in_a_name_is_refused_and_the_others_are_shown(
+    url, info, field
+):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
+        async with client.watch(info=info) as refused:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await refused.until(lambda: refused.token)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert field in (caught.value.details() or "")
+
+        async with client.watch(info=_INFO) as watch:
+            await watch.until(lambda: watch.token)
+
+            async def shown():
+                return set(await _agents(client)) == {"mta-1"}
+
+            await _until(shown)
+
+
+async def test_a_page_token_that_no_list_gave_is_refused(url):
+    write_rules(url, yahoo(_SUSPEND))
+    async with serving(url) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.fleet.ListAgents(ListAgentsRequest(page_token="a\0"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

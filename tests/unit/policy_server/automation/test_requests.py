@@ -42,6 +42,7 @@ def _names(*names):
         (ActionKind.SUSPEND, {"egress_source": "ip-1"}),
         (ActionKind.SUSPEND, {"site_name": "mx.example"}),
         (ActionKind.SUSPEND, {"routing_domain": "Bücher.example"}),
+        (ActionKind.SUSPEND, {"egress_source": "ip-1", "reason": "two\nlines"}),
         (ActionKind.SUSPEND, {"egress_source": "ip-1", "duration": None, "is_pinned": True}),
         (ActionKind.SUSPEND_TENANT, _names("routing_domain", "tenant")),
         (ActionKind.SUSPEND_CAMPAIGN, _MAIL),
@@ -121,6 +122,17 @@ def test_a_request_without_mistakes_is_taken(kind, fields):
             ActionKind.BOUNCE,
             {"routing_domain": "a.com", "reason": "x" * 1001, "request_id": "x" * 256},
             ["reason", "request_id"],
+        ),
+        (
+            ActionKind.SUSPEND,
+            {"egress_source": "a\0", "request_id": "\n"},
+            ["egress_source", "request_id"],
+        ),
+        (ActionKind.SUSPEND, {"site_name": "a\tb", "reason": "a\0"}, ["site_name", "reason"]),
+        (
+            ActionKind.BOUNCE_CAMPAIGN,
+            {"routing_domain": "a.com", "tenant": "\x1b", "campaign": "\x7f"},
+            ["tenant", "campaign"],
         ),
     ],
 )
