@@ -5,8 +5,8 @@ At first everything is read; from then on only the blocks that the change log na
 put into the book, which makes anew what depends on them. Where the log does not tell (another
 database, a log that begins later, very many changes) everything is read again.
 
-A block that is wrong keeps its last good version: the one that was in force, or, where the server
-has just started, the newest one in the history that parses.
+A block that is wrong keeps its last good version: the one that was in force, or, where none was or
+the server has just started, the newest one in the history that parses.
 """
 
 import gc
@@ -20,9 +20,8 @@ from sqlalchemy import Connection
 
 from policy_server.in_force.known_sites import KnownSites
 from policy_server.rules.book import BookEntry, RuleBook, RulesChange
-from policy_server.rules.issues import block_title
-from policy_server.rules.layers import Block, Issue, Layer, LayerDraft, Severity
-from policy_server.rules.parse import check_validity, parse_block
+from policy_server.rules.layers import Block, Issue, Layer, LayerDraft
+from policy_server.rules.parse import check_validity, parse_block, stands_twice
 from policy_server.rules.site import MxHost
 from policy_server.rules.validity import layers_in_force
 from policy_server.store.changes import Changes, read_changes_since
@@ -81,7 +80,11 @@ class RuleKeeper:
     @property
     def rules(self) -> KeptRules:
         """What is known of the rules besides their snapshot."""
-        twice = (_stands_twice(entry) for _, entry in sorted(self._twice.items()))
+        twice = (
+            stands_twice(entry.claim, first=entry.first.id)
+            for _, entry in sorted(self._twice.items())
+            if entry.claim is not None and entry.first is not None
+        )
         of_blocks = chain.from_iterable(issues for _, issues in sorted(self._issues.items()))
         return KeptRules(
             layers=tuple(self._layers.values()),
@@ -182,10 +185,13 @@ class RuleKeeper:
             read.entries[number] = entry
             if issues:
                 read.issues[number] = issues
-            if stored.draft.enabled and entry.own is None and entry.last_good is None:
+            known = entry.last_good
+            # What was parsed under another name of its layer still has that name in it.
+            is_known = known is not None and known.layer == layer
+            if stored.draft.enabled and entry.own is None and not is_known:
                 searched += 1
                 if searched <= _MOST_SEARCHED:
-                    entry.last_good = _search_history(connection, number, layer)
+                    entry.last_good = _search_history(connection, number, layer) or known
         return read
 
     def _make_entry(self, stored: StoredBlock, layer: str) -> tuple[BookEntry, tuple[Issue, ...]]:
@@ -238,20 +244,3 @@ def _to_layer(draft: LayerDraft) -> Layer:
 def _search_history(connection: Connection, number: int, layer: str) -> Block | None:
     draft = last_good_block(connection, number)
     return None if draft is None else parse_block(draft, layer=layer)[0]
-
-
-def _stands_twice(entry: BookEntry) -> Issue:
-    assert entry.own is not None
-    assert entry.first is not None
-    block = entry.own
-    return Issue(
-        code="duplicate_block",
-        message=(
-            f"the block stands already as rule_blocks {entry.first.id}: merge the two, or put this"
-            " one in another layer"
-        ),
-        severity=Severity.ERROR,
-        block=block_title(block.scope, block.name, block.source),
-        value=block.name,
-        block_id=entry.id,
-    )

@@ -4,13 +4,18 @@ Loading all rules from SQL at once, with the last good version of each block at 
 Commands use it; a server keeps its rules with `rule_keeper`, to the same effect.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from policy_server.rules.layers import Block, BlockDraft, Issue, Layer, LayerDraft, Severity
-from policy_server.rules.parse import parse_block, parse_layer
+from policy_server.rules.layers import Block, BlockDraft, Issue, Layer, LayerDraft
+from policy_server.rules.parse import (
+    check_validity,
+    parse_block,
+    place_in_layer,
+    stands_twice,
+)
 from policy_server.store.rules import StoredRules, read_rules
 from policy_server.store.sites import StoredSite, load_sites
 
@@ -48,46 +53,43 @@ class RuleLoader:
         issues = list(stored.issues)
         layers = []
         for draft in stored.layers:
-            readable = tuple(b for b in draft.blocks if b.id not in stored.unreadable)
-            layer, found = parse_layer(replace(draft, blocks=readable))
+            issues += check_validity(draft)
+            claims: dict[Hashable, Block] = {}
             for block in draft.blocks:
-                if block.id in stored.unreadable:
-                    found += parse_block(block, layer=draft.name)[1]
-            issues += found
-            refused = stored.unreadable | _refused(found)
-            lost = stored.unreadable | _refused(
-                issue for issue in found if issue.code != "duplicate_block"
-            )
-            for block in draft.blocks:
-                if block.id in lost and block.enabled and block.id not in self._last_good:
-                    self._remember(search(block.id), draft.name)
-            layers.append(self._repair(draft, layer, refused))
+                own, found = parse_block(block, layer=draft.name)
+                issues += found
+                if not block.enabled:
+                    continue
+                if own is None or block.id in stored.unreadable:
+                    own = self._find_last_good(block.id, draft.name, search)
+                if own is None:
+                    continue
+                first = claims.setdefault(place_in_layer(own), own)
+                if first is not own:
+                    issues.append(stands_twice(own, first=first.id))
+            layers.append(_to_layer(draft, claims.values()))
         self._last_good = {block.id: block for layer in layers for block in layer.blocks}
         return LoadedRules(
             revision=stored.revision, layers=tuple(layers), sites=sites, issues=tuple(issues)
         )
 
-    def _remember(self, draft: BlockDraft | None, layer: str) -> None:
-        block = None if draft is None else parse_block(draft, layer=layer)[0]
-        if block is not None:
-            self._last_good[block.id] = block
-
-    def _repair(self, draft: LayerDraft, layer: Layer, refused: frozenset[int]) -> Layer:
-        """Put the last good version in the place of each refused block."""
-        if not any(block.id in refused for block in draft.blocks):
-            return layer
-        good: dict[int, Block] = {block.id: block for block in layer.blocks}
-        chosen = [
-            self._last_good.get(block.id) if block.id in refused else good.get(block.id)
-            for block in draft.blocks
-            if block.enabled
-        ]
-        return replace(layer, blocks=tuple(block for block in chosen if block is not None))
+    def _find_last_good(
+        self, number: int, layer: str, search: Callable[[int], BlockDraft | None]
+    ) -> Block | None:
+        known = self._last_good.get(number)
+        # What was parsed under another name of its layer still has that name in it.
+        if known is not None and known.layer == layer:
+            return known
+        draft = search(number)
+        return known if draft is None else parse_block(draft, layer=layer)[0] or known
 
 
-def _refused(issues: Iterable[Issue]) -> frozenset[int]:
-    return frozenset(
-        issue.block_id
-        for issue in issues
-        if issue.severity is Severity.ERROR and issue.block_id is not None
+def _to_layer(draft: LayerDraft, blocks: Iterable[Block]) -> Layer:
+    return Layer(
+        id=draft.id,
+        name=draft.name,
+        blocks=tuple(blocks),
+        enabled=draft.enabled,
+        valid_from=draft.valid_from,
+        valid_until=draft.valid_until,
     )

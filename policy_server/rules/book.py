@@ -9,8 +9,9 @@ after a change, only anew what the change concerns:
    for all its blocks, and a domain whose site changed for the domain.
 2. Each scope that a touched place belongs to is compiled from its blocks. All others stay the
    same objects, so that who holds one can tell that nothing changed by looking at it.
-3. In one layer the first block of a place stands; another one for the same source is refused, and
-   its last good version, which may have another place, stays in force.
+3. A block that is wrong keeps the place of its last good version. In one layer the first block of
+   a place stands, and another one for the same source is refused. So what is in force follows
+   from the blocks and their last good versions alone, not from what was in force before.
 
 Snapshots given out never change: their tables are copied before entries are replaced. A plain copy
 of 100,000 entries takes a few milliseconds, and a look-up in it less than in a persistent map.
@@ -66,15 +67,20 @@ class BookEntry:
     position: float
     #: As parsed; None if the row is switched off or refused.
     own: Block | None
-    #: The last good version; in force where there is none of its own.
+    #: The last good version of a row that is refused.
     last_good: Block | None = None
     #: The entry that has the same place in the same layer, and comes first.
     first: "BookEntry | None" = None
 
     @property
+    def claim(self) -> Block | None:
+        """The block that says which place the entry has."""
+        return self.last_good if self.own is None else self.own
+
+    @property
     def block(self) -> Block | None:
         """The block in force, if its layer is."""
-        return self.last_good if self.own is None or self.first is not None else self.own
+        return self.claim if self.first is None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +135,14 @@ class RuleBook:
         Put *new* entries in the place of *old* ones.
 
         Return the entries, new or not, whose place was found to be taken by another one, or no
-        longer so. The last good version of a new entry is what was in force of it before.
+        longer so.
         """
-        places = {place for entry in old for place in self._take(entry)}
-        places.update(place for entry in new for place in self._put(entry))
+        claims = [(entry, entry.claim) for entry in old]
+        places = {self._take(entry, claim) for entry, claim in claims if claim is not None}
+        claims = [(entry, entry.claim) for entry in new]
+        places.update(self._put(entry, claim) for entry, claim in claims if claim is not None)
         self._touched.places |= places
-        fresh = set(new)
-        return [entry for place in places for entry in self._find_first(place, fresh)]
+        return [entry for place in places for entry in self._find_first(place)]
 
     def set_sites(self, changed: Mapping[str, Site | None]) -> None:
         """Note the sites of domains; None for one that is not known any more."""
@@ -202,26 +209,8 @@ class RuleBook:
 
     # Places.
 
-    def _take(self, entry: BookEntry) -> list[_Place]:
-        places = _places_of(entry)
-        for place in places:
-            self._unlist(entry, place)
-        return places
-
-    def _put(self, entry: BookEntry) -> list[_Place]:
-        places = _places_of(entry)
-        for kind, name in places:
-            present = self._places[kind].get(name)
-            if present is None:
-                self._places[kind][name] = (entry,)
-                if kind is PlaceKind.ROLLED_UP:
-                    self._join_site(name)
-            else:
-                self._places[kind][name] = (*present, entry)
-        return places
-
-    def _unlist(self, entry: BookEntry, place: _Place) -> None:
-        kind, name = place
+    def _take(self, entry: BookEntry, claim: Block) -> _Place:
+        place = kind, name = _place_of(claim)
         left = tuple(other for other in self._places[kind][name] if other is not entry)
         if left:
             self._places[kind][name] = left
@@ -229,36 +218,34 @@ class RuleBook:
             del self._places[kind][name]
             if kind is PlaceKind.ROLLED_UP:
                 self._leave_site(name)
+        return place
 
-    def _find_first(self, place: _Place, fresh: set[BookEntry]) -> list[BookEntry]:
+    def _put(self, entry: BookEntry, claim: Block) -> _Place:
+        place = kind, name = _place_of(claim)
+        present = self._places[kind].get(name)
+        if present is None:
+            self._places[kind][name] = (entry,)
+            if kind is PlaceKind.ROLLED_UP:
+                self._join_site(name)
+        else:
+            self._places[kind][name] = (*present, entry)
+        return place
+
+    def _find_first(self, place: _Place) -> list[BookEntry]:
         """Find out which blocks stand in a touched place, and return where that changed."""
-        entries = self._places[place[0]].get(place[1], ())
+        kind, name = place
+        entries = self._places[kind].get(name, ())
         firsts: dict[tuple[int, str, bool], BookEntry] = {}
         changed = []
         for entry in sorted(entries, key=_ORDER) if len(entries) > 1 else entries:
-            if entry.own is None or _place_of(entry.own) != place:
+            if (claim := entry.claim) is None:
                 continue
-            key = (entry.layer_id, entry.own.source, entry.own.mx_rollup)
-            first = firsts.setdefault(key, entry)
-            if first is entry:
-                self._accept(entry, place)
-            elif entry.first is None and entry not in fresh:
-                entry.last_good = entry.own
+            first = firsts.setdefault((entry.layer_id, claim.source, claim.mx_rollup), entry)
             found = None if first is entry else first
             if entry.first is not found:
                 entry.first = found
                 changed.append(entry)
         return changed
-
-    def _accept(self, entry: BookEntry, place: _Place) -> None:
-        """Forget the last good version of a block that is good."""
-        if entry.last_good is None:
-            return
-        other = _place_of(entry.last_good)
-        entry.last_good = None
-        if other != place:
-            self._unlist(entry, other)
-            self._touched.places.add(other)
 
     def _leave_site(self, domain: str) -> None:
         site = self._sites.get(domain)
@@ -284,9 +271,7 @@ class RuleBook:
             entry
             for kind, name in places
             for entry in self._places[kind].get(name, ())
-            if entry.layer_id in self._ranks
-            and entry.block is not None
-            and _place_of(entry.block) == (kind, name)
+            if entry.layer_id in self._ranks and entry.block is not None
         ]
         entries.sort(key=lambda entry: (self._ranks[entry.layer_id], entry.position, entry.id))
         return entries
@@ -354,11 +339,6 @@ class RuleBook:
         if not matches_changed and names == [provider.name for provider in base.providers]:
             return providers, base.provider_index
         return providers, build_index([self._matches[name] for name in names])
-
-
-def _places_of(entry: BookEntry) -> list[_Place]:
-    blocks = (entry.own, entry.last_good)
-    return list(dict.fromkeys(_place_of(block) for block in blocks if block is not None))
 
 
 def _find_moved(before: list[int], after: list[int]) -> set[int]:

@@ -50,8 +50,7 @@ def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
         issues.extend(found)
         if block is None or not block_draft.enabled:
             continue
-        place = (block.scope, block.name, block.source, block.mx_rollup)
-        first = seen.setdefault(place, block_draft)
+        first = seen.setdefault(place_in_layer(block), block_draft)
         if first is block_draft:
             blocks.append(block)
         else:
@@ -65,6 +64,11 @@ def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
         valid_until=draft.valid_until,
     )
     return layer, tuple(issues)
+
+
+def place_in_layer(block: Block) -> Hashable:
+    """What only one block of a layer can have."""
+    return block.scope, block.name, block.source, block.mx_rollup
 
 
 def parse_block(
@@ -133,14 +137,28 @@ def check_validity(draft: LayerDraft) -> Iterator[Issue]:
         yield Issue(code="bad_validity", message=message, file=draft.file, option="valid_until")
 
 
+def stands_twice(block: Block, *, first: int) -> Issue:
+    """Report a block whose place the block numbered *first* has in the same layer."""
+    return Issue(
+        code="duplicate_block",
+        message=_twice_message(f" as rule_blocks {first}"),
+        block=block_title(block.scope, block.name, block.source),
+        value=block.name,
+        block_id=block.id,
+    )
+
+
 def _stands_twice(draft: BlockDraft, first: BlockDraft, file: str) -> Issue:
     where = ""
     if first.line is not None:
         where = f" in line {first.line}"
     elif first.id:
         where = f" as rule_blocks {first.id}"
-    message = f"the block stands already{where}: merge the two, or put this one in another layer"
-    return _Place(draft, file).issue("duplicate_block", message, value=draft.name)
+    return _Place(draft, file).issue("duplicate_block", _twice_message(where), value=draft.name)
+
+
+def _twice_message(where: str) -> str:
+    return f"the block stands already{where}: merge the two, or put this one in another layer"
 
 
 def _normalise_name(draft: BlockDraft) -> str:
