@@ -2,14 +2,16 @@
 Settings: a TOML file, overridden by the environment, checked whole before anything starts.
 
 Every key has the environment override PENSTOCK_<SECTION>_<KEY>. All mistakes are reported at
-once; an unknown key names the nearest known one.
+once; an unknown key names the nearest known one. Variables that are like no key are left alone: the
+agent's have the same prefix, and container platforms make up some of this shape.
 """
 
+import contextlib
 import difflib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +34,10 @@ from policy_server.store.database import database_problem
 _PREFIX = "PENSTOCK_"
 _LONGEST = timedelta(days=1)
 _LONGEST_KEPT = timedelta(days=366)
+#: As container platforms name the variables that they make up for a service.
+_OF_PLATFORM = re.compile(r"(.*_)?(service_(host|port(_.*)?)|port(_\d+_.*)?)")
+#: How near to a key a name must be to be taken for it, misspelt.
+_NEAR, _VERY_NEAR = 0.6, 0.8
 #: Of leases: agents must have time to report twice.
 _SHORTEST_SESSION = timedelta(seconds=5)
 #: The book of limits is kept in the memory of one server.
@@ -315,15 +321,30 @@ def _read_environment(
     for name, text in environ.items():
         section, _, key = name.removeprefix(_PREFIX).lower().partition("_")
         if not name.startswith(_PREFIX) or section not in _SECTIONS:
-            # The agent's variables share the prefix.
             continue
-        if key not in _SECTIONS[section].model_fields:
-            problems.append(f'environment: unknown "{name}"{_nearest(name, environment_names())}')
-        elif key == "nameservers":
-            values[section, key] = [part.strip() for part in text.split(",") if part.strip()]
-        else:
-            values[section, key] = text
+        fields = _SECTIONS[section].model_fields
+        if key in fields:
+            values[section, key] = _read_variable(text, fields[key].default)
+        elif near := _find_near(key, fields):
+            meant = f"{_PREFIX}{section}_{near}".upper()
+            problems.append(f'environment: unknown "{name}"; did you mean "{meant}"?')
     return values, problems
+
+
+def _read_variable(text: str, default: Any) -> Any:
+    """Read a variable as TOML would have written it, by the kind of the key's *default*."""
+    if isinstance(default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(default, timedelta):
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
+
+
+def _find_near(key: str, known: Iterable[str]) -> str:
+    """Find the key that is meant by a misspelt one; empty if none is."""
+    cutoff = _VERY_NEAR if _OF_PLATFORM.fullmatch(key) else _NEAR
+    return next(iter(difflib.get_close_matches(key, list(known), n=1, cutoff=cutoff)), "")
 
 
 def _only_known(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

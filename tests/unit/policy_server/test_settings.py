@@ -119,6 +119,53 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path):
     assert problem.startswith("environment: PENSTOCK_DNS_TIMEOUT: ")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("PENSTOCK_DNS_TRUST_AD", id="the agent's"),
+        pytest.param("PENSTOCK_LISTEN_SMTP", id="in a section of the agent's"),
+        "PENSTOCK_SERVER_PORT",
+        "PENSTOCK_SERVER_SERVICE_HOST",
+        "PENSTOCK_SERVER_SERVICE_PORT",
+        "PENSTOCK_SERVER_SERVICE_PORT_GRPC",
+        "PENSTOCK_SERVER_PORT_7350_TCP",
+        "PENSTOCK_SERVER_PORT_7350_TCP_ADDR",
+        "PENSTOCK_SERVER_HTTP_PORT",
+        "PENSTOCK_DATABASE_PORT_5432_TCP_PORT",
+    ],
+)
+def test_variables_of_the_agent_and_of_container_platforms_are_left_alone(name):
+    assert load_settings(None, {name: "tcp://10.0.0.1:7350"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PENSTOCK_SERVER_SHARED_PORT", "PENSTOCK_SERVER_SHARE_PORT"),
+        ("PENSTOCK_DNS_NAMESERVER", "PENSTOCK_DNS_NAMESERVERS"),
+        ("PENSTOCK_LIMITS_GRACES", "PENSTOCK_LIMITS_GRACE"),
+    ],
+)
+def test_a_misspelt_variable_is_a_mistake(tmp_path, name, meant):
+    (problem,) = _problems(tmp_path, "", {name: "1"})
+
+    assert problem == f'environment: unknown "{name}"; did you mean "{meant}"?'
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5", 5), ("0.5", 0.5), ("5s", 5), ("1 min", 60)])
+def test_the_environment_has_seconds_as_the_file_has(text, seconds):
+    settings = load_settings(None, {"PENSTOCK_DNS_TIMEOUT": text})
+
+    assert settings.dns.timeout == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0"])
+def test_a_number_that_is_no_span_is_refused(tmp_path, text):
+    (problem,) = _problems(tmp_path, "", {"PENSTOCK_DNS_TIMEOUT": text})
+
+    assert problem.startswith("environment: PENSTOCK_DNS_TIMEOUT: ")
+
+
 def test_a_missing_file_is_one_clear_problem(tmp_path):
     with pytest.raises(InvalidSettings, match="can't be read: No such file"):
         load_settings(str(tmp_path / "none.toml"), {})
