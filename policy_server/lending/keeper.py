@@ -22,7 +22,7 @@ from functools import partial
 from typing import IO
 
 from policy_server.errors import PolicyServerError, Unavailable
-from policy_server.lending.clock import boottime_ns
+from policy_server.lending.clock import boottime_ns, least_epoch
 from policy_server.limits.messages import Promise
 from policy_server.store.database import Database
 from policy_server.store.leases import (
@@ -157,6 +157,7 @@ class BookKeeper:
                 owner=self._owner,
                 address=self._address,
                 secret=secrets.token_hex(32),
+                after=least_epoch(),
             )
         )
         self._ours_until = begun + _OURS_FOR

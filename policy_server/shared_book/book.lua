@@ -3,7 +3,8 @@
 
 -- Versions begin with the epoch.
 local function last_version()
-  return EPOCH * EPOCH_SPAN + counter
+  return string.format(
+    '%010.0f%010.0f', EPOCH + math.floor(counter / EPOCH_SPAN), counter % EPOCH_SPAN)
 end
 
 local function next_version()
@@ -122,11 +123,11 @@ end
 
 -- An agent has more than we know of.
 local function take_claim(limit, agent, share, demand)
-  local has_confirmed = share.version > 0 and share.version == demand.version
+  local has_confirmed = share.version ~= NO_VERSION and share.version == demand.version
   if not has_confirmed and limit.unclaimed == 0 then
     -- It was lent no more, so this was said before it gave something back, or it took what nobody
     -- lent it. If it says so once it has confirmed a grant of ours, it has.
-    if share.version == 0 then share.version = next_version() end
+    if share.version == NO_VERSION then share.version = next_version() end
     return
   end
   local grown = book(limit, agent, demand.enforced, nil)
@@ -135,7 +136,7 @@ local function take_claim(limit, agent, share, demand)
     share.granted = math.min(demand.granted, demand.enforced)
   end
   -- Whose claim shows nothing is told what it has.
-  if share.version == 0 then share.version = next_version() end
+  if share.version == NO_VERSION then share.version = next_version() end
   limit.unclaimed = math.max(0, limit.unclaimed - math.max(0, grown))
 end
 

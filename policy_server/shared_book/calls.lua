@@ -131,7 +131,7 @@ function calls.sync()
     for number = 1, argument(head + 4) do
       demands[number] = {
         key = ARGV[place], wants = argument(place + 1), enforced = argument(place + 2),
-        version = argument(place + 3), weight = argument(place + 4),
+        version = ARGV[place + 3], weight = argument(place + 4),
         returned = big_from_text(ARGV[place + 5]), granted = argument(place + 6),
         is_proven = ARGV[place + 7] == '1', in_use = argument(place + 8),
       }

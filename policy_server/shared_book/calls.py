@@ -21,13 +21,14 @@ from policy_server.limits.messages import (
 )
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 
-#: Redis counts in doubles, which are exact that far.
-_MOST_EXACT = 1 << 53
+#: A version is its epoch, a counter of so many bits; and digits of each for the script.
+_COUNTER_BITS = 32
+_DIGITS = 10
 #: Bounds within which every product that the script makes is exact.
 MOST_UNITS, MOST_WEIGHT = 500_000_000, 10_000
 
 #: How the script keeps the book: servers to whom it means something else share none.
-_LAYOUT = 2
+_LAYOUT = 3
 
 Argument = str | int | bytes
 Reply = Sequence[Any]
@@ -94,6 +95,22 @@ def terms_text(timing: LeaseTiming) -> str:
     return " ".join([*(str(-(-span // 1000)) for span in spans), str(timing.drift), str(_LAYOUT)])
 
 
+def write_version(version: int) -> str:
+    """
+    Write a version as the script has it, which knows no numbers of 64 bits: epoch and counter.
+
+    >>> write_version((7 << 32) + 12)
+    '00000000070000000012'
+    """
+    counter = version & ((1 << _COUNTER_BITS) - 1)
+    return f"{version >> _COUNTER_BITS:0{_DIGITS}}{counter:0{_DIGITS}}"
+
+
+def read_version(text: str) -> int:
+    """Read a version of the script."""
+    return (int(text[:_DIGITS]) << _COUNTER_BITS) + int(text[_DIGITS:])
+
+
 def spec_arguments(spec: LimitSpec) -> list[Argument]:
     """State a limit: units, and count and period of a rate."""
     if spec.earning is None:
@@ -139,7 +156,7 @@ def _demand_arguments(report: Report, demand: Demand, sign: Signer) -> list[Argu
         demand.key,
         min(demand.wants, MOST_UNITS),
         min(demand.enforced, MOST_UNITS),
-        min(demand.version, _MOST_EXACT),
+        write_version(demand.version),
         max(1, min(demand.weight, MOST_WEIGHT)),
         max(0, demand.returned),
         min(demand.granted, MOST_UNITS),
@@ -213,7 +230,7 @@ def spec_from(units: int, count: int, period: int) -> LimitSpec:
 
 def _read_grant(item: Sequence[Any], sign: Signer) -> RoutedGrant:
     agent, server, incarnation, sequence, key, *spec, version, granted, floor, fill, lasts = item
-    agent, key = _text(agent), _text(key)
+    agent, key, version = _text(agent), _text(key), read_version(_text(version))
     return RoutedGrant(
         server=_text(server),
         sequence=sequence,

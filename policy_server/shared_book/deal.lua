@@ -86,7 +86,9 @@ local function deal_out(limit, live, elsewhere, size, hold)
   shrink(limit, live, targets, changed)
   -- Whoever has not heard of it is told that the limit itself has changed.
   for agent, share in pairs(live) do
-    if share.version > 0 and share.version <= limit.last_old_version then changed[agent] = true end
+    if share.version ~= NO_VERSION and share.version <= limit.last_old_version then
+      changed[agent] = true
+    end
   end
   local fills = grow(limit, live, targets, changed)
   set_floors(limit, live, size, changed)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import IO
 
 from policy_server.errors import PolicyServerError, Unavailable
+from policy_server.lending.clock import least_epoch
 from policy_server.lending.keeper import LONGEST_SILENCE
 from policy_server.lending.proofs import make_signer
 from policy_server.limits.book import Signer
@@ -254,7 +255,7 @@ class BookEpoch:
             row,
             address=self._address,
             secret=secrets.token_hex(32),
-            after=self._newest,
+            after=max(self._newest, least_epoch()),
             is_doubted=is_older_copy,
         )
         if made is None:

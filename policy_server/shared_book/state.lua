@@ -18,8 +18,10 @@ local SHARD = KEYS[1]
 local EPOCH = tonumber(ARGV[2])
 local PREFIX = SHARD .. ':' .. ARGV[2] .. ':'
 
--- Versions of one epoch.
+-- Versions are texts of one length, of which a newer one is the greater: as numbers they are more
+-- than Lua can count. First comes the epoch, which grows by what the counter has too much.
 local EPOCH_SPAN = 4294967296
+local NO_VERSION = string.rep('0', 20)
 
 local LIVE, RATES_OVER, DRAINED, FLOORS_OVER = 0, 1, 2, 3
 
@@ -226,9 +228,9 @@ end
 
 local function new_share()
   return {
-    wants = 0, weight = 1, booked = 0, granted = 0, version = 0, floor = 0, floor_granted = 0,
-    held_since = now, waiting_since = now, is_behind = false, in_use = 0, fill = {},
-    is_restored = false, is_unconfirmed = false, incarnation = 0, durable = NOTHING_HELD,
+    wants = 0, weight = 1, booked = 0, granted = 0, version = NO_VERSION, floor = 0,
+    floor_granted = 0, held_since = now, waiting_since = now, is_behind = false, in_use = 0,
+    fill = {}, is_restored = false, is_unconfirmed = false, incarnation = 0, durable = NOTHING_HELD,
   }
 end
 

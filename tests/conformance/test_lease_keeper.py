@@ -1,14 +1,17 @@
 """Of several servers on one database one keeps the lease book, and no two at a time."""
 
 import asyncio
+import time
 
 import pytest
+from sqlalchemy import update
 
 from policy_server.lending.keeper import BookKeeper, BookLost
 from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
 from policy_server.limits.spec import Earning, LimitSpec
 from policy_server.store.database import Database
 from policy_server.store.leases import read_promises
+from policy_server.store.tables import lease_book
 
 SECOND = 1_000_000_000
 RATE = LimitSpec(units=7, earning=Earning(count=9, period_ns=60 * SECOND))
@@ -95,6 +98,20 @@ async def test_each_owner_has_a_higher_epoch_and_the_same_secret(make_keeper) ->
     assert after.epoch > before.epoch
     assert after.secret == before.secret
     assert not first.is_ours
+
+
+async def test_an_epoch_is_later_than_any_that_a_database_may_have_forgotten(
+    database, make_keeper
+) -> None:
+    """As an older copy has that was put back; agents know the newer ones."""
+    begun = int(time.time())
+    first, _ = make_keeper("one")
+    assert (await first.acquire()).epoch > begun
+    await first.give_up()
+    await database.write(lambda connection: connection.execute(update(lease_book).values(epoch=7)))
+    second, _ = make_keeper("two")
+
+    assert (await second.acquire()).epoch > begun
 
 
 async def test_another_server_waits_for_as_long_as_the_owner_lives(database, make_keeper) -> None:
