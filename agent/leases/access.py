@@ -79,7 +79,7 @@ def open_leases(
     Begin to ask for leases as a new start of *worker*, whose data directory is locked; empty: the
     first process of the agent. Errors: `OSError`.
     """
-    incarnation = next_incarnation(settings.agent.data_dir / FILE_NAME, clock())
+    incarnation = next_incarnation(settings.agent.data_dir / FILE_NAME, clock(), random)
     holder = LeaseHolder(agent=settings.agent.name, incarnation=incarnation)
     fleet = FleetLimits(holder, now=clock_ns())
 
