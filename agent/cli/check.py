@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 
 import click
 import dns.asyncresolver
@@ -30,7 +31,7 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
 class Finding:
     """What was found out about one thing."""
 
-    #: "configuration", "data_dir", "spool", "tls", "source", "policy_server" or "dns".
+    #: "configuration", "data_dir", "spool", "listen", "tls", "source", "policy_server" or "dns".
     what: str
     #: "ok", "warning" (the agent runs, and copes) or "error" (it would not run, or not send).
     level: str
@@ -70,6 +71,7 @@ async def _look_into(settings: Settings, *, verifies: bool) -> list[Finding]:
         findings += [
             found for number in _shards(settings) for found in _verify_spool(settings, number)
         ]
+    findings += _check_openness(settings)
     findings += _check_certificate(settings)
     findings += [_check_source(name, settings) for name in settings.sources]
     findings += await asyncio.gather(_check_server(settings), _check_dns(settings))
@@ -125,6 +127,24 @@ def _verify_spool(settings: Settings, number: int) -> list[Finding]:
         )
         for one in damages
     ]
+
+
+def _check_openness(settings: Settings) -> list[Finding]:
+    address = settings.listen.grpc
+    if _is_loopback(address.host):
+        return []
+    text = (
+        f"grpc = {address}: nobody has to say who he is there: whoever reaches it can inject mail"
+        " and change queues, whatever relay_from says; keep it on loopback or behind a firewall"
+    )
+    return [Finding("listen", "warning", text)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_certificate(settings: Settings) -> list[Finding]:

@@ -83,6 +83,23 @@ async def test_check_warns_of_what_the_agent_copes_with(config):
     }
 
 
+@pytest.mark.parametrize(
+    ("address", "is_open"), [("0.0.0.0", True), ("[::]", True), ("localhost", False)]
+)
+async def test_check_warns_of_a_grpc_port_that_others_may_reach(
+    config, address, is_open, monkeypatch
+):
+    place = f"{address}:7360"
+    monkeypatch.setenv("PENSTOCK_LISTEN_GRPC", place)
+
+    status, out, _ = await agent("check", "--json", "--config", str(config))
+
+    warnings = [one for one in json.loads(out)["findings"] if one["what"] == "listen"]
+    assert status == 0
+    assert [one["level"] for one in warnings] == ["warning"] * is_open
+    assert all(place in one["text"] for one in warnings)
+
+
 def use_certificate(config: Path) -> None:
     """Let *config* name a certificate and its key, beside it."""
     issued = trustme.CA().issue_cert("mta.example")
