@@ -78,6 +78,24 @@ async def test_what_comes_twice_or_late_or_of_an_earlier_start_is_not_new(
     assert (await store.receive(report(1, incarnation=3), specs)).is_new
 
 
+async def test_what_a_start_that_was_released_says_late_takes_nothing(stores: LimitStores) -> None:
+    store, fleet = await stores.start(), agents("ab")
+    for agent in fleet.values():
+        agent.attach(store)
+    await fleet["a"].sync(store, wants=10)
+    await _until(store, fleet["a"], 10)
+
+    await store.release("a", 2**64 - 1)
+
+    demand = Demand(key=KEY, wants=10, enforced=10)
+    late = Report(agent="a", incarnation=1, sequence=99, demands=(demand,))
+    assert not (await store.receive(late, {KEY: TEN})).is_new
+    await fleet["b"].sync(store, wants=10)
+    await _until(store, fleet["b"], 10)
+    later = Report(agent="a", incarnation=2, sequence=1, demands=())
+    assert (await store.receive(later, {})).is_new
+
+
 async def test_keys_without_a_limit_are_named(stores: LimitStores) -> None:
     store = await stores.start()
     demands = tuple(Demand(key=key, wants=1, enforced=0) for key in ("other", KEY))

@@ -267,6 +267,31 @@ async def test_a_worker_that_started_again_leaves_nothing_to_the_earlier_one(url
         assert failure.value.code() is grpc.StatusCode.ABORTED
 
 
+async def test_a_worker_that_was_released_but_lives_is_told_and_others_have_what_it_had(
+    url,
+) -> None:
+    async with lending(url, connection_limit=10) as (_, channel):
+        worker, other = Worker("mta-1"), Worker("mta-2")
+        async with worker.connected(channel), other.connected(channel):
+            worker.want(KEY, 10, path())
+            await worker.report()
+            await worker.until(lambda: worker.cap(KEY) == 10)
+            request = pb.ReleaseSessionRequest(worker=worker.worker, incarnation=2**64 - 1)
+            await LimitServiceStub(channel).ReleaseSession(request, metadata=worker.metadata)
+
+            await worker.report()
+
+            end = await worker.ended()
+            assert end.code() is grpc.StatusCode.ABORTED
+            assert "released" in (end.details() or "")
+            other.want(KEY, 10, path())
+            await other.report()
+            await other.until(lambda: other.cap(KEY) == 10)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await worker.exchange(channel)
+            assert failure.value.code() is grpc.StatusCode.ABORTED
+
+
 async def test_released_leases_are_free_at_once(url) -> None:
     async with lending(url, connection_limit=10) as (_, channel):
         first, second = Worker("mta-1"), Worker("mta-2")
