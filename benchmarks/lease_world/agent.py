@@ -41,6 +41,7 @@ class SimulatedAgent:
         self.in_use = 0
         self.frozen_until = 0
         self._last_report = 0
+        self._has_demanded = False
         self.holder: LeaseHolder
         self._start_process()
 
@@ -64,6 +65,14 @@ class SimulatedAgent:
         self._set_wants(0)
         self._count(-self.in_use)
 
+    def stop(self) -> None:
+        """End in good order, and say so to the server."""
+        self.die()
+        incarnation = self.incarnation
+        self._world.network.carry(
+            self.name, lambda: self._world.server.release(self.name, incarnation)
+        )
+
     def hear(self, answer: Answer) -> None:
         """Take an answer, once it runs."""
         if not self.is_up:
@@ -72,6 +81,8 @@ class SimulatedAgent:
             self._timeline.at(self.frozen_until, lambda: self.hear(answer))
             return
         self.holder.hear(answer, self.clock())
+        if answer.grants:
+            self._world.checks.look_at_limit()
         if answer.grants and self._timeline.now - self._last_report >= _SOONEST // 10:
             # What was applied is acknowledged at once.
             self._send_report()
@@ -87,6 +98,7 @@ class SimulatedAgent:
             incarnation=self.incarnation,
         )
         self.is_up = True
+        self._has_demanded = False
         self._last_report = -SECOND
 
     def _repeat(self, loop: Callable[[], float], first: float) -> None:
@@ -115,8 +127,11 @@ class SimulatedAgent:
     # Its loops.
 
     def _demand(self) -> float:
-        self._set_wants(self._random.randint(*self._scenario.wants))
-        self.holder.want(KEY, min(self.wants, self._scenario.spec.units))
+        wants = self._random.randint(*self._scenario.wants)
+        if not self._world.is_calm or not self._has_demanded:
+            self._has_demanded = True
+            self._set_wants(wants)
+        self.holder.want(KEY, min(self.wants, self._world.spec.units))
         self._report_soon()
         return self._random.uniform(0.5, 1.5) * self._scenario.wants_every
 
@@ -126,17 +141,18 @@ class SimulatedAgent:
 
     def _use(self) -> float:
         clock, holder = self.clock(), self.holder
-        if self._scenario.spec.is_rate:
+        if self._world.spec.is_rate:
             passed = 0
             while passed < _MOST_AT_ONCE and self.wants and holder.try_pass(KEY, clock):
                 passed += 1
             if passed:
-                self._world.checks.note_events(passed)
-            return _PASS_SECONDS
+                self._world.checks.note_events(self, passed)
+            return USE / SECOND if self._world.is_calm else _PASS_SECONDS
         for _ in range(holder.must_close(KEY, clock)):
             self._close()
         while self.in_use < self.wants and holder.try_open(KEY, clock):
             self._count(1)
+            self._world.checks.look_at_agent(self)
             self._send_message()
         return USE / SECOND
 

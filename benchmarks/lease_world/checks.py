@@ -1,11 +1,27 @@
-"""What was promised of limits, held against what is."""
+"""
+What was promised of limits, held against what is, at every event.
+
+1. No more is in use than the limit, or than what is still out after it was lowered; and never more
+   than the largest limit that the server has gone by within the longest lease.
+2. No agent uses more than the book has of it; while the server is down, than what is durable.
+3. What is out is never above the limit, except after it was lowered; then it only falls. An agent
+   that says it has more than is known is believed, though: what it said may be of before its lease
+   was over, and to count it once more does no harm.
+4. In every window no more events pass than the burst, and what was earned in it: as much as the
+   units earn that are out, each as fast as the fastest rate that the server goes by or that an
+   agent holds a lease of. No agent goes by a rate that the server left longer ago than the longest
+   lease.
+5. Once the server has settled, all who are heard have been told of the limit as it is.
+"""
 
 from typing import TYPE_CHECKING
 
 from benchmarks.lease_world.agent import USE
 from benchmarks.lease_world.scenario import KEY, SECOND
+from policy_server.limits.spec import LimitSpec
 
 if TYPE_CHECKING:
+    from benchmarks.lease_world.agent import SimulatedAgent
     from benchmarks.lease_world.world import LeaseWorld
 
 #: What is used is measured after a first while.
@@ -13,70 +29,184 @@ _FIRST = 60 * SECOND
 
 
 class Checks:
-    """Looks at a world after every event, and at what passed in the end."""
+    """Looks at a world after every event."""
 
     def __init__(self, world: "LeaseWorld") -> None:
         self._world = world
-        self._timeline, self._scenario = world.timeline, world.scenario
-        self._findings = world.findings
-        #: When events of a rate passed.
-        self._events: list[int] = []
+        self._timeline, self._findings = world.timeline, world.findings
+        timing = world.timing
+        #: Until after its last sign of life nobody has anything that an agent had.
+        self._longest_lease = timing.longer(timing.floor + timing.drain) + timing.grace
+        #: Units that the book has given out.
+        self._out = 0
+        #: Of a rate: events beyond what was earned, since when, how fast it is earned at most, and
+        #: the most units since there were none.
+        self._beyond = 0.0
+        self._beyond_since = 0
+        self._units = self._most_units = world.spec.units
+        self._earns = _per_unit(world.spec) * self._units
 
-    def note_events(self, count: int) -> None:
-        """Events of a rate have passed."""
-        self._events += [self._timeline.now] * count
+    # What happens.
+
+    def note_events(self, agent: "SimulatedAgent", count: int) -> None:
+        """Events of a rate have passed at an agent."""
+        self.look_at_agent(agent)
+        self._earn()
+        self._beyond += count
+        self._findings.peak = max(self._findings.peak, self._beyond)
+        if self._beyond > self._most_units + 1e-6:
+            self._world.violate(
+                f"{self._beyond:.3f} events beyond what was earned, burst {self._most_units}"
+            )
+        if self._timeline.now >= _FIRST:
+            self._findings.events += count
+            self._findings.used += count
 
     def measure(self, until: int) -> None:
         """Add up what was used and what could have been, before time goes on."""
-        if self._scenario.spec.is_rate:
-            return
         span = (until - max(self._timeline.now, _FIRST)) / SECOND
         if span <= 0:
             return
-        units = self._scenario.spec.units
-        self._findings.wanted += min(self._world.wanted, units) * span
-        self._findings.used += min(self._world.in_use, units) * span
+        spec = self._world.spec
+        if spec.earning is not None:
+            self._findings.wanted += spec.earning.count / spec.earning.period_ns * span * SECOND
+            return
+        self._findings.wanted += min(self._world.wanted, spec.units) * span
+        self._findings.used += min(self._world.in_use, spec.units) * span
 
     def look(self) -> None:
         """Hold what is in use against the limit."""
-        if self._scenario.spec.is_rate:
+        if self._world.spec.is_rate:
             return
-        units, in_use = self._scenario.spec.units, self._world.in_use
-        if in_use > units:
-            in_use -= self._frozen_past_the_end()
+        in_use, most = self._world.in_use, max(self._world.server.spec.units, self._out)
+        if in_use > most:
+            in_use -= self._past_the_end()
         self._findings.peak = max(self._findings.peak, in_use)
-        if in_use > units:
-            self._world.violate(f"{in_use} in use, limit {units}")
+        if in_use > most:
+            self._world.violate(f"{in_use} in use, limit {self._world.server.spec.units}")
+        if in_use > self._largest_units():
+            self._world.violate(f"{in_use} in use, more than any limit for long")
 
-    def end(self) -> None:
-        """In every window of t no more than burst + rate * t events may lie."""
-        earning = self._scenario.spec.earning
-        if earning is None:
+    def look_at_agent(self, agent: "SimulatedAgent") -> None:
+        """Hold what an agent uses against what is known of it."""
+        lease = agent.holder.lease(KEY)
+        if not agent.is_up or lease is None:
             return
-        per_ns = earning.count / earning.period_ns
-        lowest = float("inf")
-        for number, at in enumerate(self._events):
-            lowest = min(lowest, number - per_ns * at)
-            beyond = number - per_ns * at - lowest + 1
-            self._findings.peak = max(self._findings.peak, beyond)
-            if beyond > self._scenario.spec.units + 1e-6:
-                self._world.violate(
-                    f"{beyond:.3f} events beyond the steady rate, "
-                    f"burst {self._scenario.spec.units}",
-                    at=at,
-                )
-        late = [at for at in self._events if at >= _FIRST]
-        self._findings.events = len(late)
-        self._findings.used = len(late)
-        self._findings.wanted = per_ns * max(0, self._scenario.seconds * SECOND - _FIRST)
+        is_rate = self._world.spec.is_rate
+        used, known = lease.units if is_rate else agent.in_use, self._known_of(agent)
+        if used > known and not is_rate:
+            used -= self._past_the_end_at(agent)
+        if used > known:
+            self._world.violate(f"agent {agent.name} uses {used}, known is {known}")
+        if is_rate and (lease.event_parts, lease.earns) not in self._rates_for_long():
+            self._world.violate(f"agent {agent.name} goes by a rate of long ago")
 
-    def _frozen_past_the_end(self) -> int:
+    def look_at_book(self, *, is_settled: bool = False) -> None:
+        """Hold what the book has given out against the limit; and what agents use against it."""
+        server = self._world.server
+        assert server.book is not None
+        limit = server.book.limit(KEY)
+        out = limit.out if limit is not None else 0
+        if is_settled and out > max(self._out, server.spec.units):
+            self._world.violate(f"{out} are out, limit {server.spec.units}, before {self._out}")
+        if out != self._out:
+            self._out = out
+            self.look_at_limit()
+        if not self._world.spec.is_rate:
+            for agent in self._world.agents.values():
+                if agent.in_use:
+                    self.look_at_agent(agent)
+        if is_settled and limit is not None:
+            self._look_at_news()
+
+    def look_at_limit(self) -> None:
+        """Note how fast a rate may be earned from now on, and in how many units."""
+        if not self._world.spec.is_rate:
+            return
+        self._earn()
+        server = self._world.server
+        units = max(self._out, server.spec.units)
+        rates = [_per_unit(server.spec)]
+        rates += [
+            lease.earns / lease.event_parts
+            for agent in self._world.agents.values()
+            if agent.is_up and (lease := agent.holder.lease(KEY)) and lease.units
+        ]
+        self._earns, self._units = max(rates) * units, units
+        self._most_units = max(self._most_units, units)
+
+    def look_at_start(self) -> None:
+        """A server starts anew: what was durable may be more than was still out, but no more."""
+        holdings = self._world.server.holdings.values()
+        out = sum(max(one.units, one.floor) for one in holdings)
+        if out > self._largest_units():
+            self._world.violate(f"{out} are durable, more than any limit for long")
+        self._out = max(self._out, out)
+
+    # What is known.
+
+    def _known_of(self, agent: "SimulatedAgent") -> int:
+        server = self._world.server
+        if server.book is None:
+            holding = server.holdings.get(agent.name)
+            if holding is None or holding.incarnation != agent.incarnation:
+                return 0
+            return max(holding.units, holding.floor)
+        limit = server.book.limit(KEY)
+        share = limit.shares.get(agent.name) if limit is not None else None
+        return share.occupied if share is not None else 0
+
+    def _look_at_news(self) -> None:
+        server, now = self._world.server, self._timeline.now
+        if not server.spec.is_rate or server.book is None:
+            return
+        limit = server.book.limit(KEY)
+        assert limit is not None
+        for name, share in limit.shares.items():
+            session = server.book.session(name)
+            if not share.granted or share.is_restored or session is None:
+                continue
+            if now < session.speaks_until and server.told[name].spec != server.spec:
+                self._world.violate(f"agent {name} is heard, and was not told of {server.spec}")
+
+    def _largest_units(self) -> int:
+        return max(spec.units for spec in self._for_long())
+
+    def _rates_for_long(self) -> set[tuple[int, int]]:
+        return {
+            (spec.event_parts, spec.earning.count)
+            for spec in self._for_long()
+            if spec.earning is not None
+        }
+
+    def _for_long(self) -> list[LimitSpec]:
+        """All that the server has gone by within the longest lease."""
+        went_by = self._world.server.went_by
+        first = len(went_by) - 1
+        while first and went_by[first][0] > self._timeline.now - self._longest_lease:
+            first -= 1
+        return [spec for _, spec in went_by[first:]]
+
+    def _earn(self) -> None:
+        earned = (self._timeline.now - self._beyond_since) * self._earns
+        self._beyond_since = self._timeline.now
+        self._beyond = max(0.0, self._beyond - earned)
+        if not self._beyond:
+            self._most_units = self._units
+
+    def _past_the_end(self) -> int:
+        return sum(self._past_the_end_at(agent) for agent in self._world.agents.values())
+
+    def _past_the_end_at(self, agent: "SimulatedAgent") -> int:
         """
         Connections that a frozen agent could not close when its lease was over: like those of a
         host without power they stand until the peer gives up, and no protocol can prevent that.
         """
-        return sum(
-            agent.holder.must_close(KEY, agent.clock())
-            for agent in self._world.agents.values()
-            if agent.is_up and self._timeline.now <= agent.frozen_until + USE
-        )
+        if not agent.is_up or self._timeline.now > agent.frozen_until + USE:
+            return 0
+        return agent.holder.must_close(KEY, agent.clock())
+
+
+def _per_unit(spec: LimitSpec) -> float:
+    """Events that one unit of a rate earns in a nanosecond."""
+    return spec.earning.count / spec.event_parts if spec.earning is not None else 0.0

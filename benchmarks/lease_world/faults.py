@@ -1,5 +1,6 @@
 """
-What goes wrong: agents are cut off, crash and freeze; the server crashes and freezes.
+What goes wrong: agents are cut off, crash and freeze; the server crashes and freezes. And what
+people do meanwhile: they change the limit, and stop and restart agents.
 
 Every fault has a number in the order of time. Those that a scenario leaves out are drawn like the
 others and then don't happen, so that a run that fails can be tried again with fewer of them.
@@ -10,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.lease_world.agent import SimulatedAgent
-from benchmarks.lease_world.scenario import SECOND
+from benchmarks.lease_world.scenario import SECOND, draw_change
 from benchmarks.lease_world.timeline import Step
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Faults:
         self._timeline, self._scenario = world.timeline, world.scenario
         #: They come at the same times whatever the book decides: so books can be compared.
         self._random = Random(f"faults of {world.seed}")
+        #: Of what was added later, so that each fleet stays what it was.
+        self._later_random = Random(f"later faults of {world.seed}")
         self._server_random = world.server.random
         self._number = 0
 
@@ -48,18 +51,29 @@ class Faults:
         self._every(scenario.freeze_every / agents, self._freeze)
         self._every(scenario.server_crash_every, self._crash_server)
         self._every(scenario.server_freeze_every, self._freeze_server)
+        later = self._later_random
+        self._every(scenario.change_every, self._change_limit, later)
+        self._every(scenario.long_cut_off_every / agents, self._cut_off_for_long, later)
+        self._every(scenario.restart_every / agents, self._restart, later)
+        self._every(scenario.stop_every / agents, self._stop, later)
+        self._every(scenario.release_every / agents, self._release, later)
 
-    def _every(self, mean: float, draw: Callable[[], Fault | None]) -> None:
+    def _every(
+        self, mean: float, draw: Callable[[], Fault | None], random: Random | None = None
+    ) -> None:
         """Draw a fault at random times, so many seconds apart in the mean."""
         if mean <= 0:
             return
+        times = random or self._random
 
         def again() -> None:
+            if self._world.is_calm:
+                return
             if (fault := draw()) is not None:
                 self._let_happen(fault)
-            self._timeline.after(self._random.expovariate(1 / mean), again)
+            self._timeline.after(times.expovariate(1 / mean), again)
 
-        self._timeline.after(self._random.expovariate(1 / mean), again)
+        self._timeline.after(times.expovariate(1 / mean), again)
 
     def _let_happen(self, fault: Fault) -> None:
         self._number += 1
@@ -100,11 +114,67 @@ class Faults:
 
         return Fault(f"agent {agent.name} stands still until {until / SECOND:.3f}", happen)
 
-    def _any_agent(self) -> SimulatedAgent:
+    def _any_agent(self, random: Random | None = None) -> SimulatedAgent:
         agents = self._world.agents
-        return agents[str(self._random.randrange(len(agents)))]
+        return agents[str((random or self._random).randrange(len(agents)))]
 
-    # The server.
+    def _cut_off_for_long(self) -> Fault:
+        agent, random = self._any_agent(self._later_random), self._later_random
+        until = self._after(random.uniform(*self._scenario.long_cut_off_for))
+
+        def happen() -> None:
+            self._world.network.long_cut_off_until[agent.name] = until
+
+        return Fault(f"agent {agent.name} is cut off for long, until {until / SECOND:.3f}", happen)
+
+    def _restart(self) -> Fault | None:
+        """What was on its way from and to the process before may come to the new one."""
+        agent, random = self._any_agent(self._later_random), self._later_random
+        if not agent.is_up:
+            return None
+        seconds = random.choice([0, random.uniform(0, 0.3)])
+
+        def happen() -> None:
+            agent.die()
+            self._timeline.after(seconds, lambda: agent.start(within=0.5))
+
+        return Fault(f"agent {agent.name} is killed, and starts {seconds:.3f} s later", happen)
+
+    def _stop(self) -> Fault | None:
+        agent, random = self._any_agent(self._later_random), self._later_random
+        if not agent.is_up or self._timeline.now < agent.frozen_until:
+            return None
+        seconds = random.choice([random.uniform(0, 1), random.uniform(*_AWAY_SECONDS)])
+
+        def happen() -> None:
+            agent.stop()
+            self._timeline.after(seconds, lambda: agent.start(within=0.5))
+
+        return Fault(f"agent {agent.name} stops, and starts {seconds:.3f} s later", happen)
+
+    def _release(self) -> Fault | None:
+        """An operator knows that an agent is dead, and says so."""
+        down = [agent for agent in self._world.agents.values() if not agent.is_up]
+        if not down:
+            return None
+        agent = self._later_random.choice(down)
+        return Fault(
+            f"an operator ends the leases of agent {agent.name}",
+            lambda: self._world.server.release(agent.name, agent.incarnation),
+        )
+
+    # The limit, and the server.
+
+    def _change_limit(self) -> Fault | None:
+        spec = draw_change(self._later_random, self._world.spec)
+        if spec == self._world.spec:
+            return None
+
+        def happen() -> None:
+            self._world.spec = spec
+            self._world.server.hear_change()
+
+        return Fault(f"the limit becomes {spec}", happen)
 
     def _crash_server(self) -> Fault | None:
         server = self._world.server

@@ -1,6 +1,6 @@
 """What happens to a fleet that shares limits: stated, or drawn from a seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from policy_server.limits.spec import Earning, LimitSpec
@@ -8,6 +8,7 @@ from policy_server.limits.spec import Earning, LimitSpec
 SECOND = 1_000_000_000
 #: There is one limit.
 KEY = "limit"
+_UNITS = (1, 2, 3, 5, 8, 20, 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +37,43 @@ class Scenario:
     busy: tuple[float, float] = (0.2, 3)
     #: Faults that don't happen although they are drawn, by number.
     left_out: frozenset[int] = frozenset()
+    #: How often the limit becomes another one, and how often an agent is cut off for long.
+    change_every: float = 0
+    long_cut_off_every: float = 0
+    long_cut_off_for: tuple[float, float] = (60, 600)
+    #: How often an agent ends and starts at once, how often it stops in good order, and how often
+    #: an operator ends the leases of one that is dead.
+    restart_every: float = 0
+    stop_every: float = 0
+    release_every: float = 0
+    floor_seconds: int = 1200
+    #: After all that, so long nothing goes wrong any more and nobody wants anything else.
+    calm_seconds: int = 0
 
 
 def draw_scenario(seed: int) -> Scenario:
     """Draw a small fleet with faults of every kind, or few or none of them."""
-    random = Random(f"scenario {seed}")
-    units = random.choice([1, 2, 3, 5, 8, 20, 100])
-    earning = None
+    # Drawn by itself, so that the rest of each fleet stays what it was.
+    random = Random(f"changes of {seed}")
     if random.random() < 0.5:
-        count = random.choice([1, 5, units, 10 * units])
-        earning = Earning(count=count, period_ns=random.choice([1, 10, 60]) * SECOND)
+        return draw_lasting_scenario(seed)
+    return replace(
+        draw_lasting_scenario(seed),
+        change_every=random.choice([0, 15, 60]),
+        long_cut_off_every=random.choice([0, 0, 150, 400]),
+        restart_every=random.choice([0, 0, 60]),
+        stop_every=random.choice([0, 0, 100]),
+        release_every=random.choice([0, 0, 60]),
+        floor_seconds=random.choice([1200, 1200, 60]),
+        calm_seconds=random.choice([0, 240]),
+    )
+
+
+def draw_lasting_scenario(seed: int) -> Scenario:
+    """Draw a fleet as `draw_scenario` does, but whose limit stays as it is, and faults too."""
+    random = Random(f"scenario {seed}")
+    units = random.choice(_UNITS)
+    earning = _draw_earning(random, units) if random.random() < 0.5 else None
     return Scenario(
         spec=LimitSpec(units=units, earning=earning),
         agents=random.randint(1, 9),
@@ -66,3 +94,16 @@ def draw_scenario(seed: int) -> Scenario:
         # Drawn by itself, so that the rest of each fleet stays what it was.
         server_freeze_every=Random(f"server freezes of {seed}").choice([0, 0, 20, 100]),
     )
+
+
+def draw_change(random: Random, spec: LimitSpec) -> LimitSpec:
+    """Draw what a limit becomes: of a rate the count, the burst, or both are others."""
+    if spec.earning is None:
+        return LimitSpec(units=random.choice(_UNITS))
+    units = random.choice([spec.units, random.choice(_UNITS)])
+    return LimitSpec(units=units, earning=_draw_earning(random, units))
+
+
+def _draw_earning(random: Random, units: int) -> Earning:
+    count = random.choice([1, 5, units, 10 * units])
+    return Earning(count=count, period_ns=random.choice([1, 10, 60]) * SECOND)

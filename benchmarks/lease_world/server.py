@@ -16,6 +16,7 @@ from benchmarks.lease_world.timeline import Step
 from policy_server.limits.book import Signer
 from policy_server.limits.messages import NOTHING_HELD, Decision, Grant, Holding, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.state import Limit, Session
 
 if TYPE_CHECKING:
     from benchmarks.lease_world.world import LeaseWorld
@@ -35,6 +36,9 @@ class Book(Protocol):
     def settle(self, now: int) -> Decision: ...
     def next_time(self) -> int | None: ...
     def heard(self, agent: str) -> int: ...
+    def release(self, agent: str, incarnation: int, now: int) -> None: ...
+    def limit(self, key: str) -> Limit | None: ...
+    def session(self, agent: str) -> Session | None: ...
 
 
 class BookMaker(Protocol):
@@ -56,19 +60,25 @@ class SimulatedServer:
         self.book: Book | None = None
         self.frozen_until = 0
         self._settles_at: int | None = None
-        self._is_promised = False
-        self._holdings: dict[str, Holding] = {}
-        self.start()
+        #: What it takes the limit for, and since when it has taken it for what.
+        self.spec = world.spec
+        self.went_by: list[tuple[int, LimitSpec]] = [(0, self.spec)]
+        #: Durable: the limit, and who may have how much of it; None: nobody has any.
+        self._durable_spec: LimitSpec | None = None
+        self.holdings: dict[str, Holding] = {}
+        #: The newest grant of each agent.
+        self.told: dict[str, Grant] = {}
 
     def start(self) -> None:
         """Begin a new epoch, from what is durable."""
         self._epoch += 1
-        self.book = self._make_book(self._world.timing, epoch=self._epoch, sign=_sign)
-        if self._is_promised:
-            now = self._timeline.now
-            self.book.configure(KEY, self._world.scenario.spec, now)
-            self.book.restore(KEY, holdings=self._holdings, now=now)
         self._settles_at = None
+        self._world.checks.look_at_start()
+        self.book = self._make_book(self._world.timing, epoch=self._epoch, sign=_sign)
+        if self._durable_spec is not None:
+            self._configure(self._durable_spec)
+            self.book.restore(KEY, holdings=self.holdings, now=self._timeline.now)
+        self._world.checks.look_at_book()
 
     def crash(self) -> None:
         """End at once."""
@@ -83,13 +93,42 @@ class SimulatedServer:
         """Take a report; while it stands still that waits in the socket, and goes with it."""
         self._once_it_runs(lambda: self._receive(report))
 
+    def hear_change(self) -> None:
+        """The rules have changed: so does the limit, if it is lent."""
+        self._once_it_runs(self._change)
+
+    def release(self, agent: str, incarnation: int) -> None:
+        """End what an agent has, up to an incarnation."""
+        self._once_it_runs(lambda: self._release(agent, incarnation))
+
+    def _configure(self, spec: LimitSpec) -> None:
+        assert self.book is not None
+        self.book.configure(KEY, spec, self._timeline.now)
+        if spec != self.spec:
+            self.spec = spec
+            self.went_by.append((self._timeline.now, spec))
+            self._world.checks.look_at_limit()
+
+    def _change(self) -> None:
+        assert self.book is not None
+        if self.book.limit(KEY) is not None:
+            self._configure(self._world.spec)
+            self._settle_soon(self._timeline.now + _GATHER)
+
+    def _release(self, agent: str, incarnation: int) -> None:
+        assert self.book is not None
+        self.book.release(agent, incarnation, self._timeline.now)
+        self._world.checks.look_at_book()
+        self._settle_soon(self._timeline.now + _GATHER)
+
     def _receive(self, report: Report) -> None:
         assert self.book is not None
         if report.demands:
             # It may have been forgotten since.
-            self.book.configure(KEY, self._world.scenario.spec, self._timeline.now)
+            self._configure(self._world.spec)
         if not self.book.receive(report, self._timeline.now):
             return
+        self._world.checks.look_at_book()
         self._say(report.agent, report.incarnation, report.sequence, ())
         self._settle_soon(self._timeline.now + _GATHER)
 
@@ -110,12 +149,15 @@ class SimulatedServer:
         self._settles_at = None
         decision = self.book.settle(self._timeline.now)
         for promise in decision.promises:
-            self._is_promised = not promise.is_over
+            self._durable_spec = None if promise.is_over else promise.spec
             for agent, holding in promise.holdings:
                 if holding == NOTHING_HELD:
-                    self._holdings.pop(agent, None)
+                    self.holdings.pop(agent, None)
                 else:
-                    self._holdings[agent] = holding
+                    self.holdings[agent] = holding
+        for grant in decision.grants:
+            self.told[grant.agent] = grant
+        self._world.checks.look_at_book(is_settled=True)
         for grant in decision.grants:
             self._say(grant.agent, grant.incarnation, self.book.heard(grant.agent), (grant,))
         if (when := self.book.next_time()) is not None:

@@ -7,6 +7,7 @@ from benchmarks.lease_world.checks import Checks
 from benchmarks.lease_world.faults import Faults
 from benchmarks.lease_world.findings import Findings
 from benchmarks.lease_world.network import Network
+from benchmarks.lease_world.progress import Progress
 from benchmarks.lease_world.scenario import SECOND, Scenario
 from benchmarks.lease_world.server import BookMaker, SimulatedServer
 from benchmarks.lease_world.timeline import Timeline
@@ -27,7 +28,11 @@ class LeaseWorld:
     ) -> None:
         self.scenario = scenario
         self.seed = seed
-        self.timing = timing or LeaseTiming()
+        self.timing = timing or LeaseTiming(floor=scenario.floor_seconds * SECOND)
+        #: The limit as the rules have it; the server and agents may not know yet.
+        self.spec = scenario.spec
+        #: Whether nothing goes wrong any more.
+        self.is_calm = False
         self.random = Random(seed)
         self.timeline = Timeline()
         self.findings = Findings()
@@ -44,18 +49,28 @@ class LeaseWorld:
 
     def run(self) -> Findings:
         """Run the scenario; return what it showed."""
+        self.server.start()
         for agent in self.agents.values():
             agent.begin(0, 1)
         self._faults.begin()
-        end = self.scenario.seconds * SECOND
+        end = (self.scenario.seconds + self.scenario.calm_seconds) * SECOND
+        if self.scenario.calm_seconds:
+            self.timeline.at(self.scenario.seconds * SECOND, self._calm_down)
         while (taken := self.timeline.take_next(end)) is not None:
             when, step = taken
             self.checks.measure(when)
             self.timeline.now = when
             step()
             self.checks.look()
-        self.checks.end()
+        self.checks.measure(end)
         return self.findings
+
+    def _calm_down(self) -> None:
+        """What has begun to go wrong comes to its end, and nothing else does."""
+        self.is_calm = True
+        self.network.mend()
+        self.note("nothing goes wrong any more")
+        Progress(self).begin()
 
     def note(self, says: str) -> None:
         """Write down what happened."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from policy_server.limits.book import LeaseBook, Signer
 from policy_server.limits.messages import Decision, Holding, NumberedPromise, Report
 from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.state import Limit, Session
 from policy_server.limits.views import view_limit
 from policy_server.shared_book.calls import (
     read_synced,
@@ -66,10 +67,17 @@ class PairedBook:
         self._next_time: int | None = None
 
     def configure(self, key: str, spec: LimitSpec, now: int) -> None:
-        """Have a limit; the scripts hear of it with what comes next, which is at the same time."""
+        """
+        Have a limit. The scripts hear of a new one with what comes next, which is at the same time,
+        and of one that has changed at once.
+        """
         now = self._begin(now)
+        known = self.pure.limit(key)
+        is_changed = known is not None and known.spec != spec
         self.pure.configure(key, spec, now)
         self._specs[key] = spec
+        if is_changed:
+            self._sync(now)
 
     def restore(
         self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
@@ -123,6 +131,14 @@ class PairedBook:
     def heard(self, agent: str) -> int:
         """The newest request that was taken in."""
         return self.pure.heard(agent)
+
+    def limit(self, key: str) -> Limit | None:
+        """A limit as it is now, to be looked at."""
+        return self.pure.limit(key)
+
+    def session(self, agent: str) -> Session | None:
+        """An agent's session as it is now, to be looked at."""
+        return self.pure.session(agent)
 
     def compare(self, now: int) -> None:
         """Compare all that both remember of limits and shares."""

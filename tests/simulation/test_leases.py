@@ -9,7 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.lease_world.scenario import SECOND, Scenario, draw_scenario
+from benchmarks.lease_world.scenario import (
+    SECOND,
+    Scenario,
+    draw_lasting_scenario,
+    draw_scenario,
+)
 from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.spec import Earning, LimitSpec
 
@@ -49,7 +54,7 @@ def test_no_fleet_is_ever_above_its_limit(first: int) -> None:
 )
 def test_a_fleet_that_was_above_its_limit_once_is_no_more(seed: int) -> None:
     # As it was drawn then.
-    scenario = replace(draw_scenario(seed), server_freeze_every=0)
+    scenario = replace(draw_lasting_scenario(seed), server_freeze_every=0)
 
     assert not LeaseWorld(scenario, seed).run().violations
 
