@@ -237,7 +237,8 @@ def _shown(change: ChangedRow) -> tuple[str, str]:
     """Show the columns that an update changed, or the whole row."""
     old, new = change.old or {}, change.new or {}
     if change.old and change.new:
-        changed = [name for name in new if old.get(name) != new[name]]
+        # The whole row where all that differs is hidden.
+        changed = [name for name in new if old.get(name) != new[name]] or list(new)
         old = {name: old.get(name) for name in changed}
         new = {name: new[name] for name in changed}
     return _spell(old), _spell(new)

@@ -169,12 +169,12 @@ def _parse_actions(draft: AutomationDraft, findings: _Findings) -> tuple[Action,
         findings.found.append(Finding("missing_action", "action", None, message))
     parsed: list[Action] = []
     for raw in draft.actions:
-        action = findings.attempt("action", raw, parse_action, show=_hide_secret)
+        action = findings.attempt("action", raw, parse_action, show=hide_secret)
         if action is None:
             continue
         if _is_repeated(action, parsed):
             message = "the rule says this more than once; the first holds"
-            shown = _hide_secret(raw)
+            shown = hide_secret(raw)
             findings.found.append(Finding("repeated_action", "action", shown, message, True))
         else:
             parsed.append(action)
@@ -189,8 +189,8 @@ def _is_repeated(action: Action, earlier: Sequence[Action]) -> bool:
     )
 
 
-def _hide_secret(raw: Any) -> Any:
-    """Return an action as issues may show it: a secret's value is left out, however spelt."""
+def hide_secret(raw: Any) -> Any:
+    """Return an action as people may see it: a secret's value is left out, however spelt."""
     if not isinstance(raw, Mapping):
         return raw
     options = build_catalogue().options
@@ -198,8 +198,13 @@ def _hide_secret(raw: Any) -> Any:
     for name, fields in raw.items():
         option = options.get(str(fields.get("name"))) if isinstance(fields, Mapping) else None
         is_secret = option is not None and option.is_secret
-        shown[name] = {**fields, "value": "(hidden)"} if is_secret else fields
+        shown[name] = _hide_all_but_name(fields) if is_secret else fields
     return shown
+
+
+def _hide_all_but_name(fields: Mapping[str, Any]) -> dict[str, Any]:
+    # The key may be misspelt, and its value be the secret all the same.
+    return {key: value if key == "name" else "(hidden)" for key, value in fields.items()}
 
 
 def parse_action(raw: Any) -> Action:

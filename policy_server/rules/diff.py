@@ -17,10 +17,18 @@ from policy_server.rules.layers import AutomationDraft, BlockDraft, LayerDraft, 
 from policy_server.rules.resolve import Question, Resolution, resolve
 from policy_server.rules.site import Site, normalise_domain
 from policy_server.rules.snapshot import Snapshot
-from policy_server.rules.values import InvalidValueError, format_value
+from policy_server.rules.values import InvalidValueError, OptionValue, Secret, format_value
 
 _HIDDEN = "(hidden)"
 _FLAGS = ("mx_rollup", "replace_base", "enabled")
+
+
+@dataclass(frozen=True, slots=True)
+class _Spelt:
+    """A value as it is shown, and what it is compared by: of two secrets the same is shown."""
+
+    shown: Any
+    meaning: Any
 
 
 class Change(StrEnum):
@@ -160,17 +168,19 @@ def _block_diff(block: BlockDraft, change: Change, options: Iterable[OptionDiff]
     return BlockDiff(block=title, change=change, options=tuple(options))
 
 
-def _diff_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[OptionDiff]:
+def _diff_options(old: Mapping[str, _Spelt], new: Mapping[str, _Spelt]) -> Iterator[OptionDiff]:
     for name in dict.fromkeys((*old, *new)):
         if name not in new:
-            yield OptionDiff(option=name, change=Change.REMOVED, old=old[name])
+            yield OptionDiff(option=name, change=Change.REMOVED, old=old[name].shown)
         elif name not in old:
-            yield OptionDiff(option=name, change=Change.ADDED, new=new[name])
-        elif old[name] != new[name]:
-            yield OptionDiff(option=name, change=Change.CHANGED, old=old[name], new=new[name])
+            yield OptionDiff(option=name, change=Change.ADDED, new=new[name].shown)
+        elif old[name].meaning != new[name].meaning:
+            yield OptionDiff(
+                option=name, change=Change.CHANGED, old=old[name].shown, new=new[name].shown
+            )
 
 
-def _spell_block(block: BlockDraft) -> dict[str, Any]:
+def _spell_block(block: BlockDraft) -> dict[str, _Spelt]:
     """Spell what a block says, leaving out what holds without its saying so."""
     usual = BlockDraft(scope=block.scope)
     spelt: dict[str, Any] = {
@@ -180,20 +190,29 @@ def _spell_block(block: BlockDraft) -> dict[str, Any]:
     }
     if block.matches:
         spelt["match"] = [f"{kind}:{value}" for kind, value in block.matches]
-    spelt |= {name: _spell_value(name, raw) for name, raw in block.options.items()}
-    if block.automation:
-        spelt["automation"] = [_spell_rule(rule) for rule in block.automation]
-    return spelt
+    options = {name: _spell_raw(name, raw) for name, raw in block.options.items()}
+    rules = [_spell_rule(rule) for rule in block.automation]
+    return (
+        {name: _Spelt(value, value) for name, value in spelt.items()}
+        | options
+        | ({"automation": _Spelt(rules, rules)} if rules else {})
+    )
 
 
-def _spell_value(name: str, raw: Any) -> Any:
+def _spell_raw(name: str, raw: Any) -> _Spelt:
     option = build_catalogue().options.get(name)
+    shown = plain(raw)
     if option is None or raw is None:
-        return plain(raw)
+        return _Spelt(shown, shown)
     try:
-        return format_value(option.parse(raw))
+        return _spell_value(option.parse(raw))
     except InvalidValueError:
-        return _HIDDEN if option.is_secret else plain(raw)
+        return _Spelt(_HIDDEN if option.is_secret else shown, raw if option.is_secret else shown)
+
+
+def _spell_value(value: OptionValue) -> _Spelt:
+    shown = format_value(value)
+    return _Spelt(shown, value if isinstance(value, Secret) else shown)
 
 
 def _spell_rule(rule: AutomationDraft) -> dict[str, Any]:
@@ -208,5 +227,5 @@ def _spell_rule(rule: AutomationDraft) -> dict[str, Any]:
     }
 
 
-def _spell_answer(resolution: Resolution) -> dict[str, Any]:
-    return {name: format_value(found.value) for name, found in resolution.options.items()}
+def _spell_answer(resolution: Resolution) -> dict[str, _Spelt]:
+    return {name: _spell_value(found.value) for name, found in resolution.options.items()}

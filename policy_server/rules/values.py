@@ -349,6 +349,14 @@ def format_secret(secret: Secret) -> str | dict[str, str]:
     return {"env": secret.env} if secret.env else {"key_data": _HIDDEN}
 
 
+def show_secret(raw: Any) -> str | dict[str, str]:
+    """Spell a reference to a secret as written, of which all is hidden that may be the secret."""
+    try:
+        return format_secret(parse_secret(raw))
+    except InvalidValueError:
+        return _HIDDEN
+
+
 def format_value(value: OptionValue) -> Any:
     """Spell any value as rule files and `explain` do, made of JSON's types."""
     match value:

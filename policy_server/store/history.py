@@ -11,11 +11,14 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
+from policy_server.rules.automation_rules import hide_secret
+from policy_server.rules.catalogue import build_catalogue
 from policy_server.rules.issues import plain
 from policy_server.rules.layers import BlockDraft
 from policy_server.rules.parse import parse_block
+from policy_server.rules.values import show_secret
 from policy_server.store.drafts import DraftMaker
 from policy_server.store.images import (
     ChangedRow,
@@ -27,7 +30,14 @@ from policy_server.store.images import (
     row_key,
     to_plain_row,
 )
-from policy_server.store.tables import policy_revisions, rule_blocks, rule_history, rule_layers
+from policy_server.store.tables import (
+    automation_rules,
+    policy_revisions,
+    rule_blocks,
+    rule_history,
+    rule_layers,
+    rule_options,
+)
 
 #: So far back a good version of a block is looked for.
 _MOST_STEPS_BACK = 100
@@ -76,8 +86,27 @@ def list_history(
     conditions = _conditions(chosen or HistoryFilter())
     changes = read_changes(connection, conditions, is_newest_first=True, limit=limit)
     return tuple(
-        replace(change, old=plain(change.old), new=plain(change.new)) for change in changes
+        replace(
+            change,
+            old=_hide_secrets(change.table, change.old),
+            new=_hide_secrets(change.table, change.new),
+        )
+        for change in changes
     )
+
+
+def _hide_secrets(table: Table, row: Image | None) -> Image | None:
+    if row is None:
+        return None
+    if table is rule_options and row.get("value") is not None:
+        option = build_catalogue().options.get(str(row.get("name")))
+        if option is not None and option.is_secret:
+            # Also what is no reference: its key may be misspelt, and its value be the secret.
+            return {**row, "value": show_secret(row["value"])}
+    if table is automation_rules and isinstance(actions := row.get("actions"), list):
+        row = {**row, "actions": [hide_secret(action) for action in actions]}
+    shown: Image = plain(row)
+    return shown
 
 
 def list_revisions(

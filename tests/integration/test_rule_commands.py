@@ -62,8 +62,8 @@ def database(database_url, config):
     database.close()
 
 
-def _sql(database, statement):
-    database.write_now(lambda connection: connection.execute(text(statement)).rowcount)
+def _sql(database, statement, **values):
+    database.write_now(lambda connection: connection.execute(text(statement), values).rowcount)
 
 
 def _know(database, *domains):
@@ -131,6 +131,65 @@ def test_a_secret_is_not_exported(rules, rule_file):
     assert said.out == ""
     assert "never exported" in said.err
     assert "hunter2" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"key_data": "hunter2"}, {"key_data": "(hidden)"}),
+        ({"key_dat": "hunter2"}, "(hidden)"),
+        ({"key_data": "hunter2", "env": "KEY"}, "(hidden)"),
+        (["hunter2"], "(hidden)"),
+        ({"env": "KEY"}, {"env": "KEY"}),
+        ("/etc/key", "/etc/key"),
+        (None, None),
+    ],
+)
+def test_a_secret_is_not_in_the_history_however_it_is_written(
+    rules, rule_file, database, value, shown
+):
+    rules("import", rule_file('["default"]\nsmtp_auth_plain_password = { env = "FIRST" }\n'))
+    action = {"SetConfig": {"name": "smtp_auth_plain_password", "vlaue": "hunter2"}}
+    _sql(
+        database,
+        'INSERT INTO automation_rules (block_id, position, regexes, actions, "trigger", duration) '
+        "VALUES ((SELECT id FROM rule_blocks), 0, :regexes, :actions, :trigger, :duration)",
+        regexes='["x"]',
+        trigger='"Immediate"',
+        duration='"1h"',
+        actions=json.dumps([action]),
+    )
+    _sql(database, "UPDATE rule_options SET value = :value", value=json.dumps(value))
+
+    changes = rules("history", "--layer", "custom", "--json")["changes"]
+
+    assert changes[0]["new"]["value"] == shown
+    assert changes[0]["old"]["value"] == {"env": "FIRST"}
+    assert "hunter2" not in str(changes)
+    assert "hunter2" not in rules("history", "--layer", "custom").out
+
+
+def test_a_secret_that_another_takes_the_place_of_is_a_change(rules, rule_file):
+    one, other = (
+        f'["default"]\nsmtp_auth_plain_password = {{ key_data = "hunter{number}" }}\n'
+        for number in (1, 2)
+    )
+    rules("import", rule_file(one))
+
+    (layer,) = rules("diff", rule_file(other), "--json")["layers"]
+    (block,) = layer["blocks"]
+    assert block["options"] == [
+        {
+            "option": "smtp_auth_plain_password",
+            "change": "changed",
+            "old": {"key_data": "(hidden)"},
+            "new": {"key_data": "(hidden)"},
+        }
+    ]
+    assert rules("import", rule_file(other), "--json")["imported"][0]["changed_blocks"] == 1
+    assert "smtp_auth_plain_password" in rules("history", "--layer", "custom").out
+    (layer,) = rules("diff", rule_file(other), "--json")["layers"]
+    assert layer["change"] is None
 
 
 def test_a_row_that_nobody_can_read_is_not_exported(rules, rule_file, database):

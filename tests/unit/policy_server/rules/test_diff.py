@@ -77,6 +77,19 @@ def _changed(old, new):
             id="secrets stay hidden",
         ),
         pytest.param(
+            {"options": {"smtp_auth_plain_password": {"key_data": "hunter2"}}},
+            {"options": {"smtp_auth_plain_password": {"key_data": "hunter3"}}},
+            [
+                (
+                    "smtp_auth_plain_password",
+                    "changed",
+                    {"key_data": "(hidden)"},
+                    {"key_data": "(hidden)"},
+                )
+            ],
+            id="another secret",
+        ),
+        pytest.param(
             {"options": {"max_ready": "many"}},
             {"options": {"max_ready": 5}},
             [("max_ready", "changed", "many", 5)],
@@ -89,8 +102,11 @@ def test_options_that_change_are_listed(old, new, changes):
 
 
 def test_another_spelling_is_no_change():
-    old = _block("A.example.", options={"max_message_rate": "1,000/hr", "idle_timeout": "1m"})
-    new = _block("a.example", options={"max_message_rate": "1000/h", "idle_timeout": 60})
+    secret = {"tls_private_key": {"key_data": "hunter2"}}
+    old = _block(
+        "A.example.", options={"max_message_rate": "1,000/hr", "idle_timeout": "1m", **secret}
+    )
+    new = _block("a.example", options={"max_message_rate": "1000/h", "idle_timeout": 60, **secret})
 
     diff = diff_layer(_layer(old), _layer(new))
 
