@@ -4,7 +4,9 @@
 stdout is the answer, stderr is for people. Exit status 0: done; 1: refused or failed; 2: usage.
 """
 
+import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -36,11 +38,29 @@ for command in (run, check, inject, queue, sink):
     commands.add_command(command)
 
 
+def _find_mistake(arguments: Sequence[str]) -> str:
+    """Say which argument no call, file or terminal could take; empty if none."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode(errors="backslashreplace")
+            return f"an argument is not UTF-8: {shown}"
+    return ""
+
+
 def main() -> None:
     """Run the command line; what the user can mend is said without a traceback."""
+    if mistake := _find_mistake(sys.argv[1:]):
+        click.echo(f"penstock-agent: {mistake}", err=True)
+        sys.exit(2)
     try:
         commands(prog_name="penstock-agent")
     except (AgentError, OSError) as error:
         for line in str(error).splitlines():
             click.echo(f"penstock-agent: {line}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

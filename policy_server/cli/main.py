@@ -4,6 +4,7 @@ penstock-server: the commands of the policy server.
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from policy_server.cli.session import Session, config_option
 from policy_server.errors import PolicyServerError
 
 _FAILED = 1
+_MISUSED = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +40,9 @@ for _command in (serve, migrate, check, explain, rules, actions, agents, limits)
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    if mistake := _find_mistake(arguments):
+        click.echo(f"penstock-server: {mistake}", err=True)
+        return _MISUSED
     try:
         status = cli.main(list(arguments), prog_name="penstock-server", standalone_mode=False)
     except click.ClickException as error:
@@ -60,6 +65,17 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _FAILED
     return status if isinstance(status, int) else 0
+
+
+def _find_mistake(arguments: Sequence[str]) -> str:
+    """Say which argument no database, call or terminal could take; empty if none."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode(errors="backslashreplace")
+            return f"an argument is not UTF-8: {shown}"
+    return ""
 
 
 def main() -> None:

@@ -200,6 +200,34 @@ async def test_wrong_usage_exits_with_2():
     assert "--to" in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inject", "--to", "\udcff@a.example", "-"),
+        ("inject", "--to", "a@a.example", "--tenant", "\udcff", "-"),
+        ("queue", "show", "\udcff"),
+        ("queue", "suspend", "--tenant", "\udcff"),
+        ("queue", "list", "--domain", "\udcff"),
+    ],
+    ids=["to", "tenant", "id", "suspended tenant", "domain"],
+)
+async def test_an_argument_that_is_not_utf_8_is_wrong_usage(arguments):
+    status, out, err = await agent(*arguments)
+
+    assert (status, out) == (2, "")
+    assert err.startswith("penstock-agent: an argument is not UTF-8: \\xff")
+
+
+async def test_the_module_runs_as_the_command_does():
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent.cli.main", "--version"), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+
+    assert (process.returncode, out.split()[0]) == (0, b"penstock-agent,")
+
+
 async def test_injecting_where_no_agent_listens_fails_without_a_traceback():
     status, out, err = await agent(
         "inject", "--to", "a@foo.example", "--server", "127.0.0.1:1", "-", stdin=b"Subject: x\n\n"

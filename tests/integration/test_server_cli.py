@@ -336,6 +336,10 @@ def test_explain_takes_the_callers_hosts_and_shows_a_table(config, rule_file, ca
         (["rules", "import", "/none.toml"], 1, "/none.toml"),
         (["actions", "cancel", "7"], 1, "no action 7"),
         (["explain", "nowhere.invalid", "--source", "x"], 1, "does not exist"),
+        (["explain", "a.example", "--source", "\udcff"], 2, "not UTF-8: \\xff"),
+        (["rules", "import", "\udcfe.toml"], 2, "not UTF-8: \\xfe.toml"),
+        (["rules", "history", "--layer", "a\udce9"], 2, "not UTF-8: a\\xe9"),
+        (["actions", "create", "Suspend", "--reason=\udcff"], 2, "not UTF-8: --reason=\\xff"),
     ],
 )
 def test_a_users_mistake_has_a_status_and_no_traceback(config, capsys, arguments, status, message):
