@@ -55,6 +55,8 @@ def limits(session: Session, key: str, released: str, as_json: bool) -> None:
         raise Unavailable("no server keeps the book of limits; start penstock-server serve")
     if released:
         run_async(_release(book.address, released))
+        if as_json:
+            click.echo(json.dumps({"released": released}))
         click.echo(f"the leases of {released} have ended", err=True)
         return
     response = run_async(_list(book.address, key))

@@ -439,7 +439,9 @@ async def test_the_command_shows_limits_and_ends_leases(url, monkeypatch) -> Non
         assert "mta-1/w1" in table.stdout
         assert (await run("no such key")).exit_code == 1
 
-        assert (await run("--release", "mta-1/w1")).exit_code == 0
+        released = await run("--release", "mta-1/w1", "--json")
+        assert released.exit_code == 0
+        assert json.loads(released.stdout) == {"released": "mta-1/w1"}
         other = Worker("mta-2")
         other.want(KEY, 1, path())
         await other.exchange(channel)
