@@ -6,6 +6,8 @@ The book in the memory of one server, with its promises in SQL.
 2. Promises that can't be written are tried again until they can; so long no grant leaves, though
    reports are taken in and answered, and leases hold.
 3. The book is dropped the moment it is not ours any more.
+4. A book that is doubted counts every limit as lent in full, beside what is known of it, until
+   leases of before must be over.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from policy_server.errors import BookElsewhere, Unavailable
 from policy_server.lending.clock import boottime_ns
@@ -25,7 +28,7 @@ from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.views import view_limit
 from policy_server.metrics import ServerMetrics
 from policy_server.store.database import Database
-from policy_server.store.leases import BookRow, read_promises
+from policy_server.store.leases import BookRow, end_doubt, read_promises
 from policy_server.supervisor import end, keep_running
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class EmbeddedLimitStore:
         self._clock = clock
         self._book: LeaseBook | None = None
         self._epoch = 0
+        self._opened_at = self._doubted_until = 0
         self._listeners: dict[str, _Listener] = {}
         self._news = asyncio.Event()
         #: Who waits until what came in so far is settled.
@@ -98,7 +102,7 @@ class EmbeddedLimitStore:
         """Take in a report."""
         book, now = self._ours(), self._clock()
         for key, spec in specs.items():
-            book.configure(key, spec, now)
+            self._configure(book, key, spec, now)
         unknown = tuple(demand.key for demand in report.demands if book.limit(demand.key) is None)
         is_new = book.receive(report, now)
         self._news.set()
@@ -145,7 +149,7 @@ class EmbeddedLimitStore:
             sequence=session.sequence if session is not None and is_present else 0,
             grants=tuple(taken),
             has_more=listener is not None and bool(listener.grants),
-            is_recovering=book.is_recovering,
+            is_recovering=self._is_recovering(book),
         )
 
     async def settled(self) -> None:
@@ -171,7 +175,7 @@ class EmbeddedLimitStore:
         return BookView(
             server=self._server,
             epoch=self._epoch,
-            is_recovering=book.is_recovering,
+            is_recovering=self._is_recovering(book),
             limits=tuple(view for view in views if view is not None),
         )
 
@@ -190,6 +194,8 @@ class EmbeddedLimitStore:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keeper.stay())
                 group.create_task(self._settle_all())
+                if row.is_doubted:
+                    group.create_task(self._end_doubt(row.epoch))
         except* BookLost:
             logger.warning("the book of limits has gone to another server")
         finally:
@@ -197,6 +203,10 @@ class EmbeddedLimitStore:
 
     async def _open(self, row: BookRow) -> None:
         promised = await self._database.read(read_promises)
+        self._opened_at = self._doubted_until = self._clock()
+        if row.is_doubted:
+            logger.warning("an older copy of the database was put back, limits count as lent")
+            self._doubted_until += _lease_span(self._timing)
         book = LeaseBook(self._timing, epoch=row.epoch, sign=make_signer(row.secret))
         for number, (key, durable) in enumerate(promised.items()):
             if number % _SLICE == _SLICE - 1:
@@ -204,7 +214,11 @@ class EmbeddedLimitStore:
                 await asyncio.sleep(0)
             now = self._clock()
             book.configure(key, durable.spec, now)
-            book.restore(key, ceiling=durable.ceiling, holdings=durable.holdings, now=now)
+            ceiling = durable.ceiling
+            if row.is_doubted:
+                known = sum(max(one.units, one.floor) for one in durable.holdings.values())
+                ceiling = max(ceiling, known + durable.spec.units)
+            book.restore(key, ceiling=ceiling, holdings=durable.holdings, now=now)
         self._book, self._epoch = book, row.epoch
         for listener in self._listeners.values():
             listener.grants.clear()
@@ -212,11 +226,34 @@ class EmbeddedLimitStore:
         facts = {"epoch": row.epoch, "limits": len(promised)}
         logger.info("the book of limits is open here", extra=facts)
 
+    def _configure(self, book: LeaseBook, key: str, spec: LimitSpec, now: int) -> None:
+        is_new = book.limit(key) is None
+        book.configure(key, spec, now)
+        if is_new and now < self._doubted_until:
+            book.restore(key, ceiling=spec.units, holdings={}, now=self._opened_at)
+
+    def _is_recovering(self, book: LeaseBook) -> bool:
+        return book.is_recovering or self._clock() < self._doubted_until
+
+    async def _end_doubt(self, epoch: int) -> None:
+        """Note in the end that leases of before are over."""
+        while True:
+            await asyncio.sleep(max(0, self._doubted_until - self._clock()) / _SECOND)
+            if self._clock() < self._doubted_until:
+                continue
+            try:
+                await self._database.write(partial(end_doubt, epoch=epoch))
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._news.set()
+            return
+
     def _show_state(self) -> None:
         book = self._book
         state = "elsewhere"
         if book is not None:
-            state = "recovering" if book.is_recovering else "open"
+            state = "recovering" if self._is_recovering(book) else "open"
         for one in ("open", "recovering", "elsewhere"):
             self._metrics.limit_book.labels(one).set(one == state)
         limits, workers, scarce = book.counts if book is not None else (0, 0, 0)
@@ -291,6 +328,11 @@ class EmbeddedLimitStore:
                 woken[agent] = listener
         for listener in woken.values():
             listener.wake()
+
+
+def _lease_span(timing: LeaseTiming) -> int:
+    """After how long whatever was lent, but floors of agents that are cut off, is over."""
+    return timing.longer(timing.session) + timing.grace + timing.longer(timing.drain)
 
 
 def _finish(waiting: list[asyncio.Future[None]]) -> None:

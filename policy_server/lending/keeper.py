@@ -10,6 +10,9 @@ The keeper: which of several servers on one database keeps the lease book.
 3. On SQLite, which one host has, a lock on a file does the same, and ends with the process.
 4. A server that is the same as the last owner, as it listens on the same address of the same host,
    goes on at once: the earlier process is gone.
+5. A database that knows less than this server did, or than the file says, is an older copy that
+   was put back; and so may be one without that file, which came from another host. What was
+   promised since is not in it: the book is *doubted* (`store.leases`).
 """
 
 import asyncio
@@ -23,6 +26,7 @@ from typing import IO
 
 from policy_server.errors import PolicyServerError, Unavailable
 from policy_server.lending.clock import boottime_ns, least_epoch
+from policy_server.lending.progress import Progress, note_progress, read_progress
 from policy_server.limits.messages import Promise
 from policy_server.store.database import Database
 from policy_server.store.leases import (
@@ -72,6 +76,9 @@ class BookKeeper:
         self._seen_since = 0
         self._ours_until = 0
         self._file: IO[bytes] | None = None
+        self._is_file_new = False
+        #: How far the book has come that was ours last.
+        self._progress: Progress | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -147,9 +154,30 @@ class BookKeeper:
             self._book = None
             raise BookLost
         self._ours_until = begun + _OURS_FOR
+        if self._progress is not None:
+            epoch, renewals = self._progress
+            self._advance((epoch, renewals + 1))
+
+    def _advance(self, progress: Progress) -> None:
+        self._progress = progress
+        if self._file is not None:
+            note_progress(self._file, progress)
+
+    def _read_latest(self) -> Progress:
+        """How far a book has come that was kept here; (0, 0): none is known of."""
+        noted = read_progress(self._file) if self._file is not None else None
+        return max(noted or (0, 0), self._progress or (0, 0))
+
+    def _is_older_copy(self, known: BookRow | None, latest: Progress) -> bool:
+        """Whether the database was put in the place of one that knew more, or may have been."""
+        if known is None:
+            return latest > (0, 0)
+        if latest == (0, 0):
+            return self._is_file_new
+        return (known.epoch, known.renewals) < latest
 
     async def _take(self, known: BookRow | None) -> BookRow | None:
-        begun = self._clock()
+        begun, latest = self._clock(), self._read_latest()
         self._book = await self._database.write(
             partial(
                 take_book,
@@ -157,10 +185,13 @@ class BookKeeper:
                 owner=self._owner,
                 address=self._address,
                 secret=secrets.token_hex(32),
-                after=least_epoch(),
+                after=max(latest[0], least_epoch()),
+                is_doubted=self._is_older_copy(known, latest),
             )
         )
         self._ours_until = begun + _OURS_FOR
+        if self._book is not None:
+            self._advance((self._book.epoch, self._book.renewals))
         return self._book
 
     def _may_take(self, known: BookRow | None) -> bool:
@@ -178,14 +209,19 @@ class BookKeeper:
             return True
         # Opened for as long as it is ours, and left behind: to remove it would be a race.
         path = f"{self._database.url.database}-leases.lock"
-        file = open(path, "ab")  # noqa: SIM115
+        is_new = not os.path.exists(path)
+        file = open(path, "r+b", opener=_open_or_make)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
             return False
-        self._file = file
+        self._file, self._is_file_new = file, is_new
         return True
+
+
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def name_owner(host: str, address: str) -> str:

@@ -82,7 +82,7 @@ class BookEpoch:
         self._recovered_at = 0
         #: Until when leases may be out of which the database knows nothing; 0: it knows of all.
         self._doubted_until = 0
-        #: The newest epoch that Valkey has been seen to have.
+        #: The newest epoch that Valkey has been seen to have, or this server has gone by.
         self._newest = 0
         self._sign: Signer | None = None
         #: Whose the book was when last looked at, and since when it has looked the same.
@@ -250,7 +250,7 @@ class BookEpoch:
         self._file = file
 
     async def _begin_after(self, row: BookRow | None) -> None:
-        is_older_copy = row is not None and row.epoch < self._newest
+        is_older_copy = (row.epoch if row is not None else 0) < self._newest
         made = await self._leases.take(
             row,
             address=self._address,
@@ -276,6 +276,7 @@ class BookEpoch:
 
     async def _join(self, row: BookRow) -> None:
         self._epoch, self._sign = row.epoch, make_signer(row.secret)
+        self._newest = max(self._newest, row.epoch)
         self._valid_until = 0
         if not await self._renew():
             return

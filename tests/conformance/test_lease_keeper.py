@@ -176,3 +176,17 @@ async def test_one_of_two_that_find_no_book_gets_it(make_keeper) -> None:
     taken = await asyncio.gather(*map(_is_taken, keepers))
 
     assert sorted(taken) == [False, True]
+
+
+async def test_a_database_that_knows_less_than_its_server_is_doubted(database, make_keeper) -> None:
+    keeper, _ = make_keeper("one")
+    before = await keeper.acquire()
+    assert not before.is_doubted
+    await database.write(lambda connection: connection.execute(update(lease_book).values(epoch=7)))
+    with pytest.raises(BookLost):
+        await keeper.keep([promise()])
+
+    after = await keeper.acquire()
+
+    assert after.is_doubted
+    assert after.epoch > before.epoch
