@@ -44,6 +44,7 @@ class LeaseAccess:
         return {
             "connected": self.client.connected,
             "supported": self.fleet.is_supported,
+            "given_way": self.fleet.has_given_way,
             "recovering": self.client.is_recovering,
             "limits": [self._describe(limit, now) for limit in self._by_key()],
         }

@@ -9,6 +9,8 @@ Client of the limit service: one stream for this process, over a connection of i
    come through for minutes after a network has lost packets.
 4. A server without a limit service leaves every limit to this agent alone, unless a server has
    lent something since the start: then it is as silent as any that is not there.
+5. A server that has heard a later start of this name has lent that what this one had: nothing is
+   used from then on, and it is asked again now and then.
 """
 
 import asyncio
@@ -41,8 +43,8 @@ _JITTER = 0.1
 _SILENT_SECONDS = 3.0
 _FIRST_ANSWER_SECONDS, _FIRST_ANSWER_LEAST = 5.0, 2.0
 _LONGEST_RETRY_SECONDS = 4.0
-#: How often a server that had no limit service is asked again.
-_UNSUPPORTED_SECONDS = 60.0
+#: How often a server is asked again that had no limit service, or has heard a later start.
+_SELDOM_SECONDS = 60.0
 #: How long a limit that the server does not know is left alone.
 _UNKNOWN_SECONDS = 5.0
 _RELEASE_SECONDS = 2.0
@@ -52,6 +54,8 @@ _MOST_HANDLES = 50_000
 _NS = 1_000_000_000
 #: How a server says that another one keeps the book of what is lent (`LimitService`).
 _BOOK = re.compile(r"the server at (\S+:\d+) keeps the book")
+#: And that it lends nothing to this start (`SyncLimits`).
+_LATER_START = "a later start of this worker has reported"
 
 
 def _ignore_path(path: LimitPath) -> None:
@@ -100,6 +104,7 @@ class LeaseClient:
         self._open_channel = open_channel
         self._fleet = fleet
         self._holder = fleet.holder
+        self._agent_name = agent_name
         self._metadata = identity(agent_name)
         self._worker = worker
         self._incarnation = incarnation
@@ -183,8 +188,8 @@ class LeaseClient:
 
     def _pause(self, failures: int) -> float:
         """Seconds until the next try: full jitter, for a fleet must not come back as one."""
-        if not self._fleet.is_supported:
-            return _UNSUPPORTED_SECONDS * self._random.uniform(0.8, 1.2)
+        if not self._fleet.is_supported or self._fleet.has_given_way:
+            return _SELDOM_SECONDS * self._random.uniform(0.8, 1.2)
         longest = min(_LONGEST_RETRY_SECONDS, 0.25 * 2.0 ** min(failures, 8))
         return longest * self._random.random()
 
@@ -196,6 +201,8 @@ class LeaseClient:
             # A proxy's 404 is one too: what has lent before is not without a limit service.
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not self._holder.epoch:
                 self._set_supported(is_supported=False)
+            if error.code() is grpc.StatusCode.ABORTED and _LATER_START in (error.details() or ""):
+                self._give_way(error.details())
             await self._go_to_book(error)
             return f"{error.code().name}: {error.details()}"
         except TimeoutError:
@@ -227,6 +234,18 @@ class LeaseClient:
             logger.warning(
                 "the policy server has no limit service: every agent keeps limits for itself"
             )
+        self.parts.on_change(None)
+
+    def _give_way(self, why: str | None) -> None:
+        if self._fleet.has_given_way:
+            return
+        self._fleet.give_way(self._clock_ns())
+        logger.error(
+            "limits of the fleet are lent to another start of this agent, and none is used here; "
+            "if two agents have one name, give each an [agent] name of its own",
+            extra={"agent": self._agent_name, "reason": why},
+        )
+        self._arm()
         self.parts.on_change(None)
 
     async def _one_stream(self) -> None:
@@ -363,6 +382,7 @@ class LeaseClient:
             logger.warning("the limit service has a new book", extra={"epoch": epoch})
             self._holder.begin_anew()
         logger.info("limit service reached", extra={"epoch": epoch})
+        self._fleet.has_given_way = False
         self._set_supported(is_supported=True)
 
     def _note_unknown(self, keys: Collection[str]) -> None:
@@ -388,7 +408,8 @@ class LeaseClient:
 
     def _on_lapse(self) -> None:
         now = self._clock_ns()
-        if self._holder.epoch and self._holder.is_lapsed(now):
+        is_silent = self._holder.epoch and not self._fleet.has_given_way
+        if is_silent and self._holder.is_lapsed(now):
             logger.warning(
                 "limit service silent for too long",
                 extra={"floors_hold": not self._holder.is_over(now)},

@@ -7,6 +7,7 @@ FleetLimits: what this process may use of the limits that the whole fleet keeps,
 | has been silent for longer than leases last | their floors |
 | and for longer than floors last | what the limit says of that: nothing, some units, or all of it |
 | is not there at all and never was (an older server) | the whole limit: each agent keeps it alone |
+| has heard a later start of this name, or was told that this one is gone | nothing |
 
 The third line asks for patience after a start, when nothing was ever held. Time is an argument, of
 the clock that leases hang on.
@@ -82,6 +83,8 @@ class FleetLimits:
         self.holder = holder
         #: False once the server has said that it has no limit service, and none was ever heard.
         self.is_supported = True
+        #: Others have what was lent to this process (`give_way`), until it is heard again.
+        self.has_given_way = False
         self._patience_ends = now + FIRST_PATIENCE_NS
         self._known: dict[str, FleetLimit] = {}
         self._use: dict[str, _Use] = {}
@@ -95,6 +98,9 @@ class FleetLimits:
         """By what *limit* is kept now."""
         if not self.is_supported:
             return Mode.LOCAL
+        if self.has_given_way:
+            # Whatever is to become of it without the server: others use it meanwhile.
+            return Mode.STOPPED
         if not self.holder.is_lapsed(now):
             return Mode.LEASED
         if not self.holder.is_over(now):
@@ -102,6 +108,12 @@ class FleetLimits:
         if now < self._patience_ends:
             return Mode.STOPPED
         return _AFTER_FLOORS[limit.on_unreachable]
+
+    def give_way(self, now: int) -> None:
+        """Use nothing of what is lent to others now, until the server hears this process again."""
+        if not self.has_given_way:
+            self.has_given_way = True
+            self.holder.give_way(now)
 
     def next_change(self, now: int) -> int | None:
         """When something else will hold by itself; None: nothing will."""

@@ -246,6 +246,18 @@ class LeaseHolder:
         if (lease := self._leases.get(key)) is not None:
             lease.known = lease.told = None
 
+    def give_way(self, now: int) -> None:
+        """
+        Another has been lent what was held: nothing holds now, floors included, and connections
+        have the usual time to close. What was sent is not answered any more.
+        """
+        self._lapse(now)
+        self._sent.clear()
+        self._deadline = self._floor_deadline = now
+        for lease in self._leases.values():
+            lease.floor = 0
+        self._lapse(now)
+
     def meet_anew(self) -> None:
         """A new connection: whoever answers there may know nothing and is told everything."""
         for lease in self._leases.values():

@@ -179,6 +179,9 @@ class SharedLimitStore:
         is_new = all(one.is_new for one in taken)
         if is_new:
             agent.heard = max(agent.heard, report.sequence)
+        elif report.sequence > agent.heard:
+            # Another server has heard a later start, or let this one go: it is to be told so.
+            agent.heard = 0
         unknown = [key for one in taken for key in one.unknown]
         return Heard(epoch=epoch, is_new=is_new, unknown=tuple(unknown))
 

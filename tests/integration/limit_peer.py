@@ -32,6 +32,7 @@ class LimitPeer(LimitServiceServicer):
         self.is_silent = False
         #: With what the next streams break off.
         self.breakages: list[grpc.StatusCode] = []
+        self.says = "it broke"
         #: Where the book is, if it is not here.
         self.elsewhere = ""
         #: Reports of every stream so far, a list a stream, with keys in place of handles.
@@ -83,7 +84,7 @@ class LimitPeer(LimitServiceServicer):
             text = f"the server at {self.elsewhere} keeps the book of limits"
             await context.abort(grpc.StatusCode.UNAVAILABLE, text)
         if self.breakages:
-            await context.abort(self.breakages.pop(0), "it broke")
+            await context.abort(self.breakages.pop(0), self.says)
         keys: dict[int, str] = {}
         handles: dict[str, int] = {}
         outgoing: asyncio.Queue[pb.SyncLimitsResponse] = asyncio.Queue()

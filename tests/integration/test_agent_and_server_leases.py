@@ -60,17 +60,27 @@ class Worker:
 
 @asynccontextmanager
 async def working(
-    port: int, directory: Path, policy: PathPolicy, name: str = "mta-1", worker: str = ""
+    port: int,
+    directory: Path,
+    policy: PathPolicy,
+    name: str = "mta-1",
+    worker: str = "",
+    *,
+    host: str = "",
 ) -> AsyncIterator[Worker]:
     settings = Settings.model_validate(
         {
-            "agent": {"name": name, "data_dir": str(directory / f"{name}{worker}")},
+            "agent": {"name": name, "data_dir": str(directory / f"{host}{name}{worker}")},
             "policy": {"server": f"127.0.0.1:{port}"},
         }
     )
     settings.agent.data_dir.mkdir(exist_ok=True)
     access = open_leases(
-        settings, worker=worker, clock=time.time, clock_ns=lease_clock_ns, random=Random(name)
+        settings,
+        worker=worker,
+        clock=time.time,
+        clock_ns=lease_clock_ns,
+        random=Random(host + name),
     )
     made = Worker(access, policy)
     access.client.start()
@@ -142,6 +152,22 @@ async def test_a_new_start_has_what_the_one_before_had(tmp_path: Path) -> None:
             # As after a crash: nothing was released.
             again.want(8)
             await until(lambda: again.cap() == 8, 5.0)
+
+
+async def test_of_two_agents_with_one_name_one_stops(tmp_path: Path) -> None:
+    async with answered(tmp_path) as (port, policy), AsyncExitStack() as stack:
+        two = []
+        for host in "ab":
+            # As on two new hosts, which may start in the same second.
+            one = await stack.enter_async_context(working(port, tmp_path, policy, host=host))
+            one.want(8)
+            two.append(one)
+
+        await until(lambda: any(one.access.snapshot()["given_way"] for one in two))
+        await until(lambda: sorted(one.cap() for one in two) == [0, 8])
+        [stopped] = [one for one in two if one.fleet.has_given_way]
+        assert stopped.cap() == 0
+        assert stopped.fleet.mode(stopped.connections, lease_clock_ns()) is Mode.STOPPED
 
 
 async def test_who_names_more_paths_than_are_followed_is_lent_each_that_it_wants(

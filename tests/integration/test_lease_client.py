@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from agent.dispatch.limits import lease_clock_ns
+from agent.leases import client
 from agent.leases.client import LeaseClient, Parts
 from agent.limits.fleet import FleetLimits, Mode, Wish
 from agent.limits.holder import LeaseHolder
@@ -18,7 +19,7 @@ from agent.limits.limit import FleetLimit, LimitPath
 from agent.policy.channel import open_channel
 from tests.integration.limit_peer import LimitPeer
 from tests.integration.policy_peer import until
-from tests.unit.agent.limits.leases import connections, messages
+from tests.unit.agent.limits.leases import LOCAL, connections, messages
 
 
 class Here:
@@ -246,6 +247,33 @@ async def test_a_server_that_has_lent_and_says_that_it_has_no_limit_service_coun
             await asyncio.sleep(0.005)
         assert modes == {Mode.LEASED, Mode.FLOORS}
         assert here.cap(limit) == 0
+
+
+async def test_who_is_told_that_a_later_start_has_reported_stops_until_it_is_heard_again(
+    caplog, monkeypatch
+):
+    # It is asked again once a minute.
+    monkeypatch.setattr(client, "_SELDOM_SECONDS", 1.0)
+    peer, limit = LimitPeer(), connections("c", on_unreachable=LOCAL)
+    peer.lend("c", 5, floor=5)
+    async with client_of(peer) as here:
+        here.want((limit, 5))
+        await until(lambda: here.cap(limit) == 5)
+        here.fleet.open(limit)
+        here.changes.clear()
+        await peer.stop()
+        peer.says = "a later start of this worker has reported, or this one was released"
+        peer.breakages = [grpc.StatusCode.ABORTED] * 2
+        await peer.start()
+
+        await until(lambda: here.mode(limit) is Mode.STOPPED)
+        assert here.cap(limit) == 0
+        assert here.fleet.surplus("c", lease_clock_ns()) == 1
+        assert here.changes[-1] is None
+        [said] = [one for one in caplog.records if one.levelname == "ERROR"]
+        assert "give each an [agent] name of its own" in said.message
+        await until(lambda: here.cap(limit) == 5)
+        assert here.mode(limit) is Mode.LEASED
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,28 @@ async def test_two_servers_lend_from_one_book_and_one_goes_on_when_the_other_is_
             assert (a.cap(KEY), a.answers[-1].epoch) == (1, epoch)
 
 
+async def test_of_two_agents_with_one_name_the_earlier_is_told_whichever_server_hears_the_later(
+    database_url: str, valkey
+) -> None:
+    earlier, later = (Worker("mta-1", incarnation=2**52 + number) for number in (1, 2))
+    async with (
+        _two_servers(database_url, valkey.url) as (first, second),
+        earlier.connected(first.channel),
+    ):
+        earlier.want(KEY, 10, path())
+        await earlier.report()
+        await earlier.until(lambda: earlier.cap(KEY) == 10)
+        async with later.connected(second.channel):
+            later.want(KEY, 10, path())
+            await later.report()
+            await later.until(lambda: later.cap(KEY) == 10)
+
+            await earlier.report()
+            end = await earlier.ended()
+            assert end.code() is grpc.StatusCode.ABORTED
+            assert "a later start of this worker has reported" in (end.details() or "")
+
+
 async def test_the_command_asks_a_server_that_lives_whoever_began_the_book(
     database_url: str, valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

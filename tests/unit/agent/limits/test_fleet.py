@@ -56,6 +56,25 @@ def test_a_first_start_without_a_server_sends_nothing_for_a_while_then_as_the_li
     assert fleet.cap(connections(on_unreachable=STOP), 10**18) == 0
 
 
+@pytest.mark.parametrize("on_unreachable", [STOP, STATIC, LOCAL])
+def test_who_has_given_way_uses_nothing_whatever_it_may_without_the_server(on_unreachable):
+    fleet, lender = _make_fleet()
+    limit = connections(on_unreachable=on_unreachable, static_units=3)
+    lender.answer(lender.grant(limit, 6, floor=2), at=0)
+    for _ in range(4):
+        fleet.open(limit)
+
+    fleet.give_way(SECOND)
+
+    for at in (SECOND, TIMES.session, TIMES.floor, 10 * TIMES.floor):
+        assert (fleet.mode(limit, at), fleet.cap(limit, at)) == (Mode.STOPPED, 0)
+        assert fleet.surplus("c", at) == 4
+    assert fleet.must_close("c", SECOND + TIMES.drain - 1) == 0
+    # That it is told so again gives it no more time.
+    fleet.give_way(2 * SECOND)
+    assert fleet.must_close("c", SECOND + TIMES.drain) == 4
+
+
 def test_without_a_limit_service_each_agent_has_the_whole_limit():
     fleet, _ = _make_fleet()
     fleet.is_supported = False

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.limits.holder import LeaseHolder
+from agent.limits.messages import Answer
 from tests.unit.agent.limits.leases import SECOND, TIMES, Lender, connections, make_holder, messages
 
 
@@ -135,6 +136,39 @@ def test_the_wait_is_as_long_as_it_takes_and_no_longer_than_clocks_ask(
     if ahead == 0 and wait < TIMES.session:
         assert not holder.try_pass("m", int(exact) - 1)
         assert holder.try_pass("m", wait)
+
+
+@given(
+    units=st.integers(0, 6),
+    floor=st.integers(0, 6),
+    opened=st.integers(0, 8),
+    given_at=st.integers(0, 2 * TIMES.floor),
+    after=st.integers(0, 2 * TIMES.floor),
+)
+def test_who_gives_way_uses_nothing_until_it_is_lent_something_anew(
+    units: int, floor: int, opened: int, given_at: int, after: int
+):
+    holder, lender = make_holder()
+    limit, rate = connections(), messages()
+    lender.answer(
+        lender.grant(limit, units, floor=min(units, floor)), lender.grant(rate, 3, floor=2), at=0
+    )
+    for _ in range(opened):
+        holder.open_anyway("c")
+    asked = holder.report(given_at)
+
+    holder.give_way(given_at)
+
+    now = given_at + after
+    late = Answer(epoch=1, incarnation=1, sequence=asked.sequence, grants=())
+    assert holder.hear(late, given_at)
+    assert (holder.cap("c", now), holder.cap("m", now)) == (0, 0)
+    assert not holder.try_pass("m", now)
+    assert holder.is_over(now)
+    assert holder.surplus("c", now) == opened
+    assert holder.must_close("c", now) == (opened if after >= TIMES.drain else 0)
+    lender.answer(lender.grant(limit, 2), at=now)
+    assert holder.cap("c", now) == 2
 
 
 def test_what_is_beyond_a_floor_has_to_go_even_if_the_agent_slept_until_the_floor_was_over():
