@@ -15,6 +15,7 @@ from policy_server.cli.agents import agents
 from policy_server.cli.check import check
 from policy_server.cli.explain import explain
 from policy_server.cli.limits import limits
+from policy_server.cli.log_format import start_log
 from policy_server.cli.migrate import migrate
 from policy_server.cli.rules import rules
 from policy_server.cli.serve import serve
@@ -32,6 +33,9 @@ _MISUSED = 2
 def cli(context: click.Context) -> None:
     """Answer how mail may leave, from rules in SQL."""
     context.ensure_object(Session)
+    if context.invoked_subcommand != serve.name:
+        # Its own option says from what severity on; of the others only what is odd is told.
+        start_log("warning")
 
 
 for _command in (serve, migrate, check, explain, rules, actions, agents, limits):

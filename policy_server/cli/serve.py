@@ -5,14 +5,12 @@ penstock-server serve: run the policy server until told to stop.
 import asyncio
 import gc
 import importlib
-import logging
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from policy_server.cli.log_format import start_log
 from policy_server.cli.session import ENVIRONMENT_HELP, Session, config_option
 from policy_server.server import run_server
 from policy_server.settings import Settings
@@ -23,20 +21,6 @@ from policy_server.settings import Settings
 #: stream makes a few that are soon gone and are in no cycle, and with the defaults those of every
 #: stream are gone through again and again while many are sent.
 _GC_THRESHOLDS = (2_000, 500, 50)
-_PLAIN_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-
-class _FactsFormatter(logging.Formatter):
-    """Writes `time level logger: message key=value …`, in UTC, as the agent does."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        facts = "".join(
-            f" {key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN_RECORD
-        )
-        level = record.levelname.lower()
-        line = f"{time} {level} {record.name}: {record.getMessage()}{facts}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 @click.command(epilog=ENVIRONMENT_HELP)
@@ -57,7 +41,7 @@ def serve(session: Session, log_level: str) -> None:
     doing and exits with 0; on a second one it exits at once.
     """
     settings = session.settings()
-    _start_logging(log_level)
+    start_log(log_level)
     gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings))
@@ -68,14 +52,6 @@ async def _serve(settings: Settings) -> None:
         click.echo(f"listening grpc={grpc_address} http={http_address}")
 
     await run_server(settings, announce=announce)
-
-
-def _start_logging(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_FactsFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    # It tells every step; what came of them is logged by us.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _loop_factory() -> Callable[[], Any] | None:
