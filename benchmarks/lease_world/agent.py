@@ -24,6 +24,11 @@ _PASS_SECONDS = 0.02
 _MOST_AT_ONCE = 20
 
 
+def show_version(version: int) -> str:
+    """Write the version of a grant as epoch and number."""
+    return f"grant {version >> 32}.{version & 0xFFFF_FFFF}"
+
+
 class SimulatedAgent:
     """Reports what it wants, takes what it is lent, and uses as much of that as it can."""
 
@@ -82,6 +87,8 @@ class SimulatedAgent:
             return
         self.holder.hear(answer, self.clock())
         if answer.grants:
+            if self._world.is_traced:
+                self._note(f"hears {show_version(answer.grants[0].version)}")
             self._world.checks.look_at_limit()
         if answer.grants and self._timeline.now - self._last_report >= _SOONEST // 10:
             # What was applied is acknowledged at once.
@@ -148,12 +155,15 @@ class SimulatedAgent:
             if passed:
                 self._world.checks.note_events(self, passed)
             return USE / SECOND if self._world.is_calm else _PASS_SECONDS
+        before = self.in_use
         for _ in range(holder.must_close(KEY, clock)):
             self._close()
         while self.in_use < self.wants and holder.try_open(KEY, clock):
             self._count(1)
             self._world.checks.look_at_agent(self)
             self._send_message()
+        if self._world.is_traced and self.in_use != before:
+            self._note(f"had {before} connections open, has {self.in_use}")
         return USE / SECOND
 
     def _send_message(self) -> None:
@@ -210,4 +220,13 @@ class SimulatedAgent:
                 for one in made.demands
             ),
         )
+        if self._world.is_traced:
+            for one in report.demands:
+                self._note(
+                    f"reports {report.sequence}: wants {one.wants}, keeps to {one.enforced}, "
+                    f"has {show_version(one.version)}"
+                )
         self._world.network.carry(self.name, lambda: self._world.server.hear(report))
+
+    def _note(self, says: str) -> None:
+        self._world.note(f"agent {self.name} {says}")

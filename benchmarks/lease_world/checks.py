@@ -50,6 +50,8 @@ class Checks:
 
     def note_events(self, agent: "SimulatedAgent", count: int) -> None:
         """Events of a rate have passed at an agent."""
+        if self._world.is_traced:
+            self._world.note(f"agent {agent.name} lets {count} events pass")
         self.look_at_agent(agent)
         self._earn()
         self._beyond += count
@@ -136,11 +138,14 @@ class Checks:
         self._most_units = max(self._most_units, units)
 
     def look_at_start(self) -> None:
-        """A server starts anew: what was durable may be more than was still out, but no more."""
+        """
+        A server starts anew. What was durable may be more than was still out, as it is not always
+        lowered when that is, but never more than a limit was.
+        """
         holdings = self._world.server.holdings.values()
         out = sum(max(one.units, one.floor) for one in holdings)
-        if out > self._largest_units():
-            self._world.violate(f"{out} are durable, more than any limit for long")
+        if out > max(spec.units for _, spec in self._world.server.went_by):
+            self._world.violate(f"{out} are durable, more than the limit ever was")
         self._out = max(self._out, out)
 
     # What is known.

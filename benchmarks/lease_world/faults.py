@@ -79,6 +79,7 @@ class Faults:
         self._number += 1
         if self._number in self._scenario.left_out:
             return
+        self._world.findings.faults.append(self._number)
         self._world.note(f"fault {self._number}: {fault.says}")
         fault.happen()
 

@@ -15,6 +15,8 @@ class Findings:
     used: float = 0
     events: int = 0
     trace: list[str] = field(default_factory=list)
+    #: Faults that happened, by number.
+    faults: list[int] = field(default_factory=list)
 
     @property
     def share_used(self) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent.limits.messages import Answer
 from agent.limits.messages import Grant as HeldGrant
+from benchmarks.lease_world.agent import show_version
 from benchmarks.lease_world.scenario import KEY, SECOND
 from benchmarks.lease_world.timeline import Step
 from policy_server.limits.book import Signer
@@ -128,6 +129,8 @@ class SimulatedServer:
             self._configure(self._world.spec)
         if not self.book.receive(report, self._timeline.now):
             return
+        if self._world.is_traced and report.demands:
+            self._world.note(f"the server hears report {report.sequence} of agent {report.agent}")
         self._world.checks.look_at_book()
         self._say(report.agent, report.incarnation, report.sequence, ())
         self._settle_soon(self._timeline.now + _GATHER)
@@ -157,6 +160,11 @@ class SimulatedServer:
                     self.holdings[agent] = holding
         for grant in decision.grants:
             self.told[grant.agent] = grant
+            if self._world.is_traced:
+                self._world.note(
+                    f"the server lends agent {grant.agent} {grant.units} units, as its floor "
+                    f"{grant.floor}, by {show_version(grant.version)}"
+                )
         self._world.checks.look_at_book(is_settled=True)
         for grant in decision.grants:
             self._say(grant.agent, grant.incarnation, self.book.heard(grant.agent), (grant,))

@@ -25,12 +25,15 @@ class LeaseWorld:
         timing: LeaseTiming | None = None,
         *,
         make_book: BookMaker = LeaseBook,
+        is_traced: bool = False,
     ) -> None:
+        """*is_traced*: what is said is noted as well, and the first violation ends the run."""
         self.scenario = scenario
         self.seed = seed
         self.timing = timing or LeaseTiming(floor=scenario.floor_seconds * SECOND)
         #: The limit as the rules have it; the server and agents may not know yet.
         self.spec = scenario.spec
+        self.is_traced = is_traced
         #: Whether nothing goes wrong any more.
         self.is_calm = False
         self.random = Random(seed)
@@ -62,6 +65,8 @@ class LeaseWorld:
             self.timeline.now = when
             step()
             self.checks.look()
+            if self.is_traced and self.findings.violations:
+                break
         self.checks.measure(end)
         return self.findings
 
@@ -76,7 +81,7 @@ class LeaseWorld:
         """Write down what happened."""
         self.findings.trace.append(f"{self.timeline.now / SECOND:9.3f} {says}")
 
-    def violate(self, says: str, *, at: int | None = None) -> None:
-        """Write down that something happened that never should, now or before."""
-        when = self.timeline.now if at is None else at
-        self.findings.violations.append(f"{when / SECOND:.3f}: {says}")
+    def violate(self, says: str) -> None:
+        """Write down that something happened that never should."""
+        self.note(f"VIOLATION: {says}")
+        self.findings.violations.append(f"{self.timeline.now / SECOND:.3f}: {says}")

@@ -12,7 +12,9 @@ from random import Random
 
 import pytest
 
-from benchmarks.lease_world.scenario import draw_scenario
+from benchmarks.lease_world.findings import Findings
+from benchmarks.lease_world.scenario import Scenario, draw_scenario
+from benchmarks.lease_world.shrink import explain
 from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.messages import NOTHING_HELD, Demand, Grant, Holding, Report
 from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
@@ -48,10 +50,22 @@ def sign(*facts: object) -> bytes:
 @pytest.mark.parametrize("first", range(_FIRST, _LAST, _AT_ONCE))
 def test_every_trace_is_decided_alike(client, first: int) -> None:
     for seed in range(first, min(first + _AT_ONCE, _LAST)):
-        client.flushall()
-        world = LeaseWorld(draw_scenario(seed), seed, make_book=partial(PairedBook, client))
+        scenario, run = draw_scenario(seed), partial(_run, client, seed)
 
-        assert not world.run().violations, f"seed {seed}"
+        if run(scenario).violations:
+            pytest.fail(explain(scenario, seed, run))
+
+
+def _run(client, seed: int, scenario: Scenario) -> Findings:
+    client.flushall()
+    make_book = partial(PairedBook, client)
+    world = LeaseWorld(scenario, seed, make_book=make_book, is_traced=True)
+    try:
+        return world.run()
+    except AssertionError as error:
+        first, *_ = str(error).splitlines() or [""]
+        world.violate(f"the scripts decide otherwise: {first}")
+        return world.findings
 
 
 class _Trace:

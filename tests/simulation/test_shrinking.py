@@ -1,0 +1,90 @@
+"""A book that is wrong is found out, and what it does wrong is told in few lines."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+
+from benchmarks.lease_world.scenario import Scenario, draw_scenario
+from benchmarks.lease_world.shrink import explain, shrink
+from benchmarks.lease_world.world import LeaseWorld
+from policy_server.limits.book import LeaseBook
+from policy_server.limits.messages import Decision, Holding
+from policy_server.limits.spec import LimitSpec
+
+_SEEDS = range(100)
+_MOST_LINES = 60
+
+
+class _HastyBook(LeaseBook):
+    """Lends again what it has asked back, before its agent has said that it has heard so."""
+
+    def settle(self, now: int) -> Decision:
+        decision = super().settle(now)
+        for grant in decision.grants:
+            limit = self.limit(grant.key)
+            limit.book(limit.shares[grant.agent], booked=grant.units, floor=grant.floor)
+        return decision
+
+
+class _ForgetfulBook(LeaseBook):
+    """Takes nothing over from the book before it."""
+
+    def restore(
+        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+    ) -> None:
+        pass
+
+
+class _StubbornBook(LeaseBook):
+    """Never takes a changed limit for what it is."""
+
+    def configure(self, key: str, spec: LimitSpec, now: int) -> None:
+        if self.limit(key) is None:
+            super().configure(key, spec, now)
+
+
+def _run(scenario: Scenario, seed: int, *, make_book):
+    return LeaseWorld(scenario, seed, make_book=make_book, is_traced=True).run()
+
+
+@pytest.mark.parametrize(
+    "make_book",
+    [
+        pytest.param(_HastyBook, id="lends twice"),
+        pytest.param(_ForgetfulBook, id="forgets"),
+        pytest.param(_StubbornBook, id="knows no change"),
+    ],
+)
+def test_a_wrong_book_is_found_and_explained_in_few_lines(make_book) -> None:
+    seed, scenario = next(
+        (seed, scenario)
+        for seed in _SEEDS
+        if LeaseWorld((scenario := draw_scenario(seed)), seed, make_book=make_book).run().violations
+    )
+    run = partial(_run, seed=seed, make_book=make_book)
+
+    smallest, findings = shrink(scenario, run)
+
+    assert smallest.agents <= 2
+    assert len(findings.faults) <= 1
+    assert "VIOLATION" in findings.trace[-1]
+    assert len(findings.trace) <= _MOST_LINES
+    # Told alike at every try.
+    assert explain(scenario, seed, run) == explain(smallest, seed, run)
+
+
+def test_what_does_not_fail_is_not_shrunk() -> None:
+    with pytest.raises(ValueError, match="nothing fails"):
+        shrink(draw_scenario(0), partial(_run, seed=0, make_book=LeaseBook))
+
+
+def test_the_command_runs_the_seeds_that_are_named() -> None:
+    command = [sys.executable, "-m", "benchmarks.lease_world", "0-3", "7"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.stdout == "0 of 4 fleets failed\n"
+    assert ended.returncode == 0
