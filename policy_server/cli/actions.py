@@ -202,12 +202,24 @@ def create_command(
                 now=datetime.now(UTC),
             )
         except InvalidRequest as error:
-            lines = [f"{_OPTIONS.get(name, name)} {text}" for name, text in error.violations]
+            lines = [
+                f"{_OPTIONS.get(name, name)} {_name_options(text)}"
+                for name, text in error.violations
+            ]
             raise InvalidRequest("\n".join(lines), violations=error.violations) from error
         finally:
             await policy.close()
 
     _change(session, create, as_json=as_json)
+
+
+def _name_options(text: str) -> str:
+    """Name options in the place of a request's fields."""
+    for field, option in _OPTIONS.items():
+        # Others are plain words as well.
+        if "_" in field:
+            text = text.replace(field, option)
+    return text
 
 
 def describe_action(action: ActionInForce) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from policy_server.lending.port import Taken
 from policy_server.limits.messages import Demand, Grant
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.views import HolderView, LimitView
+from policy_server.rules.issues import and_more
 
 #: Most demands of one report, and most paths of one demand.
 MOST_DEMANDS = 1000
@@ -79,8 +80,8 @@ def invalid_report(found: list[tuple[str, str]]) -> InvalidRequest:
     """Make the error of a report that has mistakes."""
     named = [(f"report.{field}", text) for field, text in found]
     field, text = named[0]
-    more = f", and {len(named) - 1} more mistakes" if len(named) > 1 else ""
-    return InvalidRequest(f"{field} {text}{more}", field=field, violations=named)
+    message = f"{field} {text}{and_more(len(named) - 1)}"
+    return InvalidRequest(message, field=field, violations=named)
 
 
 def read_demand(message: pb.LimitDemand, key: str, spec: LimitSpec | None) -> Demand:

@@ -14,6 +14,7 @@ from policy_server.automation.outcome_filter import OutcomeFilter
 from policy_server.automation.outcomes import Outcome, OutcomeType, Reply
 from policy_server.conversions.times import is_time, to_time, write_time
 from policy_server.errors import InvalidRequest
+from policy_server.rules.issues import and_more
 from policy_server.rules.site import normalise_domain
 from policy_server.rules.values import InvalidValueError
 
@@ -57,8 +58,8 @@ def read_outcomes(messages: Sequence[outcome_pb2.DeliveryOutcome]) -> tuple[Outc
     ]
     if violations:
         field, text = violations[0]
-        more = f", and {len(violations) - 1} more mistakes" if len(violations) > 1 else ""
-        raise InvalidRequest(f"{field} {text}{more}", field=field, violations=violations)
+        message = f"{field} {text}{and_more(len(violations) - 1)}"
+        raise InvalidRequest(message, field=field, violations=violations)
     return tuple(map(from_outcome, messages))
 
 

@@ -11,7 +11,7 @@ from policy_server.conversions.times import write_bound, write_time
 from policy_server.errors import InvalidRequest
 from policy_server.rule_files.reader import FileFormat
 from policy_server.rules.diff import BlockDiff, Change, LayerDiff, OptionDiff
-from policy_server.rules.issues import describe_issue, plain
+from policy_server.rules.issues import and_more, describe_issue, plain
 from policy_server.rules.layers import Issue, Severity
 from policy_server.store.history import Revision
 from policy_server.store.layers import LayerRow
@@ -58,8 +58,7 @@ def refuse(issues: Iterable[Issue], *, field: str, what: str) -> InvalidRequest:
         if violations and room < 0:
             break
         violations.append((field, text))
-    more = f", and {len(described) - 1} more mistakes" if len(described) > 1 else ""
-    message = f"{what}: {described[0]}{more}"
+    message = f"{what}: {described[0]}{and_more(len(described) - 1)}"
     return InvalidRequest(message, field=field, violations=violations)
 
 

@@ -237,7 +237,7 @@ def _unknown_action(name: str) -> str:
     known = (*_PLAIN_ACTIONS, *_TABLE_ACTIONS)
     if name in _PLAIN_ACTIONS:
         return f'{name} takes no fields: write action = "{name}"'
-    return f'unknown action "{name}"{suggest(name, known)} Known are {", ".join(known)}'
+    return f'unknown action "{name}"{suggest(name, known) or "."} Known are {", ".join(known)}'
 
 
 def _parse_set_config(fields: Mapping[str, Any]) -> SetConfig:

@@ -48,6 +48,16 @@ def issue_json(issue: Issue) -> dict[str, Any]:
     }
 
 
+def and_more(count: int) -> str:
+    """
+    Say at the end of a message how many mistakes more there are.
+
+    >>> and_more(1), and_more(0)
+    (', and 1 more mistake', '')
+    """
+    return f", and {count} more mistake{'s' if count > 1 else ''}" if count else ""
+
+
 def plain(value: Any) -> Any:
     """Return a value made of JSON's types; TOML's dates become texts, secrets are hidden."""
     if isinstance(value, Mapping):

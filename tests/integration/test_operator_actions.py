@@ -279,7 +279,11 @@ def test_commands_refuse_mistakes_with_a_remedy(url, config, capsys):
         (
             ["create", "Suspend", "--duration", "0s", "--tenant", "t"],
             1,
-            ["--source is required", "--tenant is not taken", "--duration is above zero"],
+            [
+                "--source is required for Suspend, or --site-name or --domain",
+                "--tenant is not taken",
+                "--duration is above zero",
+            ],
         ),
         (
             ["create", "SetConfig", "--source", "a", "--pinned", "--option", "max_redy"],
