@@ -28,6 +28,7 @@ from policy_server.store.changes import Changes, read_changes_since
 from policy_server.store.history import last_good_block
 from policy_server.store.rules import (
     StoredBlock,
+    no_layer,
     read_all_blocks,
     read_blocks,
     read_layer_heads,
@@ -147,7 +148,7 @@ class RuleKeeper:
     def _read_changed_blocks(self, connection: Connection, changes: Changes) -> None:
         # Layers are few, and a row may have gone by without a word, as SQLite's REPLACE does.
         drafts, unreadable = read_layer_heads(connection)
-        wanted = changes.blocks | self._blocks_of(self._find_renamed(drafts))
+        wanted = changes.blocks | self._blocks_of(self._find_changed(drafts))
         read = self._parse(connection, read_blocks(connection, wanted), drafts)
         old = [self._entries.pop(number) for number in wanted if number in self._entries]
         for number in wanted:
@@ -158,10 +159,11 @@ class RuleKeeper:
         self._issues |= read.issues
         self._note_twice(self._book.replace(old, list(read.entries.values())))
 
-    def _find_renamed(self, drafts: Iterable[LayerDraft]) -> set[int]:
-        """Return the layers that are new or have a new name, which is part of their blocks."""
-        known = {number: layer.name for number, layer in self._layers.items()}
-        return {draft.id for draft in drafts if known.get(draft.id) != draft.name}
+    def _find_changed(self, drafts: Iterable[LayerDraft]) -> set[int]:
+        """Return the layers that are new, gone, or have a new name, as their blocks tell of it."""
+        known = {(number, layer.name) for number, layer in self._layers.items()}
+        present = {(draft.id, draft.name) for draft in drafts}
+        return {number for number, _ in known ^ present}
 
     def _blocks_of(self, layers: set[int]) -> set[int]:
         if not layers:
@@ -181,6 +183,9 @@ class RuleKeeper:
         searched = 0
         for stored in blocks:
             number, layer = stored.draft.id, names.get(stored.layer_id, "")
+            if stored.layer_id not in names:
+                lost = no_layer(stored.draft, stored.layer_id)
+                stored = replace(stored, issues=(*stored.issues, lost))
             entry, issues = self._make_entry(stored, layer)
             read.entries[number] = entry
             if issues:

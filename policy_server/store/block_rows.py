@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from policy_server.rules.layers import AutomationDraft, BlockDraft
-from policy_server.store.rows import plain_columns, read_bool, read_json
+from policy_server.store.rows import is_position, plain_columns, read_bool, read_json
 from policy_server.store.tables import (
     automation_rules,
     provider_matches,
@@ -63,7 +63,7 @@ def write_blocks(connection: Connection, drafts: Sequence[BlockDraft], *, layer_
     found = _match_rows(rule_blocks, stored, map(_block_values, drafts))
     kept = {row["id"] for row in found if row is not None}
     _delete_blocks(connection, [row["id"] for row in stored if row["id"] not in kept])
-    positions = place_in_order([None if row is None else row["position"] for row in found])
+    positions = place_in_order([None if row is None else _read_position(row) for row in found])
     wanted = [
         _block_values(draft) | {"position": position}
         for draft, position in zip(drafts, positions, strict=True)
@@ -93,7 +93,16 @@ def place_in_order(known: Sequence[int | None]) -> list[int]:
         else:
             placed += _fill_run(known, keep, index, last)
         last = placed[-1]
+    if placed and not is_position(placed[-1]):
+        # There is no room left after those that were kept.
+        return [_GAP * number for number in range(len(placed))]
     return placed
+
+
+def _read_position(row: Row) -> int | None:
+    position = row["position"]
+    # SQLite may hold other ones, which are written anew.
+    return position if is_position(position) else None
 
 
 def _fill_run(known: Sequence[int | None], keep: set[int], start: int, last: int) -> list[int]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, ColumnElement, Connection, Table, select
+from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, Connection, Integer, Table, select
 
 from policy_server.rules.layers import BlockDraft
 from policy_server.store.column_types import UtcTime
 from policy_server.store.drafts import BlockParts, DraftMaker
-from policy_server.store.rows import plain_columns, read_bool, read_json, read_time
+from policy_server.store.rows import plain_columns, read_bool, read_json, read_position, read_time
 from policy_server.store.tables import (
     automation_rules,
     provider_matches,
@@ -107,6 +107,8 @@ def to_values(table: Table, image: Image) -> dict[str, Any]:
                 value = read_bool(value)
             case UtcTime():
                 value = read_time(value)
+            case Integer() if not isinstance(column.type, BigInteger):
+                value = read_position(value)
         values[column.name] = value
     return values
 
@@ -133,7 +135,7 @@ def make_drafts(maker: DraftMaker, rows: Mapping[RowKey, Image]) -> dict[int, Bl
         if table in _ORDER:
             parts[table, row["block_id"]].append(row)
     for (table, _), found in parts.items():
-        found.sort(key=lambda row, order=_ORDER[table]: [row[name] for name in order])  # type: ignore[misc]  # a default binds the loop's value
+        found.sort(key=lambda row, order=_ORDER[table]: [_rank(row[name]) for name in order])  # type: ignore[misc]  # a default binds the loop's value
     return {
         row["id"]: maker.block(
             row,
@@ -146,6 +148,11 @@ def make_drafts(maker: DraftMaker, rows: Mapping[RowKey, Image]) -> dict[int, Bl
         for (table, _), row in rows.items()
         if table == "rule_blocks"
     }
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    """Order as SQLite does where a position is a text: after all numbers."""
+    return isinstance(value, str), value
 
 
 def _to_change(row: Any) -> ChangedRow:

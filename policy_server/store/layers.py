@@ -19,7 +19,14 @@ from policy_server.store.block_rows import write_blocks
 from policy_server.store.drafts import DraftMaker
 from policy_server.store.images import RULE_TABLES, make_drafts, read_block_rows
 from policy_server.store.revisions import one_revision, read_revision
-from policy_server.store.rows import insert_row, plain_columns, read_bool, read_time
+from policy_server.store.rows import (
+    insert_row,
+    is_position,
+    plain_columns,
+    read_bool,
+    read_position,
+    read_time,
+)
 from policy_server.store.tables import (
     change_log,
     policy_revisions,
@@ -63,7 +70,7 @@ def list_layers(connection: Connection) -> tuple[int, tuple[LayerRow, ...]]:
         LayerRow(
             id=row["id"],
             name=str(row["name"]),
-            position=row["position"],
+            position=read_position(row["position"]),
             enabled=_read_switch(row["enabled"]),
             blocks=counts.get(row["id"], 0),
             valid_from=_read_date(row["valid_from"]),
@@ -225,11 +232,21 @@ def _place_layer(connection: Connection, draft: LayerDraft, *, is_base: bool) ->
 
 def _find_position(connection: Connection, *, is_base: bool) -> int:
     """Find the position after those of all layers, or before them."""
-    position = rule_layers.c.position
-    first, last = connection.execute(select(func.min(position), func.max(position))).one()
-    if first is None:
+    layers = rule_layers.c
+    ordered = select(layers.id, layers.position).order_by(layers.position, layers.id)
+    known = connection.execute(ordered).all()
+    if not known:
         return 0
-    return int(first - 1 if is_base else last + 1)
+    end = known[0].position if is_base else known[-1].position
+    if isinstance(end, int):
+        found = end - 1 if is_base else end + 1
+        if is_position(found):
+            return found
+    # There is no room at that end, or no number: SQLite may hold texts, and puts them last.
+    for position, row in enumerate(known):
+        moved = update(rule_layers).where(layers.id == row.id)
+        connection.execute(moved.values(position=position))
+    return -1 if is_base else len(known)
 
 
 def _read_switch(value: Any) -> bool:

@@ -35,6 +35,7 @@ from policy_server.store.column_types import UtcTime
 _BOOLEANS = MappingProxyType(
     {1: True, "1": True, "true": True, 0: False, "0": False, "false": False}
 )
+_POSITIONS = range(-(2**31), 2**31)
 
 
 def read_rows(
@@ -117,6 +118,27 @@ def read_bool(value: Any) -> bool:
         return _BOOLEANS[value if isinstance(value, int) else str(value).lower()]
     except KeyError:
         raise ValueError(f'"{value}" is neither 1 nor 0') from None
+
+
+def is_position(value: Any) -> bool:
+    """Whether a value is a position as PostgreSQL and the wire keep it."""
+    return isinstance(value, int) and value in _POSITIONS
+
+
+def read_position(value: Any) -> int:
+    """
+    Read a position, or the one next to it that the wire can keep.
+
+    >>> read_position(3), read_position(1.5), read_position(10**14), read_position("abc")
+    (3, 1, 2147483647, 2147483647)
+    """
+    if not isinstance(value, int | float):
+        try:
+            value = int(value)
+        except ValueError:
+            # SQLite puts texts last.
+            return _POSITIONS[-1]
+    return int(min(max(value, _POSITIONS[0]), _POSITIONS[-1]))
 
 
 def insert_row(connection: Connection, statement: Insert) -> int:

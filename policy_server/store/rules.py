@@ -13,15 +13,23 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, delete, insert, select
 
+from policy_server.rules.issues import block_title
 from policy_server.rules.layers import (
     BlockDraft,
     Issue,
     LayerDraft,
+    Severity,
 )
 from policy_server.store.drafts import BlockParts, DraftMaker
 from policy_server.store.locks import Lock, take_lock
 from policy_server.store.revisions import read_revision
-from policy_server.store.rows import plain_columns, read_bool, read_rows, read_time
+from policy_server.store.rows import (
+    is_position,
+    plain_columns,
+    read_bool,
+    read_rows,
+    read_time,
+)
 from policy_server.store.tables import (
     automation_rules,
     provider_matches,
@@ -195,6 +203,17 @@ def _fetch_parts(
     return found
 
 
+def no_layer(draft: BlockDraft, layer_id: int) -> Issue:
+    """Report a block whose layer is not there, as tools without foreign keys may leave one."""
+    return Issue(
+        code="no_layer",
+        message=f"there is no layer {layer_id}: give the block another layer_id, or delete it",
+        block=block_title(draft.scope, draft.name, draft.source),
+        value=layer_id,
+        block_id=draft.id,
+    )
+
+
 def _read_layer(
     row: dict[str, Any], blocks: tuple[BlockDraft, ...], issues: list[Issue]
 ) -> LayerDraft:
@@ -204,6 +223,19 @@ def _read_layer(
         description=str(row["description"]),
         blocks=blocks,
     )
+    if not is_position(row["position"]):
+        message = (
+            f'rule_layers "{draft.name}": position {row["position"]} is no whole number between '
+            "-2147483648 and 2147483647; correct it, or put the layers in order by rules reorder"
+        )
+        issues.append(
+            Issue(
+                code="unreadable_row",
+                message=message,
+                block=draft.name,
+                severity=Severity.WARNING,
+            )
+        )
     try:
         return replace(
             draft,
@@ -232,8 +264,11 @@ class _Reader:
         revision = read_revision(self._connection)
         blocks = self._blocks()
         layers = tuple(
-            _read_layer(row, tuple(blocks[row["id"]]), self._maker.issues)
+            _read_layer(row, tuple(blocks.pop(row["id"], ())), self._maker.issues)
             for row in read_rows(self._connection, rule_layers, order_by=("position", "id"))
+        )
+        self._maker.issues += (
+            no_layer(draft, layer_id) for layer_id, lost in blocks.items() for draft in lost
         )
         return StoredRules(
             revision=revision,
