@@ -201,10 +201,18 @@ function calls.unconfirmed()
   return {'ok', {}, promises, grants, 0, now, next_time(), counts()}
 end
 
--- Whether the shard is there, and in this epoch; for how long it has been, and its terms.
+-- Whether the shard is there, and in this epoch; for how long it has been, its terms, and how many
+-- signs of life the database is known to have had.
 function calls.look()
-  local fields = redis.call('HMGET', SHARD .. ':shard', 'began', 'terms')
-  return {'ok', now - tonumber(fields[1]), fields[2]}
+  local fields = redis.call('HMGET', SHARD .. ':shard', 'began', 'terms', 'renewals')
+  return {'ok', now - tonumber(fields[1]), fields[2], tonumber(fields[3] or 0)}
+end
+
+-- Note how many signs of life the database has had. ARGV: how many.
+function calls.note()
+  local known = tonumber(redis.call('HGET', SHARD .. ':shard', 'renewals') or 0)
+  if argument(3) > known then redis.call('HSET', SHARD .. ':shard', 'renewals', ARGV[3]) end
+  return {'ok'}
 end
 
 -- Whether an agent has a session. ARGV: agent.

@@ -10,10 +10,11 @@ book is begun anew when Valkey has lost it.
 3. Nothing is made durable in an epoch that is not in force any more.
 4. A server that keeps a book alone in its memory has the same row, and waits for our signs of
    life as we wait for its own. On SQLite, where it gives none, it locks a file, which we share.
-5. The database knows every epoch before Valkey does. Where Valkey has a newer one, an older copy of
-   the database has been put back, which may lack what was promised since. Then the book is begun
-   in an epoch that is newer than both, and is *doubted* until leases of before must be over: as
-   long every limit counts as lent in full, beside what the database knows of.
+5. The database knows every epoch before Valkey does, and has had every sign of life that is noted
+   there. Where Valkey knows of more, an older copy of the database has been put back, which may
+   lack what was promised since. Then the book is begun in an epoch that is newer than both, and is
+   *doubted* until leases of before must be over: as long every limit counts as lent in full,
+   beside what the database knows of.
 """
 
 import asyncio
@@ -84,6 +85,10 @@ class BookEpoch:
         self._doubted_until = 0
         #: The newest epoch that Valkey has been seen to have, or this server has gone by.
         self._newest = 0
+        #: Epoch and signs of life that the database had when one was given last.
+        self._progress = (0, 0)
+        #: The epoch of an older copy of the database that was put back and has the same one.
+        self._outdated = 0
         self._sign: Signer | None = None
         #: Whose the book was when last looked at, and since when it has looked the same.
         self._seen: BookRow | None = None
@@ -174,18 +179,35 @@ class BookEpoch:
 
     async def _renew(self) -> bool:
         """Give a sign of life; False: there is no epoch to go by."""
-        epoch, asked_at = self._epoch, self._clock()
+        epoch, asked_at, before = self._epoch, self._clock(), self._progress
         if not epoch:
             return False
-        if await self._leases.renew(epoch, address=self._address):
-            if epoch == self._epoch:
-                self._valid_until = asked_at + self._valid
-            if self._doubted_until and not self.is_doubted:
-                await self._leases.end_doubt(epoch)
-                self._doubted_until = 0
-            return epoch == self._epoch
-        self.leave(epoch, BookFenced())
-        return False
+        renewals = await self._leases.renew(epoch, address=self._address)
+        if not renewals:
+            self.leave(epoch, BookFenced())
+            return False
+        if (epoch, renewals) < before:
+            self._outdated = epoch
+            self.leave(epoch, BookLost())
+            return False
+        self._progress = max(self._progress, (epoch, renewals))
+        if epoch == self._epoch:
+            self._valid_until = asked_at + self._valid
+        await self._note(epoch, renewals)
+        if self._doubted_until and not self.is_doubted:
+            await self._leases.end_doubt(epoch)
+            self._doubted_until = 0
+        return epoch == self._epoch
+
+    async def _note(self, epoch: int, renewals: int) -> None:
+        """Have Valkey know how far the database has come."""
+        try:
+            await self._valkey.call(0, epoch, ("note", [renewals]))
+        except (BookLost, BookFenced) as error:
+            self.leave(epoch, error)
+        except Unavailable:
+            # The next time is soon.
+            return
 
     async def _look(self) -> None:
         await self._valkey.check_fitness()
@@ -199,6 +221,8 @@ class BookEpoch:
 
     async def _is_usable(self, row: BookRow, now: int) -> bool:
         """Whether the book is whole, and of our terms."""
+        if row.epoch == self._outdated:
+            return False
         try:
             replies = await self._valkey.call_all(row.epoch, "look")
         except BookLost:
@@ -209,7 +233,10 @@ class BookEpoch:
             # If another server was only quicker, the row is another one by now, and not taken.
             self._newest = max(self._newest, error.epoch)
             return False
-        if all(terms.decode() == self._terms for _, _, terms in replies):
+        if await self._is_put_back_since(row, max(noted for *_, noted in replies)):
+            self._outdated = row.epoch
+            return False
+        if all(terms.decode() == self._terms for _, _, terms, _ in replies):
             return True
         if now - self._seen_since > LONGEST_SILENCE:
             # Whoever had other terms is gone.
@@ -218,6 +245,13 @@ class BookEpoch:
             "another server lends limits for other times; give all servers the same times in "
             "[limits], stop all of them, and start them anew"
         )
+
+    async def _is_put_back_since(self, row: BookRow, noted: int) -> bool:
+        if row.renewals >= noted:
+            return False
+        # Others may have given signs of life since it was read.
+        again = await self._leases.read_book()
+        return again is None or (again.epoch, again.renewals) < (row.epoch, noted)
 
     def _may_take(self, row: BookRow | None, now: int) -> bool:
         self._share_file()
@@ -250,7 +284,8 @@ class BookEpoch:
         self._file = file
 
     async def _begin_after(self, row: BookRow | None) -> None:
-        is_older_copy = (row.epoch if row is not None else 0) < self._newest
+        is_behind = (row.epoch if row is not None else 0) < self._newest
+        is_older_copy = is_behind or (row is not None and row.epoch == self._outdated)
         made = await self._leases.take(
             row,
             address=self._address,
@@ -282,7 +317,7 @@ class BookEpoch:
             return
         self._reason = ""
         replies = await self._valkey.call_all(row.epoch, "look")
-        age = min(age for _, age, _ in replies) * 1000
+        age = min(age for _, age, *_ in replies) * 1000
         window = self.unseen + lease_span(self._timing) - age
         had_promises = await self._leases.has_older_than(row.epoch)
         until = self._clock() + self._timing.longer(window)

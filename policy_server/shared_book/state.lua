@@ -1,7 +1,8 @@
 -- What a shard of the book holds, read as it is needed and written at the end, all at once.
 --
 -- KEYS[1] names the shard, hash tag included; all keys of the shard begin with it:
---   :shard             epoch, identity of the server process that it was begun on, clock, counter
+--   :shard             epoch, identity of the server process that it was begun on, clock, counter,
+--                      and how far the database is known to have come
 --   :E:limit:<key>     one limit: field "limit", "pending" and one "@<agent>" for each share
 --   :E:limits          names of limits
 --   :E:dirty           limits that are to be settled

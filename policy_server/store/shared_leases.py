@@ -55,8 +55,11 @@ class SharedLeases:
         """Read whose book it is."""
         return await self.database.read(read_book)
 
-    async def renew(self, epoch: int, *, address: str = "") -> bool:
-        """Give a sign of life, as the server at *address*; False: that epoch is over."""
+    async def renew(self, epoch: int, *, address: str = "") -> int:
+        """
+        Give a sign of life, as the server at *address*; return how many there were, or 0: that
+        epoch is over.
+        """
         return await self.database.write(partial(renew_shared_book, epoch=epoch, address=address))
 
     async def take(
@@ -107,17 +110,18 @@ class SharedLeases:
         )
 
 
-def renew_shared_book(connection: Connection, *, epoch: int, address: str = "") -> bool:
+def renew_shared_book(connection: Connection, *, epoch: int, address: str = "") -> int:
     """
     Give a sign of life of the servers together, and say where one of them that lives is, if
-    *address* does; False: that epoch is over.
+    *address* does; return how many there were, or 0: that epoch is over.
     """
     renewed = connection.execute(
         update(lease_book)
         .where(_book.epoch == epoch, _book.owner == TOGETHER)
         .values(renewals=_book.renewals + 1, address=address or _book.address)
-    )
-    return bool(renewed.rowcount)
+        .returning(_book.renewals)
+    ).first()
+    return int(renewed.renewals) if renewed is not None else 0
 
 
 def mark_shared_book_begun(connection: Connection, *, epoch: int) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from sqlalchemy import Connection, delete, update
 
 from policy_server.errors import Unavailable
 from policy_server.lending.clock import boottime_ns
@@ -26,6 +27,7 @@ from policy_server.shared_book.valkey import Valkey, shard_of
 from policy_server.store.database import Database
 from policy_server.store.schema import upgrade
 from policy_server.store.shared_leases import SharedLeases
+from policy_server.store.tables import lease_book, lease_floors, lease_limits
 from tests.conformance.limit_stores import CALM, PATIENCE, Agent, until_kept
 from tests.database_copies import copy_database, put_back
 from tests.valkey import ValkeyServer, start_valkey
@@ -218,6 +220,10 @@ async def test_a_limit_holds_while_valkey_fails(
             await store.close()
 
     assert fleet.peak > LIMIT // 2
+    row = await SharedLeases(database).read_book()
+    assert row is not None
+    # Valkey is what failed, and nobody takes the database for an older copy.
+    assert not row.is_doubted
 
 
 async def test_a_limit_holds_while_servers_come_and_go(
@@ -303,6 +309,67 @@ async def test_a_limit_holds_when_an_older_copy_of_the_database_is_put_back(
         database.close()
 
     assert fleet.peak > LIMIT // 2
+
+
+@pytest.mark.parametrize("runs_on", [True, False], ids=["server runs on", "server is started anew"])
+async def test_a_copy_of_the_database_that_is_of_the_same_epoch_is_doubted(
+    valkey: ValkeyServer, tmp_path: Path, runs_on: bool
+) -> None:
+    """The book in Valkey is whole, but what was promised since is not durable any more."""
+    path = tmp_path / "penstock.db"
+    database = Database(f"sqlite:///{path}")
+    upgrade(database)
+    store = await _start(database, valkey, "server 0", CALM)
+    has, wants = (Agent(name, LimitSpec(units=LIMIT), key=KEY) for name in "ab")
+    try:
+        await until_kept(store)
+        copy_database(path, tmp_path / "copy")
+        has.attach(store)
+        await has.sync(store, wants=LIMIT)
+        await store._epoch.check()
+        if runs_on:
+            # As a database server does that is set back, with its clients connected.
+            await database.write(_set_back_rows)
+        else:
+            await store.close()
+            database.close()
+            put_back(tmp_path / "copy", path)
+            database = Database(f"sqlite:///{path}")
+            store = await _start(database, valkey, "server 1", CALM)
+        async with asyncio.timeout(PATIENCE):
+            await _until_doubted(database)
+        await _flush(valkey)
+
+        for agent, units in ((wants, 0), (has, LIMIT), (wants, 0)):
+            agent.attach(store)
+            async with asyncio.timeout(PATIENCE):
+                await _until_heard(store, agent)
+            assert agent.cap == units
+    finally:
+        await store.close()
+        database.close()
+
+
+def _set_back_rows(connection: Connection) -> None:
+    connection.execute(update(lease_book).values(renewals=1))
+    for table in (lease_limits, lease_floors):
+        connection.execute(delete(table))
+
+
+async def _until_doubted(database: Database) -> None:
+    while True:
+        row = await SharedLeases(database).read_book()
+        if row is not None and row.is_doubted:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _until_heard(store: SharedLimitStore, agent: Agent) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            await agent.sync(store, wants=LIMIT)
+            return
+        await asyncio.sleep(0.05)
 
 
 async def test_a_server_that_answers_renews_what_another_one_lent_meanwhile(
