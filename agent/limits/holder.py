@@ -7,8 +7,6 @@ The lease holder: what this agent may use of the limits that it shares, at any m
    answer: what was long on its way may have been given to others since.
 3. What is reported as enforced is an upper bound of what is used from then on, until a newer grant
    is applied. For connections that is what is open, where more is open than may be.
-4. The units of a rate bring the events that they had; a new one is empty. Units that are given
-   back take their events along.
 
 Time is an argument, in nanoseconds of a clock that only goes forward and goes on while the host
 sleeps. Nothing here waits or sends.
@@ -17,6 +15,7 @@ sleeps. Nothing here waits or sends.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agent.limits.lease import Lease
 from agent.limits.messages import Answer, Demand, Grant, Report
 from agent.limits.times import UNKNOWN_TIMES, HolderTimes
 
@@ -24,41 +23,6 @@ from agent.limits.times import UNKNOWN_TIMES, HolderTimes
 _MOST_UNANSWERED = 64
 #: A lease without use is forgotten after so long: nothing that was said of it is under way still.
 _FORGOTTEN_AFTER = 60 * 1_000_000_000
-
-
-@dataclass(slots=True)
-class Lease:
-    """What is held of one limit."""
-
-    key: str
-    #: Parts of one event, and how many of them a unit earns a nanosecond; 0: connections.
-    event_parts: int = 0
-    earns: int = 0
-    units: int = 0
-    floor: int = 0
-    #: Units that the floor still had when it ended.
-    draining: int = 0
-    #: Of the newest grant that was applied, and what it said.
-    version: int = 0
-    granted: int = 0
-    granted_floor: int = 0
-    proof: bytes = b""
-    wants: int = 0
-    in_use: int = 0
-    #: Events that are free to pass, in parts, since when they have earned, and what went back.
-    parts: int = 0
-    parts_since: int = 0
-    returned: int = 0
-    #: What the server knows, and what it was told last on the way to that.
-    known: Demand | None = None
-    told: Demand | None = None
-    #: Since when it has been neither held nor wanted; None: it is.
-    unused_since: int | None = None
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether units are spent and earned again."""
-        return self.event_parts > 0
 
 
 @dataclass(slots=True)
@@ -135,7 +99,7 @@ class LeaseHolder:
         lease = self._leases.get(key)
         if lease is None or units < 1 or not lease.is_rate:
             return None
-        self._earn(lease, now)
+        lease.earn(now, self.times.drift)
         missing = (ahead + 1) * lease.event_parts - lease.parts
         if missing <= 0:
             return 0
@@ -147,7 +111,7 @@ class LeaseHolder:
         lease = self._leases.get(key)
         if lease is None or self.cap(key, now) < 1 or not lease.is_rate:
             return False
-        self._earn(lease, now)
+        lease.earn(now, self.times.drift)
         if lease.parts < lease.event_parts:
             return False
         lease.parts -= lease.event_parts
@@ -169,7 +133,7 @@ class LeaseHolder:
         lease = self._leases.get(key)
         if lease is None or not lease.is_rate or not self.cap(key, now):
             return 0
-        self._earn(lease, now)
+        lease.earn(now, self.times.drift)
         return lease.parts // lease.event_parts
 
     def surplus(self, key: str, now: int) -> int:
@@ -198,7 +162,7 @@ class LeaseHolder:
         changed = [
             (lease, demand)
             for lease in self._leases.values()
-            if (demand := self._demand(lease)) != lease.known
+            if (demand := lease.demand()) != lease.known
         ]
         if most is not None and len(changed) > most:
             changed.sort(key=lambda one: (one[0].told == one[1], not one[0].in_use))
@@ -220,7 +184,7 @@ class LeaseHolder:
     def has_more_to_tell(self) -> bool:
         """Whether something has changed that no request has said yet."""
         return any(
-            self._demand(lease) not in (lease.known, lease.told) for lease in self._leases.values()
+            lease.demand() not in (lease.known, lease.told) for lease in self._leases.values()
         )
 
     @property
@@ -266,7 +230,7 @@ class LeaseHolder:
     def forget_unused(self, now: int) -> None:
         """Drop leases that are neither held nor asked for, once the server knows."""
         for lease in list(self._leases.values()):
-            if lease.units or lease.in_use or lease.wants or lease.known != self._demand(lease):
+            if lease.units or lease.in_use or lease.wants or lease.known != lease.demand():
                 lease.unused_since = None
             elif lease.unused_since is None:
                 lease.unused_since = now
@@ -329,35 +293,13 @@ class LeaseHolder:
             lease = self._lease(grant.key)
             if grant.version <= lease.version:
                 continue
-            self._earn(lease, now)
-            lease.version, lease.proof = grant.version, grant.proof
-            lease.granted, lease.granted_floor = grant.units, grant.floor
-            is_live = not self._has_lapsed
-            floor = grant.floor if self._has_floors else 0
-            units = grant.units if is_live else floor
-            parts = lease.parts
-            if grant.event_parts != lease.event_parts and lease.event_parts:
-                parts = parts * grant.event_parts // lease.event_parts
-            lease.event_parts, lease.earns = grant.event_parts, grant.earns
-            lease.floor = floor
-            lease.parts = min(parts, units * lease.event_parts)
-            lease.returned = parts - lease.parts
-            lease.units = units
-            if is_live:
-                lease.parts = min(lease.parts + grant.fill, units * lease.event_parts)
-
-    def _demand(self, lease: Lease) -> Demand:
-        return Demand(
-            key=lease.key,
-            wants=lease.wants,
-            enforced=max(lease.units, lease.in_use),
-            version=lease.version,
-            returned=lease.returned,
-            granted=lease.granted,
-            floor=lease.granted_floor,
-            proof=lease.proof,
-            in_use=lease.in_use,
-        )
+            lease.apply(
+                grant,
+                now,
+                is_live=not self._has_lapsed,
+                has_floor=self._has_floors,
+                drift=self.times.drift,
+            )
 
     def _lapse(self, now: int) -> None:
         """At the deadline everything falls to its floor, and what was free to pass with it."""
@@ -366,27 +308,12 @@ class LeaseHolder:
             # The server may have ended what it knew of us: it is told everything again.
             self.meet_anew()
             for lease in self._leases.values():
-                self._fall(lease, min(lease.units, lease.floor), self._deadline)
+                lease.fall(min(lease.units, lease.floor), self._deadline, self.times.drift)
         if self._has_floors and now >= self._floor_deadline:
             self._has_floors = False
             for lease in self._leases.values():
                 lease.draining, lease.floor = lease.units, 0
-                self._fall(lease, 0, self._floor_deadline)
-
-    def _fall(self, lease: Lease, units: int, at: int) -> None:
-        # Whoever looks at the clock late, as one that stood still, has earned no more by that: what
-        # fell may be another's since.
-        self._earn(lease, at)
-        lease.units = units
-        lease.parts = min(lease.parts, units * lease.event_parts)
-        lease.returned = 0
-
-    def _earn(self, lease: Lease, now: int) -> None:
-        span = max(0, now - lease.parts_since)
-        # As slowly as the slowest clock would have it: ours may be fast.
-        earned = (span - span // self.times.drift) * lease.units * lease.earns
-        lease.parts = min(lease.parts + earned, lease.units * lease.event_parts)
-        lease.parts_since = now
+                lease.fall(0, self._floor_deadline, self.times.drift)
 
     def _lease(self, key: str) -> Lease:
         lease = self._leases.get(key)
