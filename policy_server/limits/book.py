@@ -39,6 +39,7 @@ from policy_server.limits.messages import Decision, Demand, Grant, Holding, Prom
 from policy_server.limits.promises import take_promise
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.limits.state import Limit, Session, Share, Stage
+from policy_server.limits.taking import take_demand
 
 #: Writes what proves a grant: agent, incarnation, key, version, units and floor.
 Signer = Callable[[str, int, str, int, int, int], bytes]
@@ -251,19 +252,15 @@ class LeaseBook:
         self._refilling.remove(demand.key)
         limit.earn(now, self._timing.drift)
         share = limit.shares.setdefault(agent, Share(held_since=now, waiting_since=now))
-        share.weight, share.incarnation = max(1, demand.weight), session.incarnation
+        share.incarnation = session.incarnation
         if demand.wants and not share.wants:
             share.waiting_since = now
-        share.wants = max(0, min(demand.wants, limit.spec.units))
-        share.in_use = demand.in_use
-        if share.is_restored:
-            self._take_over(agent, session, limit, share, demand)
-        else:
-            if demand.enforced > share.booked:
-                self._take_claim(agent, session, limit, share, demand)
-            elif demand.version == share.version:
-                self._lower(limit, share, demand)
-            share.is_behind = demand.version < share.version
+
+        def is_proven() -> bool:
+            facts = (demand.key, demand.version, demand.granted, demand.floor)
+            return self._sign(agent, session.incarnation, *facts) == demand.proof
+
+        take_demand(limit, share, demand, is_proven, self._next_version)
         if not share.is_behind:
             session.unconfirmed.pop(demand.key, None)
         if share.is_empty:
@@ -298,45 +295,6 @@ class LeaseBook:
                 continue
             share.is_behind = True
             self._dirty[key] = None
-
-    def _take_over(
-        self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
-    ) -> None:
-        """An agent says for the first time what it has of what a predecessor lent it."""
-        share.granted = max(0, min(demand.enforced, share.booked))
-        if demand.enforced > share.booked:
-            self._take_claim(agent, session, limit, share, demand)
-        # More may be under way to it from the predecessor. Once it names this version, nothing is;
-        # and it may not have heard what the limit is now.
-        share.is_restored, share.version, share.is_behind = False, self._next_version(), True
-
-    def _take_claim(
-        self, agent: str, session: Session, limit: Limit, share: Share, demand: Demand
-    ) -> None:
-        """An agent has more than we know of."""
-        has_confirmed = 0 < share.version == demand.version
-        if not has_confirmed and not limit.unclaimed:
-            # It was lent no more, so this was said before it gave something back, or it took what
-            # nobody lent it. If it says so once it has confirmed a grant of ours, it has.
-            share.version = share.version or self._next_version()
-            return
-        grown = limit.book(share, booked=demand.enforced)
-        proof = self._sign(
-            agent, session.incarnation, demand.key, demand.version, demand.granted, demand.floor
-        )
-        if demand.version >= share.version and proof == demand.proof:
-            share.version, share.fill = demand.version, 0
-            share.granted = min(demand.granted, demand.enforced)
-        # Whose claim shows nothing is told what it has.
-        share.version = share.version or self._next_version()
-        limit.unclaimed = max(0, limit.unclaimed - max(0, grown))
-
-    def _lower(self, limit: Limit, share: Share, demand: Demand) -> None:
-        booked = max(0, demand.enforced)
-        share.granted = min(share.granted, booked)
-        freed = -limit.book(share, booked=booked, floor=share.floor_granted)
-        if limit.spec.is_rate and freed > 0:
-            limit.pool += max(0, min(demand.returned, freed * limit.spec.event_parts))
 
     def _free(self, agent: str, session: Session, now: int) -> None:
         for key in session.keys:
