@@ -18,7 +18,12 @@ from sqlalchemy import Connection
 
 from policy_server.answering.answers import Answer
 from policy_server.answering.known_answers import KnownAnswers
-from policy_server.answering.questions import check_domain, check_source, make_question
+from policy_server.answering.questions import (
+    check_domain,
+    check_site,
+    check_source,
+    make_question,
+)
 from policy_server.automation.actions import ActionInForce, ActionKind
 from policy_server.dns import MxResolver
 from policy_server.errors import DnsUnavailable, PolicyServerError, RulesNotLoaded
@@ -204,7 +209,7 @@ class Policy:
             return question
         domain, source = check_domain(routing_domain), check_source(egress_source)
         if site_name:
-            hosts = await self._hosts_of_site(site_name, domain)
+            hosts = await self._hosts_of_site(check_site(site_name), domain)
         else:
             found = await self._site_of_domain(domain)
             site_name, hosts = found.site.site_name, found.site.mx_hosts

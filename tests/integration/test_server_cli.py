@@ -326,6 +326,20 @@ def test_explain_takes_the_callers_hosts_and_shows_a_table(config, rule_file, ca
     assert "connection_limit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("host", ["mx.bücher.example", "MX.XN--BCHER-KVA.example."])
+def test_a_provider_matches_hosts_in_either_spelling(config, rule_file, capsys, host):
+    rules = '[provider."books"]\nmatch = [{MXSuffix=".bücher.example"}]\nmax_ready = 3\n'
+    run(["rules", "import", rule_file(rules), "--config", config])
+    capsys.readouterr()
+
+    asked = ["explain", "a.example", "--source", "ip-1", "--mx", host, "--json"]
+    assert run([*asked, "--config", config]) == 0
+
+    answer = _json(capsys)
+    assert answer["provider_names"] == ["books"]
+    assert answer["site_name"] == "mx.xn--bcher-kva.example"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -336,6 +350,7 @@ def test_explain_takes_the_callers_hosts_and_shows_a_table(config, rule_file, ca
         (["rules", "import", "/none.toml"], 1, "/none.toml"),
         (["actions", "cancel", "7"], 1, "no action 7"),
         (["explain", "nowhere.invalid", "--source", "x"], 1, "does not exist"),
+        (["explain", "a.example", "--source", "x", "--mx", "a b"], 1, "mx_hosts[0].host is no"),
         (["explain", "a.example", "--source", "\udcff"], 2, "not UTF-8: \\xff"),
         (["rules", "import", "\udcfe.toml"], 2, "not UTF-8: \\xfe.toml"),
         (["rules", "history", "--layer", "a\udce9"], 2, "not UTF-8: a\\xe9"),
