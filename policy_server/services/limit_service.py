@@ -32,6 +32,7 @@ from policy_server.services.limit_stream import (
     LimitStream,
     Receiver,
     read_first,
+    why_over,
     why_unheard,
 )
 from policy_server.services.paging import read_page_size
@@ -79,10 +80,11 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
             self._store,
             self._receiver(holder),
             holder=holder,
+            incarnation=first.incarnation,
             next_sync=self._next_sync,
             metrics=self._metrics,
         )
-        self._end_earlier(holder)
+        self._end_earlier(holder, first.incarnation)
         self._streams[holder] = stream
         try:
             async with contextlib.aclosing(stream.serve(first, request_iterator)) as responses:
@@ -100,7 +102,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         report = request.report
         holder = name_holder(_read_agent(context), report.worker)
         # What is there for the worker goes to one place.
-        self._end_earlier(holder)
+        self._end_earlier(holder, report.incarnation)
         detach = self._store.attach(holder, _do_nothing)
         try:
             heard = await self._receiver(holder).take(report)
@@ -154,9 +156,15 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         for stream in tuple(self._streams.values()):
             stream.end(_SOONEST + _SPREAD * self._random.random())
 
-    def _end_earlier(self, holder: str) -> None:
-        if (earlier := self._streams.pop(holder, None)) is not None:
-            earlier.give_way()
+    def _end_earlier(self, holder: str, incarnation: int) -> None:
+        earlier = self._streams.get(holder)
+        if earlier is None:
+            return
+        if earlier.incarnation > incarnation:
+            # One that has been told so asks again now and then, and must not disturb the other.
+            raise why_over()
+        del self._streams[holder]
+        earlier.give_way()
 
     def _receiver(self, holder: str) -> Receiver:
         return Receiver(self._store, self._names, holder=holder, metrics=self._metrics)

@@ -104,12 +104,14 @@ class LimitStream:
         receiver: Receiver,
         *,
         holder: str,
+        incarnation: int,
         next_sync: Callable[[], timedelta],
         metrics: ServerMetrics,
     ) -> None:
         self._store = store
         self._receiver = receiver
         self._holder = holder
+        self.incarnation = incarnation
         self._next_sync = next_sync
         self._metrics = metrics
         self._alarm = asyncio.Event()
@@ -131,7 +133,7 @@ class LimitStream:
         listener = asyncio.create_task(self._listen(first, requests))
         listener.add_done_callback(self._note_end)
         try:
-            while (answer := await self._next(first.incarnation)) is not None:
+            while (answer := await self._next()) is not None:
                 yield pb.SyncLimitsResponse(answer=answer)
         finally:
             detach()
@@ -153,7 +155,7 @@ class LimitStream:
         await self._take(first)
         async for request in requests:
             report = request.report
-            if (report.worker, report.incarnation) != (first.worker, first.incarnation):
+            if (report.worker, report.incarnation) != (first.worker, self.incarnation):
                 text = "must stay the same within a stream"
                 raise invalid_report([("incarnation", text)])
             await self._take(report)
@@ -166,7 +168,7 @@ class LimitStream:
         self._alarm.set()
         await self._is_answered.wait()
 
-    async def _next(self, incarnation: int) -> pb.LimitAnswer | None:
+    async def _next(self) -> pb.LimitAnswer | None:
         """Return what is to be sent next; None at the end."""
         while True:
             await self._alarm.wait()
@@ -175,7 +177,7 @@ class LimitStream:
                 raise self._failure
             if self._is_over:
                 return None
-            taken = await self._store.take(self._holder, incarnation, MOST_GRANTS)
+            taken = await self._store.take(self._holder, self.incarnation, MOST_GRANTS)
             if taken.has_more:
                 self._alarm.set()
             if not (taken.grants or self._owes or self._reconnect_after):
@@ -183,7 +185,9 @@ class LimitStream:
             if self._owes and not taken.sequence:
                 raise why_unheard(taken, self._epoch)
             unknown, self._unknown = self._unknown, []
-            answer = to_answer(taken, incarnation, self._receiver.handles.by_key, unknown=unknown)
+            answer = to_answer(
+                taken, self.incarnation, self._receiver.handles.by_key, unknown=unknown
+            )
             self._metrics.limit_grants.inc(len(taken.grants))
             self._finish(answer)
             return answer
@@ -213,6 +217,11 @@ def why_unheard(taken: Taken, epoch: int) -> PolicyServerError:
     """Say why the book does not know of a report that was taken in in *epoch*."""
     if taken.epoch != epoch:
         return Unavailable("the book of limits has been begun anew; connect and report again")
+    return why_over()
+
+
+def why_over() -> PolicyServerError:
+    """Say that a start of a worker is over: our agents know it by this text."""
     return Aborted("a later start of this worker has reported, or this one was released")
 
 

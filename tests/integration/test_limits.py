@@ -292,6 +292,28 @@ async def test_a_worker_that_was_released_but_lives_is_told_and_others_have_what
             assert failure.value.code() is grpc.StatusCode.ABORTED
 
 
+async def test_an_earlier_start_that_asks_again_leaves_the_stream_of_the_later_one_alone(
+    url,
+) -> None:
+    async with lending(url, connection_limit=10) as (_, channel):
+        earlier, later = Worker("mta-1", incarnation=1), Worker("mta-1", incarnation=2)
+        async with later.connected(channel):
+            later.want(KEY, 10, path())
+            await later.report()
+            await later.until(lambda: later.cap(KEY) == 10)
+
+            async with earlier.connected(channel):
+                await earlier.report()
+                assert (await earlier.ended()).code() is grpc.StatusCode.ABORTED
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await earlier.exchange(channel)
+            assert failure.value.code() is grpc.StatusCode.ABORTED
+
+            before = len(later.answers)
+            await later.report()
+            await later.until(lambda: len(later.answers) > before)
+
+
 async def test_released_leases_are_free_at_once(url) -> None:
     async with lending(url, connection_limit=10) as (_, channel):
         first, second = Worker("mta-1"), Worker("mta-2")
