@@ -72,15 +72,18 @@ def list_command(session: Session, with_ended: bool, limit: int, as_json: bool) 
     """List actions in force, newest first."""
     states = tuple(ActionState) if with_ended else tuple(LIVE_STATES)
     with open_database(session.settings()) as database:
-        found = run_async(ActionStore(database).list(states, limit, None))
+        found = run_async(ActionStore(database).list(states, limit + 1, None))
     if not with_ended:
         # Expiry is marked by the running server; one that is over shows as over without it too.
         now = datetime.now(UTC)
         found = tuple(action for action in found if action.is_live(now))
+    shown = found[:limit]
     if as_json:
-        click.echo(json.dumps({"actions": [describe_action(action) for action in found]}, indent=1))
+        click.echo(json.dumps({"actions": [describe_action(action) for action in shown]}, indent=1))
     else:
-        _print_table(found)
+        _print_table(shown)
+    if len(found) > limit:
+        click.echo(f"the newest {limit} are shown, there are more: --limit", err=True)
 
 
 @actions.command("show")

@@ -247,6 +247,19 @@ def test_commands_create_show_extend_pin_and_cancel(url, config, capsys):
     assert "action 1 is cancelled" in capsys.readouterr().err
 
 
+def test_a_list_that_was_cut_says_so(url, config, capsys):
+    for number in range(3):
+        options = ("SuspendTenant", "--domain", "a.example", "--tenant", f"t{number}")
+        assert run(["actions", "create", *options, "--duration", "1h", "--config", config]) == 0
+    capsys.readouterr()
+
+    for limit, are_more in ((2, True), (3, False)):
+        assert run(["actions", "list", "--json", "--limit", str(limit), "--config", config]) == 0
+        shown = capsys.readouterr()
+        assert len(json.loads(shown.out)["actions"]) == limit
+        assert ("there are more: --limit" in shown.err) == are_more
+
+
 async def test_commands_show_evidence_of_rules(url, config, capsys):
     write_rules(url, yahoo(automation(r"\[TS04\]", "Bounce")))
     async with serving(url) as client:
