@@ -11,8 +11,9 @@ The keeper: which of several servers on one database keeps the lease book.
 4. A server that is the same as the last owner, as it listens on the same address of the same host,
    goes on at once: the earlier process is gone.
 5. A database that knows less than this server did, or than the file says, is an older copy that
-   was put back; and so may be one without that file, which came from another host. What was
-   promised since is not in it: the book is *doubted* (`store.leases`).
+   was put back; and so may be one without that file, which came from another host, or a row of
+   PostgreSQL that comes from a dump. What was promised since is not in it: the book is *doubted*
+   (`store.leases`).
 """
 
 import asyncio
@@ -173,8 +174,8 @@ class BookKeeper:
         if known is None:
             return latest > (0, 0)
         if latest == (0, 0):
-            return self._is_file_new
-        return (known.epoch, known.renewals) < latest
+            return self._is_file_new or known.is_copied
+        return known.is_copied or (known.epoch, known.renewals) < latest
 
     async def _take(self, known: BookRow | None) -> BookRow | None:
         begun, latest = self._clock(), self._read_latest()

@@ -285,7 +285,9 @@ class BookEpoch:
 
     async def _begin_after(self, row: BookRow | None) -> None:
         is_behind = (row.epoch if row is not None else 0) < self._newest
-        is_older_copy = is_behind or (row is not None and row.epoch == self._outdated)
+        is_older_copy = is_behind or (
+            row is not None and (row.epoch == self._outdated or row.is_copied)
+        )
         made = await self._leases.take(
             row,
             address=self._address,

@@ -2,14 +2,30 @@
 What of the lease book must outlive a server: whose book it is, and what it promised.
 
 Every write names the epoch of its book and changes nothing if that is not the newest: a server
-that lost the book can't write into its successor's.
+that lost the book can't write into its successor's. A book is *doubted* where what it promised may
+be missing here, since the database was put back from a copy.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 
 from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
 from policy_server.limits.spec import Earning, LimitSpec
@@ -18,6 +34,7 @@ from policy_server.store.tables import lease_book, lease_floors, lease_limits
 
 _book, _limits, _floors = lease_book.c, lease_limits.c, lease_floors.c
 _THE_BOOK = 1
+_MOST_XID = (1 << 32) - 1
 #: Of `lease_floors`, and so are they named in `Holding`.
 HOLDING_COLUMNS = ("units", "floor", "incarnation")
 
@@ -37,6 +54,8 @@ class BookRow:
     secret: str
     #: More may be out than is written down.
     is_doubted: bool
+    #: It was not written here, but comes from a dump; never seen on SQLite.
+    is_copied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +70,7 @@ class DurableLimit:
 
 def read_book(connection: Connection) -> BookRow | None:
     """Read whose book it is; None: there never was one."""
-    row = connection.execute(select(lease_book)).first()
+    row = connection.execute(select(lease_book, _read_writer(connection))).first()
     if row is None:
         return None
     return BookRow(
@@ -61,7 +80,23 @@ def read_book(connection: Connection) -> BookRow | None:
         renewals=row.renewals,
         secret=row.secret,
         is_doubted=row.is_doubted,
+        is_copied=row.written_by not in (0, row.writer),
     )
+
+
+def name_writer(connection: Connection) -> dict[str, Any]:
+    """State as a column of `lease_book` who writes the row; every write of it has to."""
+    if connection.dialect.name != "postgresql":
+        return {"written_by": 0}
+    return {"written_by": func.txid_current().op("&")(cast(_MOST_XID, BigInteger))}
+
+
+def _read_writer(connection: Connection) -> ColumnElement[int]:
+    """Read which transaction did write it: of a row that was restored, the one that did that."""
+    if connection.dialect.name != "postgresql":
+        return literal(0).label("writer")
+    # It has no number as a type, only as a text.
+    return cast(cast(literal_column("xmin"), Text), BigInteger).label("writer")
 
 
 def take_book(
@@ -89,6 +124,7 @@ def take_book(
             "secret": secret,
             "holdings_epoch": epoch,
             "is_doubted": is_doubted,
+            **name_writer(connection),
         }
         insert = insert_or(connection, lease_book).values(made)
         # Of two servers that both found none, one makes it.
@@ -105,6 +141,7 @@ def take_book(
             address=address,
             renewals=_book.renewals + 1,
             is_doubted=known.is_doubted or is_doubted,
+            **name_writer(connection),
         )
     )
     if not taken.rowcount:
@@ -128,14 +165,18 @@ def _distrust_holdings_of_others(connection: Connection, *, before: int) -> None
 def end_doubt(connection: Connection, *, epoch: int) -> None:
     """Whatever was lent before *epoch* is over, and nothing else counts any more."""
     connection.execute(
-        update(lease_book).where(_book.epoch == epoch, _book.is_doubted).values(is_doubted=False)
+        update(lease_book)
+        .where(_book.epoch == epoch, _book.is_doubted)
+        .values(is_doubted=False, **name_writer(connection))
     )
 
 
 def renew_book(connection: Connection, epoch: int) -> bool:
     """Give a sign of life; False: the book has gone to another server."""
     renewed = connection.execute(
-        update(lease_book).where(_book.epoch == epoch).values(renewals=_book.renewals + 1)
+        update(lease_book)
+        .where(_book.epoch == epoch)
+        .values(renewals=_book.renewals + 1, **name_writer(connection))
     )
     return bool(renewed.rowcount)
 
@@ -143,7 +184,9 @@ def renew_book(connection: Connection, epoch: int) -> bool:
 def give_up_book(connection: Connection, epoch: int) -> None:
     """Leave the book to whoever comes, if it still is ours."""
     connection.execute(
-        update(lease_book).where(_book.epoch == epoch).values(owner="", renewals=_book.renewals + 1)
+        update(lease_book)
+        .where(_book.epoch == epoch)
+        .values(owner="", renewals=_book.renewals + 1, **name_writer(connection))
     )
 
 

@@ -21,6 +21,7 @@ from policy_server.store.leases import (
     HOLDING_COLUMNS,
     BookRow,
     end_doubt,
+    name_writer,
     read_book,
     read_holdings,
     take_book,
@@ -118,7 +119,11 @@ def renew_shared_book(connection: Connection, *, epoch: int, address: str = "") 
     renewed = connection.execute(
         update(lease_book)
         .where(_book.epoch == epoch, _book.owner == TOGETHER)
-        .values(renewals=_book.renewals + 1, address=address or _book.address)
+        .values(
+            renewals=_book.renewals + 1,
+            address=address or _book.address,
+            **name_writer(connection),
+        )
         .returning(_book.renewals)
     ).first()
     return int(renewed.renewals) if renewed is not None else 0
@@ -129,7 +134,7 @@ def mark_shared_book_begun(connection: Connection, *, epoch: int) -> bool:
     marked = connection.execute(
         update(lease_book)
         .where(_book.epoch == epoch, _book.owner == BEGINNING)
-        .values(owner=TOGETHER, renewals=_book.renewals + 1)
+        .values(owner=TOGETHER, renewals=_book.renewals + 1, **name_writer(connection))
     )
     return bool(marked.rowcount)
 

@@ -356,6 +356,13 @@ lease_book = Table(
         server_default=false(),
         comment="More may be lent than is written here, as an older copy was put back.",
     ),
+    Column(
+        "written_by",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="PostgreSQL: the row's xmin; another one: it comes from a dump. 0: not said.",
+    ),
     CheckConstraint("id = 1", name="one_row"),
     comment="Which server lends limits out; only one does.",
 )

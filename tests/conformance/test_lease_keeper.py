@@ -2,15 +2,16 @@
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, insert, select, text, update
 
 from policy_server.lending.keeper import BookKeeper, BookLost
 from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
 from policy_server.limits.spec import Earning, LimitSpec
 from policy_server.store.database import Database
-from policy_server.store.leases import read_promises
+from policy_server.store.leases import end_doubt, read_book, read_promises
 from policy_server.store.tables import lease_book
 
 SECOND = 1_000_000_000
@@ -190,3 +191,41 @@ async def test_a_database_that_knows_less_than_its_server_is_doubted(database, m
 
     assert after.is_doubted
     assert after.epoch > before.epoch
+
+
+async def test_a_row_that_comes_from_a_dump_is_doubted(database, make_keeper) -> None:
+    if database.is_sqlite:
+        pytest.skip("there a file says how far the book had come")
+    first, _ = make_keeper("one")
+    await first.acquire()
+    await first.keep([promise()])
+    await first.give_up()
+    known = await database.read(read_book)
+    assert not known.is_copied
+    await database.write(_restore_from_dump)
+    second, _ = make_keeper("two")
+
+    assert (await second.acquire()).is_doubted
+    await database.write(partial(end_doubt, epoch=second._book.epoch))
+    await second.give_up()
+
+    third, _ = make_keeper("three")
+    assert not (await third.acquire()).is_doubted
+
+
+def _restore_from_dump(connection) -> None:
+    rows = [dict(row._mapping) for row in connection.execute(select(lease_book))]
+    connection.execute(delete(lease_book))
+    connection.execute(insert(lease_book), rows)
+
+
+async def test_who_puts_a_copy_back_can_say_so(database, make_keeper) -> None:
+    """As docs/limits.md says."""
+    first, _ = make_keeper("one")
+    await first.acquire()
+    await first.give_up()
+    statement = "UPDATE lease_book SET is_doubted = true, owner = ''"
+    await database.write(lambda connection: connection.execute(text(statement)))
+    second, _ = make_keeper("two")
+
+    assert (await second.acquire()).is_doubted
