@@ -35,6 +35,8 @@ _PARENTS = {
     "automation_rules": ("block_id", "rule_blocks"),
 }
 _OPERATIONS = ("insert", "update")
+#: A number that will never be reached by counting.
+_FAR = 2**40
 
 
 def upgrade() -> None:
@@ -44,6 +46,22 @@ def upgrade() -> None:
             for operation in _OPERATIONS:
                 # Not op.execute, which would take colons for parameters.
                 op.get_bind().exec_driver_sql(_trigger(table, operation))
+        for parent in ("rule_layers", "rule_blocks"):
+            _keep_off_orphans(parent)
+
+
+def _keep_off_orphans(parent: str) -> None:
+    """Give no new row the number of one that was never there, but has parts."""
+    newest = ", ".join(
+        f"coalesce((SELECT max({column}) FROM {child} WHERE {column} < {_FAR}), 0)"
+        for child, (column, table) in _PARENTS.items()
+        if table == parent
+    )
+    op.execute(
+        f"INSERT INTO sqlite_sequence (name, seq) SELECT '{parent}', 0 "
+        f"WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{parent}')"
+    )
+    op.execute(f"UPDATE sqlite_sequence SET seq = max(seq, {newest}) WHERE name = '{parent}'")
 
 
 def downgrade() -> None:

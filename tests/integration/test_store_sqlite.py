@@ -166,6 +166,21 @@ def test_a_block_whose_layer_was_replaced_is_reported_until_it_has_one(database)
     assert keeper.compile(revision=0, now=_NOW).after.default.base[0].id == 1
 
 
+@pytest.mark.parametrize("number", [2, 2**62])
+def test_no_new_row_adopts_the_parts_of_one_that_was_never_there(old_database, number):
+    _import(old_database, _layer("a"))
+    with sqlite3.connect(old_database.url.database) as connection:
+        connection.execute(
+            f"INSERT INTO rule_options (block_id, name, value) VALUES ({number}, 'max_ready', '1')"
+        )
+    upgrade(old_database)
+
+    _import(old_database, _layer("b"))
+
+    layer, _ = old_database.read_now(lambda c: read_layer(c, "b"))
+    assert [dict(block.options) for block in layer.blocks] == [{}]
+
+
 _ODD_POSITIONS = ["'abc'", "99999999999999", "-99999999999999", "1.5", "9e999"]
 
 
