@@ -55,6 +55,8 @@ class Issue:
     value: Any = None
     #: Row of rule_blocks, for rules that come from SQL.
     block_id: int | None = None
+    #: The table whose row is wrong, likewise.
+    table: str = "rule_blocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

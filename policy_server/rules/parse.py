@@ -13,10 +13,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from policy_server.rules.automation_rules import parse_rule, rule_text
+from policy_server.rules.automation_rules import Finding, parse_rule, rule_text
 from policy_server.rules.catalogue import Option, build_catalogue
 from policy_server.rules.issues import block_title, plain, quote_value
 from policy_server.rules.layers import (
+    AutomationDraft,
     AutomationRule,
     Block,
     BlockDraft,
@@ -115,6 +116,7 @@ class _Place:
         value: Any = None,
         line: int | None = None,
         severity: Severity = Severity.ERROR,
+        table: str = "rule_blocks",
     ) -> Issue:
         return Issue(
             code=code,
@@ -126,6 +128,7 @@ class _Place:
             option=option,
             value=plain(value),
             block_id=self._draft.id or None,
+            table=table,
         )
 
 
@@ -133,8 +136,14 @@ def check_validity(draft: LayerDraft) -> Iterator[Issue]:
     """Report dates between which a layer is never in force."""
     start, end = draft.valid_from, draft.valid_until
     if start is not None and end is not None and start >= end:
-        message = "valid_from is not before valid_until: the layer would never be in force"
-        yield Issue(code="bad_validity", message=message, file=draft.file, option="valid_until")
+        yield Issue(
+            code="bad_validity",
+            message=f"layer {quote_value(draft.name)}: valid_from is not before valid_until: the "
+            "layer would never be in force",
+            file=draft.file,
+            option="valid_until",
+            table="rule_layers",
+        )
 
 
 def stands_twice(block: Block, *, first: int) -> Issue:
@@ -210,7 +219,9 @@ def _parse_options(
         option = options.get(name)
         if option is None:
             message = f"unknown option {quote_value(name)}{_hint(name, raw, options)}"
-            issues.append(place.issue("unknown_option", message, option=name, value=raw))
+            issues.append(
+                place.issue("unknown_option", message, option=name, value=raw, table="rule_options")
+            )
         elif raw is None:
             parsed[name] = None
         elif not _may_set(draft, option):
@@ -254,14 +265,16 @@ def _misplaced(place: _Place, draft: BlockDraft, option: Option, raw: Any) -> Is
     where = "a provider block, not in its sources" if draft.source else "a provider block"
     other = option.name.removeprefix("provider_")
     message = f"{option.name} {quote_value(raw)} belongs in {where}; here, set {other}"
-    return place.issue("misplaced_option", message, option=option.name, value=raw)
+    return place.issue(
+        "misplaced_option", message, option=option.name, value=raw, table="rule_options"
+    )
 
 
 def _bad_value(place: _Place, option: Option, raw: Any, error: InvalidValueError) -> Issue:
     shown = "" if option.is_secret else f" {quote_value(raw)}"
     value = None if option.is_secret else raw
     message = f"{option.name}{shown}: {error}"
-    return place.issue("bad_value", message, option=option.name, value=value)
+    return place.issue("bad_value", message, option=option.name, value=value, table="rule_options")
 
 
 def _parse_matches(
@@ -269,7 +282,9 @@ def _parse_matches(
 ) -> tuple[ProviderMatch, ...]:
     if draft.matches and (draft.scope is not Scope.PROVIDER or draft.source):
         message = "match belongs in a provider block"
-        issues.append(place.issue("misplaced_match", message, option="match"))
+        issues.append(
+            place.issue("misplaced_match", message, option="match", table="provider_matches")
+        )
         return ()
     parsed = []
     for kind, text in draft.matches:
@@ -277,7 +292,11 @@ def _parse_matches(
             parsed.append(_parse_match(kind, text))
         except ValueError as error:
             message = f"match {quote_value(text)}: {error}"
-            issues.append(place.issue("bad_match", message, option="match", value=text))
+            issues.append(
+                place.issue(
+                    "bad_match", message, option="match", value=text, table="provider_matches"
+                )
+            )
     return tuple(dict.fromkeys(parsed))
 
 
@@ -300,18 +319,26 @@ def _parse_automation(
             rule_draft, block=draft, layer=layer, position=position, ordinal=seen[text]
         )
         seen[text] += 1
-        for found in findings:
-            shown = "" if found.value is None else f" {quote_value(found.value)}"
-            issues.append(
-                place.issue(
-                    found.code,
-                    f"automation {found.field}{shown}: {found.message}",
-                    option=found.field,
-                    value=found.value,
-                    line=rule_draft.field_lines.get(found.field) or rule_draft.line,
-                    severity=Severity.WARNING if found.is_warning else Severity.ERROR,
-                )
-            )
+        issues += (
+            _automation_issue(place, rule_draft, found, position=position) for found in findings
+        )
         if rule is not None and rule_draft.enabled:
             rules.append(rule)
     return tuple(rules)
+
+
+def _automation_issue(
+    place: _Place, draft: AutomationDraft, found: Finding, *, position: int
+) -> Issue:
+    shown = "" if found.value is None else f" {quote_value(found.value)}"
+    # A rule in a file is known by its line, one in SQL by its place in the block and its number.
+    row = f"automation_rules {draft.id}: " if draft.id else ""
+    return place.issue(
+        found.code,
+        f"{row}automation {found.field}{shown}: {found.message}",
+        option=f"automation[{position}].{found.field}" if draft.id else found.field,
+        value=found.value,
+        line=draft.field_lines.get(found.field) or draft.line,
+        severity=Severity.WARNING if found.is_warning else Severity.ERROR,
+        table="automation_rules",
+    )

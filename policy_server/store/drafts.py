@@ -35,6 +35,7 @@ class DraftMaker:
     def block(self, row: Row, parts: BlockParts) -> BlockDraft:
         """Make the draft of a block."""
         block_id = row["id"]
+        place = _Place("rule_blocks", block_id)
         options, matches = list(parts.options), list(parts.matches)
         return BlockDraft(
             id=block_id,
@@ -42,9 +43,9 @@ class DraftMaker:
             name=str(row["name"]),
             source=str(row["source"]),
             comment=str(row["comment"]),
-            mx_rollup=self._bool(row, "mx_rollup", block_id, fallback=True),
-            replace_base=self._bool(row, "replace_base", block_id, fallback=False),
-            enabled=self._bool(row, "enabled", block_id, fallback=True),
+            mx_rollup=self._bool(row, "mx_rollup", place, fallback=True),
+            replace_base=self._bool(row, "replace_base", place, fallback=False),
+            enabled=self._bool(row, "enabled", place, fallback=True),
             options={str(option["name"]): self._option(option) for option in options},
             option_comments={
                 str(option["name"]): str(option["comment"])
@@ -55,59 +56,72 @@ class DraftMaker:
             match_comments={
                 _match(match): str(match["comment"]) for match in matches if match["comment"]
             },
-            automation=tuple(map(self._automation, parts.automation)),
+            automation=tuple(
+                self._automation(rule, f"automation[{position}]")
+                for position, rule in enumerate(parts.automation)
+            ),
         )
 
     def _option(self, row: Row) -> Any:
-        return self._json(row, "value", row["block_id"], str(row["name"]))
+        place = _Place("rule_options", row["block_id"], str(row["name"]))
+        return self._json(row, "value", place)
 
-    def _automation(self, row: Row) -> AutomationDraft:
-        block_id = row["block_id"]
-        regexes = self._json(row, "regexes", block_id, "automation")
-        actions = self._json(row, "actions", block_id, "automation")
+    def _automation(self, row: Row, option: str) -> AutomationDraft:
+        place = _Place("automation_rules", row["block_id"], option)
+        regexes = self._json(row, "regexes", place)
+        actions = self._json(row, "actions", place)
         return AutomationDraft(
             id=row["id"],
             regexes=tuple(regexes) if isinstance(regexes, list) else (regexes,),
             actions=tuple(actions) if isinstance(actions, list) else (actions,),
-            trigger=self._json(row, "trigger", block_id, "automation"),
-            duration=self._json(row, "duration", block_id, "automation"),
-            match_internal=self._bool(row, "match_internal", block_id, fallback=False),
+            trigger=self._json(row, "trigger", place),
+            duration=self._json(row, "duration", place),
+            match_internal=self._bool(row, "match_internal", place, fallback=False),
             mode=row["mode"],
-            enabled=self._bool(row, "enabled", block_id, fallback=True),
+            enabled=self._bool(row, "enabled", place, fallback=True),
             comment=str(row["comment"]),
         )
 
-    def _json(self, row: Row, column: str, block_id: int, option: str) -> Any:
+    def _json(self, row: Row, column: str, place: "_Place") -> Any:
         try:
             return read_json(row[column])
         except ValueError:
             # Not the value: it may be a secret, spelt badly.
             self._refuse(
-                block_id,
-                option,
+                place,
                 None,
                 f'{column} is not JSON; write texts in double quotes, such as "50/s"',
             )
             return None
 
-    def _bool(self, row: Row, column: str, block_id: int, *, fallback: bool) -> bool:
+    def _bool(self, row: Row, column: str, place: "_Place", *, fallback: bool) -> bool:
         try:
             return read_bool(row[column])
         except ValueError as error:
-            self._refuse(block_id, "", row[column], f"{column}: {error}")
+            self._refuse(place, row[column], f"{column}: {error}")
             return fallback
 
-    def _refuse(self, block_id: int, option: str, value: Any, message: str) -> None:
-        self.unreadable.add(block_id)
+    def _refuse(self, place: "_Place", value: Any, message: str) -> None:
+        self.unreadable.add(place.block_id)
         self.issues.append(
             Issue(
                 code="unreadable_row",
                 message=message,
-                option=option,
+                option=place.option,
                 value=value,
-                block_id=block_id,
+                block_id=place.block_id,
+                table=place.table,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row stands."""
+
+    table: str
+    block_id: int
+    option: str = ""
 
 
 def _match(row: Row) -> tuple[str, str]:

@@ -95,7 +95,7 @@ def _error_values(issue: Issue) -> dict[str, Any]:
     return {
         "severity": issue.severity.value,
         "code": issue.code,
-        "table_name": "automation_rules" if issue.option == "automation" else "rule_blocks",
+        "table_name": issue.table,
         "block_id": issue.block_id,
         "option": issue.option,
         "value": issue.value if _is_json(issue.value) else str(issue.value),
@@ -104,7 +104,8 @@ def _error_values(issue: Issue) -> dict[str, Any]:
 
 
 def _error_key(values: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(values[name] for name in ("severity", "code", "block_id", "option", "message"))
+    names = ("severity", "code", "table_name", "block_id", "option", "message")
+    return tuple(values[name] for name in names)
 
 
 def _is_json(value: Any) -> bool:
@@ -234,6 +235,8 @@ def _read_layer(
                 message=message,
                 block=draft.name,
                 severity=Severity.WARNING,
+                option="position",
+                table="rule_layers",
             )
         )
     try:
@@ -249,7 +252,9 @@ def _read_layer(
             f'rule_layers "{draft.name}": {error}; the layer is switched off until '
             "enabled is 0 or 1 and the dates look like 2026-08-01 12:00:00"
         )
-        issues.append(Issue(code="unreadable_row", message=message, block=draft.name))
+        issues.append(
+            Issue(code="unreadable_row", message=message, block=draft.name, table="rule_layers")
+        )
         return replace(draft, enabled=False)
 
 

@@ -159,6 +159,48 @@ def test_dates_are_read_as_people_write_them(database):
     assert layer.valid_until == datetime(2026, 8, 1, 23, tzinfo=UTC)
 
 
+def test_rule_errors_name_the_row_that_is_wrong(database):
+    _sql(
+        database,
+        "INSERT INTO rule_layers (name, position, valid_from, valid_until) "
+        "VALUES ('never', 0, '2026-08-02', '2026-08-01')",
+        "INSERT INTO rule_blocks (layer_id, scope, name) VALUES (1, 'provider', 'p')",
+        "INSERT INTO rule_blocks (layer_id, scope, name) VALUES (1, 'domain', 'com')",
+        "INSERT INTO rule_options (block_id, name, value) VALUES (1, 'nonsense', '1')",
+        "INSERT INTO rule_options (block_id, name, value) VALUES (1, 'max_ready', '0')",
+        "INSERT INTO provider_matches (block_id, kind, value) VALUES (1, 'host_name', '.')",
+        "INSERT INTO provider_matches (block_id, kind, value) VALUES (2, 'host_name', 'mx.com')",
+        *(
+            'INSERT INTO automation_rules (block_id, position, regexes, actions, "trigger", '
+            f"duration) VALUES (1, {position}, '{regexes}', '[\"Suspend\"]', '\"Immediate\"', "
+            "'\"1h\"')"
+            for position, regexes in ((1, "[]"), (2, '["good"]'), (3, "[]"))
+        ),
+    )
+    issues = RuleLoader().load(*database.read_now(read_everything)).issues
+
+    database.write_now(lambda c: replace_rule_errors(c, issues, revision=1))
+
+    query = "SELECT code, table_name, block_id, option, message FROM rule_errors ORDER BY id"
+    rows = database.read_now(lambda c: c.execute(text(query)).all())
+    assert [(row.code, row.table_name, row.block_id, row.option) for row in rows] == [
+        ("bad_validity", "rule_layers", None, "valid_until"),
+        ("bad_value", "rule_options", 1, "max_ready"),
+        ("unknown_option", "rule_options", 1, "nonsense"),
+        ("bad_match", "provider_matches", 1, "match"),
+        ("missing_regex", "automation_rules", 1, "automation[0].regex"),
+        ("missing_regex", "automation_rules", 1, "automation[2].regex"),
+        ("single_label_domain", "rule_blocks", 2, ""),
+        ("misplaced_match", "provider_matches", 2, "match"),
+    ]
+    messages = [row.message for row in rows]
+    assert messages[0].startswith('layer "never": ')
+    assert [message.split(":")[0] for message in messages[4:6]] == [
+        "automation_rules 1",
+        "automation_rules 3",
+    ]
+
+
 def test_rule_errors_are_replaced_and_keep_their_first_revision(database):
     old = Issue(code="x", message="old", block_id=1, value=("a", 1))
     new = Issue(code="x", message="new", block_id=1, value=object())
