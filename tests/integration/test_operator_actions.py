@@ -248,6 +248,7 @@ def test_commands_create_show_extend_pin_and_cancel(url, config, capsys):
 
 
 def test_a_list_that_was_cut_says_so(url, config, capsys):
+    write_rules(url, yahoo(connection_limit=7))
     for number in range(3):
         options = ("SuspendTenant", "--domain", "a.example", "--tenant", f"t{number}")
         assert run(["actions", "create", *options, "--duration", "1h", "--config", config]) == 0
