@@ -312,20 +312,21 @@ class BookEpoch:
             await self._join(made)
 
     async def _join(self, row: BookRow) -> None:
-        self._epoch, self._sign = row.epoch, make_signer(row.secret)
-        self._newest = max(self._newest, row.epoch)
-        self._valid_until = 0
-        if not await self._renew():
-            return
-        self._reason = ""
         replies = await self._valkey.call_all(row.epoch, "look")
         age = min(age for _, age, *_ in replies) * 1000
         window = self.unseen + lease_span(self._timing) - age
         had_promises = await self._leases.has_older_than(row.epoch)
+        # All of it before anybody may go by the epoch, which is so from the sign of life on.
         until = self._clock() + self._timing.longer(window)
         self._recovered_at = until if had_promises or row.is_doubted else 0
         self._doubted_until = until if row.is_doubted else 0
-        logger.info("book of limits open", extra={"epoch": row.epoch})
+        self._newest = max(self._newest, row.epoch)
+        self._epoch, self._sign = row.epoch, make_signer(row.secret)
+        self._valid_until = 0
         self._on_change()
+        if not await self._renew():
+            return
+        self._reason = ""
+        logger.info("book of limits open", extra={"epoch": row.epoch})
         # Nobody reads what was there before.
         await self._valkey.forget_epochs(row.epoch)
