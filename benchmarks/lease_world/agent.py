@@ -140,6 +140,8 @@ class SimulatedAgent:
             self._set_wants(wants)
         self.holder.want(KEY, min(self.wants, self._world.spec.units))
         self._report_soon()
+        if step := self._scenario.step_seconds:
+            return step - self._timeline.now / SECOND % step
         return self._random.uniform(0.5, 1.5) * self._scenario.wants_every
 
     def _report(self) -> float:

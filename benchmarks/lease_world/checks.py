@@ -16,6 +16,7 @@ What was promised of limits, held against what is, at every event.
 
 from typing import TYPE_CHECKING
 
+from agent.limits.lease import Lease
 from benchmarks.lease_world.agent import USE
 from benchmarks.lease_world.scenario import KEY, SECOND
 from policy_server.limits.spec import LimitSpec
@@ -66,6 +67,7 @@ class Checks:
 
     def measure(self, until: int) -> None:
         """Add up what was used and what could have been, before time goes on."""
+        self._findings.seconds_above += self._time_above(until) / SECOND
         span = (until - max(self._timeline.now, _FIRST)) / SECOND
         if span <= 0:
             return
@@ -80,13 +82,15 @@ class Checks:
         """Hold what is in use against the limit."""
         if self._world.spec.is_rate:
             return
-        in_use, most = self._world.in_use, max(self._world.server.spec.units, self._out)
-        if in_use > most:
+        in_use, units = self._world.in_use, self._world.server.spec.units
+        if in_use > units:
             in_use -= self._past_the_end()
         self._findings.peak = max(self._findings.peak, in_use)
-        if in_use > most:
-            self._world.violate(f"{in_use} in use, limit {self._world.server.spec.units}")
-        if in_use > self._largest_units():
+        if in_use <= units:
+            return
+        if in_use > self._out:
+            self._world.violate(f"{in_use} in use, limit {units}, out {self._out}")
+        if in_use > max(spec.units for spec in self._for_long()):
             self._world.violate(f"{in_use} in use, more than any limit for long")
 
     def look_at_agent(self, agent: "SimulatedAgent") -> None:
@@ -100,7 +104,7 @@ class Checks:
             used -= self._past_the_end_at(agent)
         if used > known:
             self._world.violate(f"agent {agent.name} uses {used}, known is {known}")
-        if is_rate and (lease.event_parts, lease.earns) not in self._rates_for_long():
+        if is_rate and self._goes_by_old_rate(lease):
             self._world.violate(f"agent {agent.name} goes by a rate of long ago")
 
     def look_at_book(self, *, is_settled: bool = False) -> None:
@@ -148,6 +152,16 @@ class Checks:
             self._world.violate(f"{out} are durable, more than the limit ever was")
         self._out = max(self._out, out)
 
+    def _time_above(self, until: int) -> float:
+        """For how long of the time from now on more is used than may be."""
+        span = until - self._timeline.now
+        if not self._world.spec.is_rate:
+            return span if self._world.in_use > self._world.server.spec.units else 0
+        if self._beyond <= self._most_units:
+            return 0
+        self._earn()
+        return min(span, max(0.0, self._beyond - self._most_units) / self._earns)
+
     # What is known.
 
     def _known_of(self, agent: "SimulatedAgent") -> int:
@@ -174,15 +188,12 @@ class Checks:
             if now < session.speaks_until and server.told[name].spec != server.spec:
                 self._world.violate(f"agent {name} is heard, and was not told of {server.spec}")
 
-    def _largest_units(self) -> int:
-        return max(spec.units for spec in self._for_long())
-
-    def _rates_for_long(self) -> set[tuple[int, int]]:
-        return {
-            (spec.event_parts, spec.earning.count)
+    def _goes_by_old_rate(self, lease: Lease) -> bool:
+        return not any(
+            spec.earning is not None
+            and (spec.event_parts, spec.earning.count) == (lease.event_parts, lease.earns)
             for spec in self._for_long()
-            if spec.earning is not None
-        }
+        )
 
     def _for_long(self) -> list[LimitSpec]:
         """All that the server has gone by within the longest lease."""

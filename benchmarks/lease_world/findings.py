@@ -14,6 +14,13 @@ class Findings:
     wanted: float = 0
     used: float = 0
     events: int = 0
+    #: Time with more in use than the limit, or of a rate with more passed than its burst and what
+    #: was earned.
+    seconds_above: float = 0
+    #: Seconds after each step of what is wanted until nobody had less than is fair; and how fairly
+    #: all was shared, if that was measured.
+    convergence: list[float] = field(default_factory=list)
+    fairness: float = 1
     trace: list[str] = field(default_factory=list)
     #: Faults that happened, by number.
     faults: list[int] = field(default_factory=list)

@@ -33,6 +33,8 @@ class Scenario:
     #: Units that an agent wants, from and to, drawn anew every so many seconds.
     wants: tuple[int, int] = (0, 40)
     wants_every: float = 10
+    #: They all draw it at one time, so many seconds apart; 0: each at times of its own.
+    step_seconds: int = 0
     #: How long one connection is busy with a message, in seconds.
     busy: tuple[float, float] = (0.2, 3)
     #: Faults that don't happen although they are drawn, by number.

@@ -6,6 +6,7 @@ from benchmarks.lease_world.agent import SimulatedAgent
 from benchmarks.lease_world.checks import Checks
 from benchmarks.lease_world.faults import Faults
 from benchmarks.lease_world.findings import Findings
+from benchmarks.lease_world.measures import Measures
 from benchmarks.lease_world.network import Network
 from benchmarks.lease_world.progress import Progress
 from benchmarks.lease_world.scenario import SECOND, Scenario
@@ -26,8 +27,12 @@ class LeaseWorld:
         *,
         make_book: BookMaker = LeaseBook,
         is_traced: bool = False,
+        is_measured: bool = False,
     ) -> None:
-        """*is_traced*: what is said is noted as well, and the first violation ends the run."""
+        """
+        *is_traced*: what is said is noted as well, and the first violation ends the run.
+        *is_measured*: it is looked at how fast and how fairly limits are shared.
+        """
         self.scenario = scenario
         self.seed = seed
         self.timing = timing or LeaseTiming(floor=scenario.floor_seconds * SECOND)
@@ -49,6 +54,7 @@ class LeaseWorld:
             name: SimulatedAgent(self, name) for name in map(str, range(scenario.agents))
         }
         self._faults = Faults(self)
+        self._measures = Measures(self) if is_measured else None
 
     def run(self) -> Findings:
         """Run the scenario; return what it showed."""
@@ -56,6 +62,8 @@ class LeaseWorld:
         for agent in self.agents.values():
             agent.begin(0, 1)
         self._faults.begin()
+        if self._measures is not None:
+            self._measures.begin()
         end = (self.scenario.seconds + self.scenario.calm_seconds) * SECOND
         if self.scenario.calm_seconds:
             self.timeline.at(self.scenario.seconds * SECOND, self._calm_down)
@@ -68,6 +76,8 @@ class LeaseWorld:
             if self.is_traced and self.findings.violations:
                 break
         self.checks.measure(end)
+        if self._measures is not None:
+            self._measures.end()
         return self.findings
 
     def _calm_down(self) -> None:

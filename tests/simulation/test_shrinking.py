@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -11,39 +10,10 @@ from benchmarks.lease_world.scenario import Scenario, draw_scenario
 from benchmarks.lease_world.shrink import explain, shrink
 from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.book import LeaseBook
-from policy_server.limits.messages import Decision, Holding
-from policy_server.limits.spec import LimitSpec
+from tests.simulation.wrong_books import ForgetfulBook, HastyBook, StubbornBook
 
 _SEEDS = range(100)
 _MOST_LINES = 60
-
-
-class _HastyBook(LeaseBook):
-    """Lends again what it has asked back, before its agent has said that it has heard so."""
-
-    def settle(self, now: int) -> Decision:
-        decision = super().settle(now)
-        for grant in decision.grants:
-            limit = self.limit(grant.key)
-            limit.book(limit.shares[grant.agent], booked=grant.units, floor=grant.floor)
-        return decision
-
-
-class _ForgetfulBook(LeaseBook):
-    """Takes nothing over from the book before it."""
-
-    def restore(
-        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
-    ) -> None:
-        pass
-
-
-class _StubbornBook(LeaseBook):
-    """Never takes a changed limit for what it is."""
-
-    def configure(self, key: str, spec: LimitSpec, now: int) -> None:
-        if self.limit(key) is None:
-            super().configure(key, spec, now)
 
 
 def _run(scenario: Scenario, seed: int, *, make_book):
@@ -53,9 +23,9 @@ def _run(scenario: Scenario, seed: int, *, make_book):
 @pytest.mark.parametrize(
     "make_book",
     [
-        pytest.param(_HastyBook, id="lends twice"),
-        pytest.param(_ForgetfulBook, id="forgets"),
-        pytest.param(_StubbornBook, id="knows no change"),
+        pytest.param(HastyBook, id="lends twice"),
+        pytest.param(ForgetfulBook, id="forgets"),
+        pytest.param(StubbornBook, id="knows no change"),
     ],
 )
 def test_a_wrong_book_is_found_and_explained_in_few_lines(make_book) -> None:
