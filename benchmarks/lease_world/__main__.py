@@ -19,9 +19,12 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     seeds = [seed for argument in arguments for seed in _read(argument)]
-    failed = [seed for seed in seeds if LeaseWorld(draw_scenario(seed), seed).run().violations]
-    for seed in failed[:_MOST_EXPLAINED]:
-        print(explain(draw_scenario(seed), seed), end="\n\n")
+    failed = []
+    for seed in seeds:
+        if LeaseWorld(draw_scenario(seed), seed).run().violations:
+            failed.append(seed)
+            if len(failed) <= _MOST_EXPLAINED:
+                print(explain(draw_scenario(seed), seed), end="\n\n", flush=True)
     print(f"{len(failed)} of {len(seeds)} fleets failed", *failed)
     return 1 if failed else 0
 

@@ -42,8 +42,7 @@ def test_a_wrong_book_is_found_and_explained_in_few_lines(make_book) -> None:
     assert len(findings.faults) <= 1
     assert "VIOLATION" in findings.trace[-1]
     assert len(findings.trace) <= _MOST_LINES
-    # Told alike at every try.
-    assert explain(scenario, seed, run) == explain(smallest, seed, run)
+    assert explain(smallest, seed, run).endswith(findings.trace[-1])
 
 
 def test_what_does_not_fail_is_not_shrunk() -> None:
@@ -51,8 +50,9 @@ def test_what_does_not_fail_is_not_shrunk() -> None:
         shrink(draw_scenario(0), partial(_run, seed=0, make_book=LeaseBook))
 
 
-def test_the_command_runs_the_seeds_that_are_named() -> None:
-    command = [sys.executable, "-m", "benchmarks.lease_world", "0-3", "7"]
+def test_the_command_runs_the_seeds_that_are_named_with_the_standard_library_alone() -> None:
+    # Without the packages that are installed: other interpreters run it as well.
+    command = [sys.executable, "-S", "-m", "benchmarks.lease_world", "0-3", "7"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
