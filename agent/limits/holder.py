@@ -168,7 +168,7 @@ class LeaseHolder:
             changed.sort(key=lambda one: (one[0].told == one[1], not one[0].in_use))
             del changed[most:]
         for lease, demand in changed:
-            lease.told = demand
+            lease.tell(demand, self._sequence)
         demands = tuple(demand for _, demand in changed)
         self._sent[self._sequence] = _Sent(at=now, demands=demands)
         while len(self._sent) > _MOST_UNANSWERED:
@@ -208,7 +208,7 @@ class LeaseHolder:
     def tell_again(self, key: str) -> None:
         """Have the next request tell of a limit even if nothing has changed."""
         if (lease := self._leases.get(key)) is not None:
-            lease.known = lease.told = None
+            lease.forget_told()
 
     def give_way(self, now: int) -> None:
         """
@@ -225,7 +225,7 @@ class LeaseHolder:
     def meet_anew(self) -> None:
         """A new connection: whoever answers there may know nothing and is told everything."""
         for lease in self._leases.values():
-            lease.known = lease.told = None
+            lease.forget_told()
 
     def forget_unused(self, now: int) -> None:
         """Drop leases that are neither held nor asked for, once the server knows."""
@@ -251,7 +251,7 @@ class LeaseHolder:
         if heard is not None and not self._has_lapsed:
             for demand in heard.demands:
                 if (lease := self._leases.get(demand.key)) is not None:
-                    lease.known = demand
+                    lease.note_answer(demand, answer.sequence)
         self._apply(answer.grants, now)
         return True
 
@@ -262,9 +262,9 @@ class LeaseHolder:
         """
         self.meet_anew()
         for sequence, sent in self._sent.items():
-            for demand in sent.demands if sequence > answered else ():
+            for demand in sent.demands if sequence >= answered else ():
                 if (lease := self._leases.get(demand.key)) is not None:
-                    lease.told = demand
+                    lease.tell(demand, sequence)
 
     def leases(self) -> Iterable[Lease]:
         """What is held, to be looked at."""

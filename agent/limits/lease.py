@@ -31,9 +31,11 @@ class Lease:
     parts: int = 0
     parts_since: int = 0
     returned: int = 0
-    #: What the server knows, and what it was told last on the way to that.
+    #: What the server knows; None: that is not certain. What it was told last, and since which
+    #: request nothing else.
     known: Demand | None = None
     told: Demand | None = None
+    told_since: int = 0
     #: Since when it has been neither held nor wanted; None: it is.
     unused_since: int | None = None
 
@@ -55,6 +57,21 @@ class Lease:
             proof=self.proof,
             in_use=self.in_use,
         )
+
+    def tell(self, demand: Demand, sequence: int) -> None:
+        """A request says *demand*: until it is answered nobody knows which one was heard last."""
+        self.known = None
+        if demand != self.told:
+            self.told, self.told_since = demand, sequence
+
+    def note_answer(self, demand: Demand, sequence: int) -> None:
+        """A request that said *demand* was heard; one that said something else later may be too."""
+        if demand == self.told and sequence >= self.told_since:
+            self.known = demand
+
+    def forget_told(self) -> None:
+        """Whatever was said, say it anew."""
+        self.known = self.told = None
 
     def apply(self, grant: Grant, now: int, *, is_live: bool, has_floor: bool, drift: int) -> None:
         """

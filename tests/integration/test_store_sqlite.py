@@ -265,6 +265,17 @@ def test_an_odd_row_may_be_changed_elsewhere(old_database):
     assert old_database.read_now(list_layers)[1][0].description == "x"
 
 
+def test_a_layer_whose_time_python_does_not_know_is_switched_off(old_database):
+    _import(old_database, _layer("a", connection_limit=1))
+    _sql(old_database, "UPDATE rule_layers SET valid_until = '99999-01-01'")
+    upgrade(old_database)
+
+    stored = old_database.read_now(read_rules)
+
+    assert not stored.layers[0].enabled
+    assert "switched off" in stored.issues[0].message
+
+
 def test_a_site_with_an_odd_time_is_asked_for_anew(database):
     _sql(database, "INSERT INTO sites VALUES ('b.example', 'x', '[]', 'soon')")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.limits.holder import LeaseHolder
-from agent.limits.messages import Answer
+from agent.limits.messages import Answer, Report
 from tests.unit.agent.limits.leases import SECOND, TIMES, Lender, connections, make_holder, messages
 
 
@@ -65,6 +65,29 @@ def test_after_a_lapse_all_is_told_anew_for_the_server_may_have_ended_it():
     # An answer that says nothing of now does not make it known.
     lender.answer(at=3 * SECOND, heard_at=back)
     assert [one.key for one in holder.report(back).demands] == ["c"]
+
+
+def test_what_was_said_before_is_said_again_unless_it_was_heard_last_for_certain():
+    """Each request may be heard or lost, and each answer may be late or lost."""
+    holder, lender = make_holder()
+
+    def report(wants: int) -> Report:
+        holder.want("c", wants)
+        return holder.report(SECOND)
+
+    def answer(sequence: int) -> None:
+        holder.hear(Answer(epoch=1, incarnation=1, sequence=sequence), SECOND)
+
+    lender.answer(lender.grant(connections(), 0), at=0)
+    first, second, third = report(1), report(0), report(1)
+    answer(first.sequence)
+
+    # The second may be what was heard last.
+    assert [one.wants for one in report(1).demands] == [1]
+    answer(second.sequence)
+    assert [one.wants for one in report(1).demands] == [1]
+    answer(third.sequence)
+    assert report(1).demands == ()
 
 
 def test_another_book_is_told_all_but_what_it_has_answered():
