@@ -72,7 +72,7 @@ class LeaseTiming:
     hold_connection: int = 30 * _SECOND
     hold_rate: int = _SECOND
     #: After which a grant that was not confirmed is sent again.
-    repeat: int = 3 * _SECOND
+    repeat: int = _SECOND
     drift: int = 1000
 
     def hold(self, spec: LimitSpec) -> int:

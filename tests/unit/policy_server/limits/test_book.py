@@ -428,14 +428,13 @@ def test_a_grant_that_nobody_confirms_is_sent_again_with_its_events() -> None:
     assert first.fill == 10 * desk.book.limit(KEY).spec.event_parts
 
     # What says nothing of the limit shows that the agent is there.
-    for second in (1, 2, 4):
-        assert desk.settle(second * SECOND) == {}
+    late = TIMING.repeat + 1
+    for now in (late // 3, late // 2, late):
+        assert desk.settle(now) == {}
         desk.sequences["a"] += 1
-        desk.book.receive(
-            Report(agent="a", incarnation=1, sequence=desk.sequences["a"]), second * SECOND
-        )
+        desk.book.receive(Report(agent="a", incarnation=1, sequence=desk.sequences["a"]), now)
 
-    assert desk.settle(4 * SECOND) == {"a": 10}
+    assert desk.settle(late) == {"a": 10}
     assert desk.grants["a"] == first
 
 
@@ -450,7 +449,7 @@ def test_of_very_many_grants_that_nobody_confirms_some_are_sent_again_at_a_time(
 
     sent: list[str] = []
     for sequence in (2, 3, 4):
-        at = 3 * SECOND + sequence
+        at = TIMING.repeat + sequence
         book.receive(Report(agent="a", incarnation=1, sequence=sequence), at)
         again = [grant.key for grant in book.settle(at).grants]
         assert len(again) <= 50
