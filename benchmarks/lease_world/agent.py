@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from agent.limits.holder import LeaseHolder
 from agent.limits.messages import Answer
 from agent.limits.times import HolderTimes
+from benchmarks.lease_world.handing import to_report
 from benchmarks.lease_world.scenario import KEY, SECOND
 from benchmarks.lease_world.timeline import Step
-from policy_server.limits.messages import Demand, Report
 
 if TYPE_CHECKING:
     from benchmarks.lease_world.world import LeaseWorld
@@ -203,25 +203,7 @@ class SimulatedAgent:
 
     def _send_report(self) -> None:
         self._last_report = self._timeline.now
-        made = self.holder.report(self.clock())
-        report = Report(
-            agent=made.agent,
-            incarnation=made.incarnation,
-            sequence=made.sequence,
-            demands=tuple(
-                Demand(
-                    key=one.key,
-                    wants=one.wants,
-                    enforced=one.enforced,
-                    version=one.version,
-                    returned=one.returned,
-                    granted=one.granted,
-                    floor=one.floor,
-                    proof=one.proof,
-                )
-                for one in made.demands
-            ),
-        )
+        report = to_report(self.holder.report(self.clock()))
         if self._world.is_traced:
             for one in report.demands:
                 self._note(

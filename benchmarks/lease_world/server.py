@@ -10,8 +10,8 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from agent.limits.messages import Answer
-from agent.limits.messages import Grant as HeldGrant
 from benchmarks.lease_world.agent import show_version
+from benchmarks.lease_world.handing import to_held
 from benchmarks.lease_world.scenario import KEY, SECOND
 from benchmarks.lease_world.timeline import Step
 from policy_server.limits.book import Signer
@@ -177,19 +177,7 @@ class SimulatedServer:
             epoch=self._epoch,
             incarnation=incarnation,
             sequence=sequence,
-            grants=tuple(
-                HeldGrant(
-                    key=grant.key,
-                    version=grant.version,
-                    units=grant.units,
-                    floor=grant.floor,
-                    fill=grant.fill,
-                    proof=grant.proof,
-                    event_parts=grant.spec.event_parts,
-                    earns=grant.spec.earning.count if grant.spec.earning else 0,
-                )
-                for grant in grants
-            ),
+            grants=tuple(map(to_held, grants)),
         )
 
         def leave() -> None:

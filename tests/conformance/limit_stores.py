@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from agent.limits.holder import LeaseHolder
 from agent.limits.messages import Answer
-from agent.limits.messages import Grant as HeldGrant
 from agent.limits.times import HolderTimes
+from benchmarks.lease_world.handing import to_held, to_report
 from policy_server.lending.clock import boottime_ns
 from policy_server.lending.embedded import EmbeddedLimitStore
 from policy_server.lending.keeper import BookKeeper
 from policy_server.lending.port import LimitStore
-from policy_server.limits.messages import Demand, Grant, Report
+from policy_server.limits.messages import Grant
 from policy_server.limits.spec import LeaseTiming, LimitSpec
 from policy_server.metrics import ServerMetrics
 from policy_server.shared_book.store import SharedLimitStore
@@ -164,27 +164,8 @@ class Agent:
         assert self.holder is not None
         if wants is not None:
             self.holder.want(self.key, wants)
-        made = self.holder.report(boottime_ns())
-        demands = tuple(
-            Demand(
-                key=one.key,
-                wants=one.wants,
-                enforced=one.enforced,
-                version=one.version,
-                returned=one.returned,
-                granted=one.granted,
-                floor=one.floor,
-                proof=one.proof,
-            )
-            for one in made.demands
-        )
-        report = Report(
-            agent=made.agent,
-            incarnation=made.incarnation,
-            sequence=made.sequence,
-            demands=demands,
-        )
-        await store.receive(report, {self.key: self.spec} if demands else {})
+        report = to_report(self.holder.report(boottime_ns()))
+        await store.receive(report, {self.key: self.spec} if report.demands else {})
 
     async def hear(self, store: LimitStore, most: int = 100) -> tuple[Grant, ...]:
         """Take what there is, and apply it."""
@@ -194,7 +175,7 @@ class Agent:
             epoch=taken.epoch,
             incarnation=self.incarnation,
             sequence=taken.sequence,
-            grants=tuple(map(_to_held, taken.grants)),
+            grants=tuple(map(to_held, taken.grants)),
         )
         self.holder.hear(answer, boottime_ns())
         return taken.grants
@@ -213,16 +194,3 @@ class Agent:
         """Units that it may use now."""
         assert self.holder is not None
         return self.holder.cap(self.key, boottime_ns())
-
-
-def _to_held(grant: Grant) -> HeldGrant:
-    return HeldGrant(
-        key=grant.key,
-        version=grant.version,
-        units=grant.units,
-        floor=grant.floor,
-        fill=grant.fill,
-        proof=grant.proof,
-        event_parts=grant.spec.event_parts,
-        earns=grant.spec.earning.count if grant.spec.earning else 0,
-    )
