@@ -4,14 +4,15 @@ Loading all rules from SQL at once, with the last good version of each block at 
 Commands use it; a server keeps its rules with `rule_keeper`, to the same effect.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from policy_server.rules.layers import Block, BlockDraft, Issue, Layer, LayerDraft
+from policy_server.rules.layers import Block, BlockDraft, Issue, Layer
 from policy_server.rules.parse import (
     check_validity,
+    make_layer,
     parse_block,
     place_in_layer,
     stands_twice,
@@ -67,7 +68,7 @@ class RuleLoader:
                 first = claims.setdefault(place_in_layer(own), own)
                 if first is not own:
                     issues.append(stands_twice(own, first=first.id))
-            layers.append(_to_layer(draft, claims.values()))
+            layers.append(make_layer(draft, claims.values()))
         self._last_good = {block.id: block for layer in layers for block in layer.blocks}
         return LoadedRules(
             revision=stored.revision, layers=tuple(layers), sites=sites, issues=tuple(issues)
@@ -82,14 +83,3 @@ class RuleLoader:
             return known
         draft = search(number)
         return known if draft is None else parse_block(draft, layer=layer)[0] or known
-
-
-def _to_layer(draft: LayerDraft, blocks: Iterable[Block]) -> Layer:
-    return Layer(
-        id=draft.id,
-        name=draft.name,
-        blocks=tuple(blocks),
-        enabled=draft.enabled,
-        valid_from=draft.valid_from,
-        valid_until=draft.valid_until,
-    )

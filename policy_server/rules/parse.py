@@ -8,7 +8,7 @@ Everything wrong is reported at once, as issues. How a file is laid out is not k
 import functools
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +56,12 @@ def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
             blocks.append(block)
         else:
             issues.append(_stands_twice(block_draft, first, draft.file))
-    layer = Layer(
+    return make_layer(draft, blocks), tuple(issues)
+
+
+def make_layer(draft: LayerDraft, blocks: Iterable[Block]) -> Layer:
+    """Make the layer of a draft, with what its blocks were parsed to."""
+    return Layer(
         id=draft.id,
         name=draft.name,
         blocks=tuple(blocks),
@@ -64,7 +69,6 @@ def parse_layer(draft: LayerDraft) -> tuple[Layer, tuple[Issue, ...]]:
         valid_from=draft.valid_from,
         valid_until=draft.valid_until,
     )
-    return layer, tuple(issues)
 
 
 def place_in_layer(block: Block) -> Hashable:
