@@ -38,8 +38,8 @@ class Checks:
         timing = world.timing
         #: Until after its last sign of life nobody has anything that an agent had.
         self._longest_lease = timing.longer(timing.floor + timing.drain) + timing.grace
-        #: Units that the book has given out.
-        self._out = 0
+        #: Units that the book has given out, and the most that it ever had when it had settled.
+        self._out = self._most_out = 0
         #: Of a rate: events beyond what was earned, since when, how fast it is earned at most, and
         #: the most units since there were none.
         self._beyond = 0.0
@@ -115,6 +115,8 @@ class Checks:
         out = limit.out if limit is not None else 0
         if is_settled and out > max(self._out, server.spec.units):
             self._world.violate(f"{out} are out, limit {server.spec.units}, before {self._out}")
+        if is_settled:
+            self._most_out = max(self._most_out, out)
         if out != self._out:
             self._out = out
             self.look_at_limit()
@@ -144,12 +146,12 @@ class Checks:
     def look_at_start(self) -> None:
         """
         A server starts anew. What was durable may be more than was still out, as it is not always
-        lowered when that is, but never more than a limit was.
+        lowered when that is, but never more than was out when it was written.
         """
         holdings = self._world.server.holdings.values()
         out = sum(max(one.units, one.floor) for one in holdings)
-        if out > max(spec.units for _, spec in self._world.server.went_by):
-            self._world.violate(f"{out} are durable, more than the limit ever was")
+        if out > self._most_out:
+            self._world.violate(f"{out} are durable, more than ever were out: {self._most_out}")
         self._out = max(self._out, out)
 
     def _time_above(self, until: int) -> float:
