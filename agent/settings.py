@@ -97,6 +97,8 @@ class AgentSection(_Section):
     #: Known to the policy server under this name; default: the host's name.
     name: Name = Field(default_factory=lambda: socket.gethostname() or "agent")
     data_dir: Path = Path("var/agent")
+    #: What tells this machine from others, whenever it is booted; empty: what the system knows.
+    machine: str = ""
     #: Processes that take mail in and deliver it.
     workers: int = Field(default=1, ge=1, le=16)
     #: How long transactions in flight may take to finish after SIGTERM.

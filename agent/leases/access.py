@@ -1,5 +1,6 @@
 """Access: the leases of this process, put together."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -8,7 +9,8 @@ from typing import Any
 import grpc
 
 from agent.leases.client import LeaseClient
-from agent.leases.starts import FILE_NAME, next_incarnation
+from agent.leases.host import name_host
+from agent.leases.starts import FILE_NAME, count_start
 from agent.limits.fleet import FleetLimits
 from agent.limits.holder import LeaseHolder
 from agent.limits.limit import FleetLimit
@@ -80,8 +82,12 @@ def open_leases(
     Begin to ask for leases as a new start of *worker*, whose data directory is locked; empty: the
     first process of the agent. Errors: `OSError`.
     """
-    incarnation = next_incarnation(settings.agent.data_dir / FILE_NAME, clock(), random)
-    holder = LeaseHolder(agent=settings.agent.name, incarnation=incarnation)
+    data_dir = settings.agent.data_dir
+    start = count_start(data_dir / FILE_NAME, clock(), random)
+    host = name_host(
+        start, data_dir, machine=settings.agent.machine, random=random, environ=os.environ
+    )
+    holder = LeaseHolder(agent=settings.agent.name, incarnation=start.incarnation)
     fleet = FleetLimits(holder, now=clock_ns())
 
     def open_own_channel(address: str) -> grpc.aio.Channel:
@@ -93,7 +99,8 @@ def open_leases(
         fleet,
         agent_name=settings.agent.name,
         worker=worker,
-        incarnation=incarnation,
+        host=host,
+        incarnation=start.incarnation,
         clock_ns=clock_ns,
         random=random,
     )

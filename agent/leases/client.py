@@ -93,6 +93,7 @@ class LeaseClient:
         *,
         agent_name: str,
         worker: str,
+        host: str,
         incarnation: int,
         clock_ns: Callable[[], int],
         random: Random,
@@ -107,6 +108,7 @@ class LeaseClient:
         self._agent_name = agent_name
         self._metadata = identity(agent_name)
         self._worker = worker
+        self._host = host
         self._incarnation = incarnation
         self._clock_ns = clock_ns
         self._random = random
@@ -150,7 +152,9 @@ class LeaseClient:
         await self._drop_channel()
 
     async def _release(self) -> None:
-        request = pb.ReleaseSessionRequest(worker=self._worker, incarnation=self._incarnation)
+        request = pb.ReleaseSessionRequest(
+            worker=self._worker, incarnation=self._incarnation, host=self._host
+        )
         call = self._stub().ReleaseSession(
             request, timeout=_RELEASE_SECONDS, metadata=self._metadata
         )
@@ -306,6 +310,7 @@ class LeaseClient:
             self._handles,
             self._fleet.paths_of,
             worker=self._worker,
+            host=self._host,
             shapes=self._holder.event_parts,
             epoch=self._holder.epoch,
         )

@@ -58,6 +58,7 @@ def report_message(
     paths_of: Callable[[str], Collection[LimitPath]],
     *,
     worker: str,
+    host: str,
     shapes: Callable[[str], int],
     epoch: int,
 ) -> pb.LimitReport:
@@ -67,6 +68,7 @@ def report_message(
     """
     return pb.LimitReport(
         worker=worker,
+        host=host,
         incarnation=report.incarnation,
         sequence=report.sequence,
         demands=[

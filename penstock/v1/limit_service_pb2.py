@@ -27,7 +27,7 @@ from penstock.v1 import limit_pb2 as penstock_dot_v1_dot_limit__pb2
 from penstock.v1 import policy_service_pb2 as penstock_dot_v1_dot_policy__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/v1/limit_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17penstock/v1/limit.proto\x1a penstock/v1/policy_service.proto\"t\n\tLimitPath\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12%\n\x08mx_hosts\x18\x04 \x03(\x0b\x32\x13.penstock.v1.MxHost\"9\n\nLimitClaim\x12\r\n\x05units\x18\x01 \x01(\x04\x12\r\n\x05\x66loor\x18\x02 \x01(\x04\x12\r\n\x05proof\x18\x03 \x01(\x0c\"\xe9\x01\n\x0bLimitDemand\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12%\n\x05paths\x18\x03 \x03(\x0b\x32\x16.penstock.v1.LimitPath\x12\r\n\x05wants\x18\x04 \x01(\x04\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x1c\n\x14returned_nano_events\x18\x08 \x01(\x04\x12&\n\x05\x63laim\x18\t \x01(\x0b\x32\x17.penstock.v1.LimitClaim\x12\x0e\n\x06in_use\x18\n \x01(\x04\"o\n\x0bLimitReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12)\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x18.penstock.v1.LimitDemand\"\xd4\x01\n\nLimitGrant\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05units\x18\x04 \x01(\x04\x12\r\n\x05\x66loor\x18\x05 \x01(\x04\x12\x18\n\x10\x66ill_nano_events\x18\x06 \x01(\x04\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x12\n\nrate_count\x18\x08 \x01(\x04\x12.\n\x0brate_period\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05proof\x18\n \x01(\x0c\"\xa8\x01\n\nLeaseTerms\x12.\n\x0bsession_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ndrain_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tfloor_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64rift\x18\x04 \x01(\r\"\x9b\x02\n\x0bLimitAnswer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\x06grants\x18\x04 \x03(\x0b\x32\x17.penstock.v1.LimitGrant\x12&\n\x05terms\x18\x05 \x01(\x0b\x32\x17.penstock.v1.LeaseTerms\x12,\n\tnext_sync\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrecovering\x18\x07 \x01(\x08\x12\x32\n\x0freconnect_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07unknown\x18\t \x03(\t\"=\n\x11SyncLimitsRequest\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitReport\">\n\x12SyncLimitsResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitAnswer\"A\n\x15\x45xchangeLimitsRequest\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitReport\"B\n\x16\x45xchangeLimitsResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitAnswer\"<\n\x15ReleaseSessionRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x18\n\x16ReleaseSessionResponse\"G\n\x11ListLimitsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x85\x02\n\x0bLimitHolder\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x01(\x04\x12\x0e\n\x06\x62ooked\x18\x04 \x01(\x04\x12\r\n\x05\x66loor\x18\x05 \x01(\x04\x12\x0e\n\x06in_use\x18\x06 \x01(\x04\x12\r\n\x05wants\x18\x07 \x01(\x04\x12+\n\x08held_for\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bwaiting_for\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nsilent_for\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb2\x02\n\nLimitState\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.penstock.v1.LimitKind\x12\r\n\x05limit\x18\x03 \x01(\x04\x12)\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05units\x18\x05 \x01(\x04\x12\x0e\n\x06\x62ooked\x18\x06 \x01(\x04\x12\x0e\n\x06in_use\x18\x07 \x01(\x04\x12\x0e\n\x06wanted\x18\x08 \x01(\x04\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x14\n\x0cholder_count\x18\n \x01(\r\x12\x11\n\tunclaimed\x18\x0b \x01(\x04\x12\x13\n\x0b\x64isagreeing\x18\x0c \x01(\r\x12)\n\x07holders\x18\r \x03(\x0b\x32\x18.penstock.v1.LimitHolder\"\x89\x01\n\x12ListLimitsResponse\x12\'\n\x06limits\x18\x01 \x03(\x0b\x32\x17.penstock.v1.LimitState\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06server\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nrecovering\x18\x05 \x01(\x08\x32\xe6\x02\n\x0cLimitService\x12Q\n\nSyncLimits\x12\x1e.penstock.v1.SyncLimitsRequest\x1a\x1f.penstock.v1.SyncLimitsResponse(\x01\x30\x01\x12Y\n\x0e\x45xchangeLimits\x12\".penstock.v1.ExchangeLimitsRequest\x1a#.penstock.v1.ExchangeLimitsResponse\x12Y\n\x0eReleaseSession\x12\".penstock.v1.ReleaseSessionRequest\x1a#.penstock.v1.ReleaseSessionResponse\x12M\n\nListLimits\x12\x1e.penstock.v1.ListLimitsRequest\x1a\x1f.penstock.v1.ListLimitsResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpenstock/v1/limit_service.proto\x12\x0bpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17penstock/v1/limit.proto\x1a penstock/v1/policy_service.proto\"t\n\tLimitPath\x12\x16\n\x0erouting_domain\x18\x01 \x01(\t\x12\x15\n\regress_source\x18\x02 \x01(\t\x12\x11\n\tsite_name\x18\x03 \x01(\t\x12%\n\x08mx_hosts\x18\x04 \x03(\x0b\x32\x13.penstock.v1.MxHost\"9\n\nLimitClaim\x12\r\n\x05units\x18\x01 \x01(\x04\x12\r\n\x05\x66loor\x18\x02 \x01(\x04\x12\r\n\x05proof\x18\x03 \x01(\x0c\"\xe9\x01\n\x0bLimitDemand\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12%\n\x05paths\x18\x03 \x03(\x0b\x32\x16.penstock.v1.LimitPath\x12\r\n\x05wants\x18\x04 \x01(\x04\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x1c\n\x14returned_nano_events\x18\x08 \x01(\x04\x12&\n\x05\x63laim\x18\t \x01(\x0b\x32\x17.penstock.v1.LimitClaim\x12\x0e\n\x06in_use\x18\n \x01(\x04\"}\n\x0bLimitReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12)\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x18.penstock.v1.LimitDemand\x12\x0c\n\x04host\x18\x05 \x01(\t\"\xd4\x01\n\nLimitGrant\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05units\x18\x04 \x01(\x04\x12\r\n\x05\x66loor\x18\x05 \x01(\x04\x12\x18\n\x10\x66ill_nano_events\x18\x06 \x01(\x04\x12\r\n\x05limit\x18\x07 \x01(\x04\x12\x12\n\nrate_count\x18\x08 \x01(\x04\x12.\n\x0brate_period\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05proof\x18\n \x01(\x0c\"\xa8\x01\n\nLeaseTerms\x12.\n\x0bsession_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ndrain_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tfloor_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64rift\x18\x04 \x01(\r\"\x9b\x02\n\x0bLimitAnswer\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\x06grants\x18\x04 \x03(\x0b\x32\x17.penstock.v1.LimitGrant\x12&\n\x05terms\x18\x05 \x01(\x0b\x32\x17.penstock.v1.LeaseTerms\x12,\n\tnext_sync\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrecovering\x18\x07 \x01(\x08\x12\x32\n\x0freconnect_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07unknown\x18\t \x03(\t\"=\n\x11SyncLimitsRequest\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitReport\">\n\x12SyncLimitsResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitAnswer\"A\n\x15\x45xchangeLimitsRequest\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitReport\"B\n\x16\x45xchangeLimitsResponse\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x18.penstock.v1.LimitAnswer\"J\n\x15ReleaseSessionRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04host\x18\x03 \x01(\t\"\x18\n\x16ReleaseSessionResponse\"G\n\x11ListLimitsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x93\x02\n\x0bLimitHolder\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x01(\x04\x12\x0e\n\x06\x62ooked\x18\x04 \x01(\x04\x12\r\n\x05\x66loor\x18\x05 \x01(\x04\x12\x0e\n\x06in_use\x18\x06 \x01(\x04\x12\r\n\x05wants\x18\x07 \x01(\x04\x12+\n\x08held_for\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bwaiting_for\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nsilent_for\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04host\x18\x0b \x01(\t\"\xb2\x02\n\nLimitState\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.penstock.v1.LimitKind\x12\r\n\x05limit\x18\x03 \x01(\x04\x12)\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05units\x18\x05 \x01(\x04\x12\x0e\n\x06\x62ooked\x18\x06 \x01(\x04\x12\x0e\n\x06in_use\x18\x07 \x01(\x04\x12\x0e\n\x06wanted\x18\x08 \x01(\x04\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x14\n\x0cholder_count\x18\n \x01(\r\x12\x11\n\tunclaimed\x18\x0b \x01(\x04\x12\x13\n\x0b\x64isagreeing\x18\x0c \x01(\r\x12)\n\x07holders\x18\r \x03(\x0b\x32\x18.penstock.v1.LimitHolder\"\x89\x01\n\x12ListLimitsResponse\x12\'\n\x06limits\x18\x01 \x03(\x0b\x32\x17.penstock.v1.LimitState\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06server\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nrecovering\x18\x05 \x01(\x08\x32\xe6\x02\n\x0cLimitService\x12Q\n\nSyncLimits\x12\x1e.penstock.v1.SyncLimitsRequest\x1a\x1f.penstock.v1.SyncLimitsResponse(\x01\x30\x01\x12Y\n\x0e\x45xchangeLimits\x12\".penstock.v1.ExchangeLimitsRequest\x1a#.penstock.v1.ExchangeLimitsResponse\x12Y\n\x0eReleaseSession\x12\".penstock.v1.ReleaseSessionRequest\x1a#.penstock.v1.ReleaseSessionResponse\x12M\n\nListLimits\x12\x1e.penstock.v1.ListLimitsRequest\x1a\x1f.penstock.v1.ListLimitsResponseB)Z\'penstock.dev/gen/penstock/v1;penstockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,33 +42,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIMITDEMAND']._serialized_start=317
   _globals['_LIMITDEMAND']._serialized_end=550
   _globals['_LIMITREPORT']._serialized_start=552
-  _globals['_LIMITREPORT']._serialized_end=663
-  _globals['_LIMITGRANT']._serialized_start=666
-  _globals['_LIMITGRANT']._serialized_end=878
-  _globals['_LEASETERMS']._serialized_start=881
-  _globals['_LEASETERMS']._serialized_end=1049
-  _globals['_LIMITANSWER']._serialized_start=1052
-  _globals['_LIMITANSWER']._serialized_end=1335
-  _globals['_SYNCLIMITSREQUEST']._serialized_start=1337
-  _globals['_SYNCLIMITSREQUEST']._serialized_end=1398
-  _globals['_SYNCLIMITSRESPONSE']._serialized_start=1400
-  _globals['_SYNCLIMITSRESPONSE']._serialized_end=1462
-  _globals['_EXCHANGELIMITSREQUEST']._serialized_start=1464
-  _globals['_EXCHANGELIMITSREQUEST']._serialized_end=1529
-  _globals['_EXCHANGELIMITSRESPONSE']._serialized_start=1531
-  _globals['_EXCHANGELIMITSRESPONSE']._serialized_end=1597
-  _globals['_RELEASESESSIONREQUEST']._serialized_start=1599
-  _globals['_RELEASESESSIONREQUEST']._serialized_end=1659
-  _globals['_RELEASESESSIONRESPONSE']._serialized_start=1661
-  _globals['_RELEASESESSIONRESPONSE']._serialized_end=1685
-  _globals['_LISTLIMITSREQUEST']._serialized_start=1687
-  _globals['_LISTLIMITSREQUEST']._serialized_end=1758
-  _globals['_LIMITHOLDER']._serialized_start=1761
-  _globals['_LIMITHOLDER']._serialized_end=2022
-  _globals['_LIMITSTATE']._serialized_start=2025
-  _globals['_LIMITSTATE']._serialized_end=2331
-  _globals['_LISTLIMITSRESPONSE']._serialized_start=2334
-  _globals['_LISTLIMITSRESPONSE']._serialized_end=2471
-  _globals['_LIMITSERVICE']._serialized_start=2474
-  _globals['_LIMITSERVICE']._serialized_end=2832
+  _globals['_LIMITREPORT']._serialized_end=677
+  _globals['_LIMITGRANT']._serialized_start=680
+  _globals['_LIMITGRANT']._serialized_end=892
+  _globals['_LEASETERMS']._serialized_start=895
+  _globals['_LEASETERMS']._serialized_end=1063
+  _globals['_LIMITANSWER']._serialized_start=1066
+  _globals['_LIMITANSWER']._serialized_end=1349
+  _globals['_SYNCLIMITSREQUEST']._serialized_start=1351
+  _globals['_SYNCLIMITSREQUEST']._serialized_end=1412
+  _globals['_SYNCLIMITSRESPONSE']._serialized_start=1414
+  _globals['_SYNCLIMITSRESPONSE']._serialized_end=1476
+  _globals['_EXCHANGELIMITSREQUEST']._serialized_start=1478
+  _globals['_EXCHANGELIMITSREQUEST']._serialized_end=1543
+  _globals['_EXCHANGELIMITSRESPONSE']._serialized_start=1545
+  _globals['_EXCHANGELIMITSRESPONSE']._serialized_end=1611
+  _globals['_RELEASESESSIONREQUEST']._serialized_start=1613
+  _globals['_RELEASESESSIONREQUEST']._serialized_end=1687
+  _globals['_RELEASESESSIONRESPONSE']._serialized_start=1689
+  _globals['_RELEASESESSIONRESPONSE']._serialized_end=1713
+  _globals['_LISTLIMITSREQUEST']._serialized_start=1715
+  _globals['_LISTLIMITSREQUEST']._serialized_end=1786
+  _globals['_LIMITHOLDER']._serialized_start=1789
+  _globals['_LIMITHOLDER']._serialized_end=2064
+  _globals['_LIMITSTATE']._serialized_start=2067
+  _globals['_LIMITSTATE']._serialized_end=2373
+  _globals['_LISTLIMITSRESPONSE']._serialized_start=2376
+  _globals['_LISTLIMITSRESPONSE']._serialized_end=2513
+  _globals['_LIMITSERVICE']._serialized_start=2516
+  _globals['_LIMITSERVICE']._serialized_end=2874
 # @@protoc_insertion_point(module_scope)

@@ -58,16 +58,18 @@ class LimitDemand(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., key: _Optional[str] = ..., paths: _Optional[_Iterable[_Union[LimitPath, _Mapping]]] = ..., wants: _Optional[int] = ..., enforced: _Optional[int] = ..., version: _Optional[int] = ..., weight: _Optional[int] = ..., returned_nano_events: _Optional[int] = ..., claim: _Optional[_Union[LimitClaim, _Mapping]] = ..., in_use: _Optional[int] = ...) -> None: ...
 
 class LimitReport(_message.Message):
-    __slots__ = ("worker", "incarnation", "sequence", "demands")
+    __slots__ = ("worker", "incarnation", "sequence", "demands", "host")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DEMANDS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: int
     sequence: int
     demands: _containers.RepeatedCompositeFieldContainer[LimitDemand]
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., demands: _Optional[_Iterable[_Union[LimitDemand, _Mapping]]] = ...) -> None: ...
+    host: str
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., demands: _Optional[_Iterable[_Union[LimitDemand, _Mapping]]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class LimitGrant(_message.Message):
     __slots__ = ("handle", "key", "version", "units", "floor", "fill_nano_events", "limit", "rate_count", "rate_period", "proof")
@@ -152,12 +154,14 @@ class ExchangeLimitsResponse(_message.Message):
     def __init__(self, answer: _Optional[_Union[LimitAnswer, _Mapping]] = ...) -> None: ...
 
 class ReleaseSessionRequest(_message.Message):
-    __slots__ = ("worker", "incarnation")
+    __slots__ = ("worker", "incarnation", "host")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: int
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    host: str
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
 
 class ReleaseSessionResponse(_message.Message):
     __slots__ = ()
@@ -174,7 +178,7 @@ class ListLimitsRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class LimitHolder(_message.Message):
-    __slots__ = ("agent", "worker", "units", "booked", "floor", "in_use", "wants", "held_for", "waiting_for", "silent_for")
+    __slots__ = ("agent", "worker", "units", "booked", "floor", "in_use", "wants", "held_for", "waiting_for", "silent_for", "host")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +189,7 @@ class LimitHolder(_message.Message):
     HELD_FOR_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     SILENT_FOR_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     agent: str
     worker: str
     units: int
@@ -195,7 +200,8 @@ class LimitHolder(_message.Message):
     held_for: _duration_pb2.Duration
     waiting_for: _duration_pb2.Duration
     silent_for: _duration_pb2.Duration
-    def __init__(self, agent: _Optional[str] = ..., worker: _Optional[str] = ..., units: _Optional[int] = ..., booked: _Optional[int] = ..., floor: _Optional[int] = ..., in_use: _Optional[int] = ..., wants: _Optional[int] = ..., held_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., waiting_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., silent_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    host: str
+    def __init__(self, agent: _Optional[str] = ..., worker: _Optional[str] = ..., units: _Optional[int] = ..., booked: _Optional[int] = ..., floor: _Optional[int] = ..., in_use: _Optional[int] = ..., wants: _Optional[int] = ..., held_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., waiting_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., silent_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class LimitState(_message.Message):
     __slots__ = ("key", "kind", "limit", "period", "units", "booked", "in_use", "wanted", "waiting", "holder_count", "unclaimed", "disagreeing", "holders")

@@ -29,8 +29,9 @@ class LimitServiceStub(object):
     """LimitService lends limits to agents. A limit is so many units: connections, or of a rate its
     burst, where each unit is a bucket for one event that fills at its part of the rate. Whoever
     calls is the agent of the call's identity; each of its processes (worker) holds leases of its
-    own. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also for a caller without a name;
-    UNAVAILABLE with RetryInfo while another server keeps the book, whose address the message says.
+    own, on each host that it runs on. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also
+    for a caller without a name; UNAVAILABLE with RetryInfo while another server keeps the book,
+    whose address the message says.
     """
 
     def __init__(self, channel):
@@ -65,8 +66,9 @@ class LimitServiceServicer(object):
     """LimitService lends limits to agents. A limit is so many units: connections, or of a rate its
     burst, where each unit is a bucket for one event that fills at its part of the rate. Whoever
     calls is the agent of the call's identity; each of its processes (worker) holds leases of its
-    own. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also for a caller without a name;
-    UNAVAILABLE with RetryInfo while another server keeps the book, whose address the message says.
+    own, on each host that it runs on. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also
+    for a caller without a name; UNAVAILABLE with RetryInfo while another server keeps the book,
+    whose address the message says.
     """
 
     def SyncLimits(self, request_iterator, context):
@@ -74,8 +76,9 @@ class LimitServiceServicer(object):
         grants also come unasked, with the sequence that was heard last. The server takes in a
         request when it has answered the one before, and sends a client that is slow only the newest
         of each grant. After any error: reconnect, and go on with the same leases. Errors:
-        INVALID_ARGUMENT when worker or incarnation change within the stream; ABORTED when another
-        stream or an ExchangeLimits of the same worker takes over, or a later start of it reports.
+        INVALID_ARGUMENT when worker, incarnation or host change within the stream; ABORTED when
+        another stream or an ExchangeLimits of the same worker takes over, or a later start of it
+        reports.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,8 +144,9 @@ class LimitService(object):
     """LimitService lends limits to agents. A limit is so many units: connections, or of a rate its
     burst, where each unit is a bucket for one event that fills at its part of the rate. Whoever
     calls is the agent of the call's identity; each of its processes (worker) holds leases of its
-    own. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also for a caller without a name;
-    UNAVAILABLE with RetryInfo while another server keeps the book, whose address the message says.
+    own, on each host that it runs on. Errors of every RPC but ListLimits: INVALID_ARGUMENT, also
+    for a caller without a name; UNAVAILABLE with RetryInfo while another server keeps the book,
+    whose address the message says.
     """
 
     @staticmethod

@@ -5,16 +5,21 @@ The book is in the memory of the server that keeps it; the database says which t
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import click
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import Connection
 
 from penstock.v1 import limit_pb2, limit_service_pb2_grpc
 from penstock.v1 import limit_service_pb2 as pb
 from policy_server.cli.console import build_table, open_console, plain
+from policy_server.cli.lease_release import Ended, end_leases, parse_released
 from policy_server.cli.session import (
     Session,
     config_option,
@@ -22,14 +27,13 @@ from policy_server.cli.session import (
     open_database,
     run_async,
 )
-from policy_server.conversions.limits import name_holder, split_holder
+from policy_server.conversions.holders import Holder
 from policy_server.errors import NotFound, PolicyServerError, Unavailable
 from policy_server.rules.values import Rate, format_rate
-from policy_server.store.leases import read_book
+from policy_server.store.leases import find_holders, read_book
 
 _SECONDS = 10.0
 _PAGE = 1000
-_ANY_INCARNATION = 2**64 - 1
 
 
 @click.command()
@@ -37,10 +41,11 @@ _ANY_INCARNATION = 2**64 - 1
 @click.option(
     "--release",
     "released",
-    metavar="WORKER",
+    metavar="AGENT[/WORKER][@HOST]",
     default="",
-    help="End all leases of an agent (or AGENT/WORKER) that is gone for certain: what it held is"
-    " lent to others at once. If it still runs, limits may be exceeded.",
+    help="End all leases of an agent that is gone for certain: what it held is lent to others at"
+    " once. Of several workers or hosts those are left alone that are heard. If it still runs,"
+    " limits may be exceeded.",
 )
 @json_option
 @config_option
@@ -49,15 +54,21 @@ def limits(session: Session, key: str, released: str, as_json: bool) -> None:
     """List the limits that are lent to agents, or one of them with its holders."""
     if key and released:
         raise click.UsageError("give a KEY or --release, not both")
+    meant = parse_released(released) if released else None
     with open_database(session.settings()) as database:
         book = database.read_now(read_book)
-    if book is None or not book.owner:
-        raise Unavailable("no server keeps the book of limits; start penstock-server serve")
-    if released:
-        run_async(_release(book.address, released))
+        if book is None or not book.owner:
+            raise Unavailable("no server keeps the book of limits; start penstock-server serve")
+        known = database.read_now(partial(_find_workers, meant.agent)) if meant is not None else {}
+    if meant is not None:
+        ended = run_async(_release(book.address, meant, known))
         if as_json:
-            click.echo(json.dumps({"released": released}))
-        click.echo(f"the leases of {released} have ended", err=True)
+            names = [holder.name for holder in ended.released]
+            click.echo(json.dumps({"released": released, "workers": names}))
+        for holder in ended.released:
+            click.echo(f"the leases of {holder.name} have ended", err=True)
+        for holder in ended.heard:
+            click.echo(f"{holder.name} is heard, and keeps its leases", err=True)
         return
     response = run_async(_list(book.address, key))
     if as_json:
@@ -85,17 +96,19 @@ async def _list(address: str, key: str) -> pb.ListLimitsResponse:
                 return whole
 
 
-async def _release(address: str, holder: str) -> None:
-    agent, worker = split_holder(holder)
-    if name_holder(agent, worker) != holder:
-        raise click.UsageError(f'"{holder}" is neither AGENT nor AGENT/WORKER')
-    request = pb.ReleaseSessionRequest(worker=worker, incarnation=_ANY_INCARNATION)
+def _find_workers(agent: str, connection: Connection) -> dict[Holder, str]:
+    """Find the workers of an agent that may have leases, each with one of its limits."""
+    found = find_holders(connection, Holder(agent).name)
+    return {
+        holder: key for name, key in found.items() if (holder := Holder.parse(name)).agent == agent
+    }
+
+
+async def _release(address: str, meant: Holder, known: Mapping[Holder, str]) -> Ended:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = limit_service_pb2_grpc.LimitServiceStub(channel)
         try:
-            await stub.ReleaseSession(
-                request, timeout=_SECONDS, metadata=(("penstock-agent", agent),)
-            )
+            return await end_leases(stub, meant, known, timeout=_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, address) from error
 
@@ -132,10 +145,14 @@ def _show_holders(state: pb.LimitState) -> None:
         "agent", "units", "booked", "floor", "in use", "wants", "held for", "waiting for",
         "last heard", whole=("agent",),
     )  # fmt: skip
+    hosts = Counter((holder.agent, holder.worker) for holder in state.holders)
     for holder in state.holders:
+        # The host stands there only where there are several.
+        host = holder.host if hosts[holder.agent, holder.worker] > 1 else ""
+        name = Holder(holder.agent, holder.worker, host).name
         counts = (holder.units, holder.booked, holder.floor, holder.in_use, holder.wants)
         spans = (_spell_span(holder, name) for name in ("held_for", "waiting_for", "silent_for"))
-        table.add_row(plain(name_holder(holder.agent, holder.worker)), *map(str, counts), *spans)
+        table.add_row(plain(name), *map(str, counts), *spans)
     open_console().print(table)
 
 
@@ -167,8 +184,8 @@ def _describe_limit(state: pb.LimitState) -> dict[str, Any]:
 
 
 def _describe_holder(holder: pb.LimitHolder) -> dict[str, Any]:
-    counts = ("agent", "worker", "units", "booked", "floor", "in_use", "wants")
-    return {name: getattr(holder, name) for name in counts} | {
+    fields = ("agent", "worker", "host", "units", "booked", "floor", "in_use", "wants")
+    return {name: getattr(holder, name) for name in fields} | {
         f"{name}_seconds": _to_seconds(holder, name)
         for name in ("held_for", "waiting_for", "silent_for")
     }

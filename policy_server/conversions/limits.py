@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from penstock.v1 import limit_service_pb2 as pb
 from policy_server.answering.limit_refs import kind_of
+from policy_server.conversions.holders import Holder
 from policy_server.errors import InvalidRequest
 from policy_server.lending.port import Taken
 from policy_server.limits.messages import Demand, Grant
@@ -28,39 +29,13 @@ MAX_KEY_BYTES = 8192
 _MOST_UNITS = 1 << 40
 _MOST_WEIGHT = 1_000_000
 _NANO = 1_000_000_000
-_WORKER = re.compile(r"[A-Za-z0-9._-]{0,64}")
-
-
-def name_holder(agent: str, worker: str) -> str:
-    """
-    Name the worker of an agent in the book, so that no two have one name.
-
-    >>> name_holder("mta-1", ""), name_holder("mta-1", "2"), name_holder("a/b", "")
-    ('mta-1', 'mta-1/2', 'a//b')
-    """
-    whole = agent.replace("/", "//")
-    return f"{whole}/{worker}" if worker else whole
-
-
-def split_holder(holder: str) -> tuple[str, str]:
-    """
-    Return the agent and worker of a name in the book.
-
-    >>> split_holder("mta-1"), split_holder("mta-1/2"), split_holder("a//b")
-    (('mta-1', ''), ('mta-1', '2'), ('a/b', ''))
-    """
-    # A worker has no slash, so that what stands before its own is even in number.
-    agent, slash, worker = holder.rpartition("/")
-    if not slash or (len(agent) - len(agent.rstrip("/"))) % 2:
-        return holder.replace("//", "/"), ""
-    return agent.replace("//", "/"), worker
+#: What a worker and a host may be named.
+_NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 def check_report(report: pb.LimitReport) -> None:
     """Check what holds for every report. Errors: `InvalidRequest` with every violation."""
-    found: list[tuple[str, str]] = []
-    if not _WORKER.fullmatch(report.worker):
-        found.append(("worker", "must have at most 64 letters, digits, '.', '_' and '-'"))
+    found = _find_bad_names(report)
     if not report.incarnation:
         found.append(("incarnation", "must be at least 1"))
     if not report.sequence:
@@ -74,6 +49,21 @@ def check_report(report: pb.LimitReport) -> None:
             found.append((f"demands[{index}].paths", f"must be at most {MOST_PATHS}"))
     if found:
         raise invalid_report(found)
+
+
+def check_names(request: pb.ReleaseSessionRequest) -> None:
+    """Check whose leases are to end. Errors: `InvalidRequest` with every violation."""
+    if found := _find_bad_names(request):
+        field, text = found[0]
+        raise InvalidRequest(f"{field} {text}", field=field, violations=found)
+
+
+def _find_bad_names(
+    message: pb.LimitReport | pb.ReleaseSessionRequest,
+) -> list[tuple[str, str]]:
+    text = "must have at most 64 letters, digits, '.', '_' and '-'"
+    names = {"worker": message.worker, "host": message.host}
+    return [(field, text) for field, name in names.items() if not _NAME.fullmatch(name)]
 
 
 def invalid_report(found: list[tuple[str, str]]) -> InvalidRequest:
@@ -173,10 +163,9 @@ def _to_grant(grant: Grant, handle: int) -> pb.LimitGrant:
 
 
 def _to_holder(view: HolderView) -> pb.LimitHolder:
-    agent, worker = split_holder(view.agent)
+    holder = Holder.parse(view.agent)
     return pb.LimitHolder(
-        agent=agent,
-        worker=worker,
+        **holder._asdict(),
         units=view.units,
         booked=view.booked,
         floor=view.floor,

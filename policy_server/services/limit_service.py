@@ -14,9 +14,10 @@ from typing import Any
 
 from penstock.v1 import limit_service_pb2 as pb
 from penstock.v1 import limit_service_pb2_grpc
+from policy_server.conversions.holders import Holder
 from policy_server.conversions.limits import (
+    check_names,
     check_report,
-    name_holder,
     to_answer,
     to_duration,
     to_state,
@@ -26,6 +27,7 @@ from policy_server.errors import InvalidRequest, NotFound, Unavailable
 from policy_server.lending.port import LimitStore
 from policy_server.metrics import ServerMetrics
 from policy_server.services.caller import read_caller
+from policy_server.services.limit_hosts import KnownHosts
 from policy_server.services.limit_names import LimitNames
 from policy_server.services.limit_stream import (
     MOST_GRANTS,
@@ -65,6 +67,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._metrics = metrics
         self._random = random or Random()
         self._streams: dict[str, LimitStream] = {}
+        self._hosts = KnownHosts()
         self._is_draining = False
 
     async def SyncLimits(
@@ -75,7 +78,8 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._refuse_if_full()
         first = await read_first(request_iterator)
         check_report(first)
-        holder = name_holder(agent, first.worker)
+        who = Holder.of(agent, first)
+        holder = who.name
         stream = LimitStream(
             self._store,
             self._receiver(holder),
@@ -85,6 +89,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
             metrics=self._metrics,
         )
         self._end_earlier(holder, first.incarnation)
+        self._hosts.note(who)
         self._streams[holder] = stream
         try:
             async with contextlib.aclosing(stream.serve(first, request_iterator)) as responses:
@@ -100,9 +105,12 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         """Take one report, and answer with the grants that its worker has not confirmed."""
         self._refuse_if_full()
         report = request.report
-        holder = name_holder(_read_agent(context), report.worker)
+        check_report(report)
+        who = Holder.of(_read_agent(context), report)
+        holder = who.name
         # What is there for the worker goes to one place.
         self._end_earlier(holder, report.incarnation)
+        self._hosts.note(who)
         detach = self._store.attach(holder, _do_nothing)
         try:
             heard = await self._receiver(holder).take(report)
@@ -124,9 +132,11 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self, request: pb.ReleaseSessionRequest, context: Any
     ) -> pb.ReleaseSessionResponse:
         """End all leases of a worker."""
-        holder = name_holder(_read_agent(context), request.worker)
-        await self._store.release(holder, request.incarnation)
-        self._names.forget(holder)
+        check_names(request)
+        who = Holder.of(_read_agent(context), request)
+        await self._store.release(who.name, request.incarnation)
+        self._names.forget(who.name)
+        self._hosts.forget(who)
         return pb.ReleaseSessionResponse()
 
     async def ListLimits(

@@ -155,9 +155,9 @@ class LimitStream:
         await self._take(first)
         async for request in requests:
             report = request.report
-            if (report.worker, report.incarnation) != (first.worker, self.incarnation):
-                text = "must stay the same within a stream"
-                raise invalid_report([("incarnation", text)])
+            for field in ("worker", "incarnation", "host"):
+                if getattr(report, field) != getattr(first, field):
+                    raise invalid_report([(field, "must stay the same within a stream")])
             await self._take(report)
 
     async def _take(self, report: pb.LimitReport) -> None:

@@ -227,6 +227,17 @@ def read_holdings(
     return holdings
 
 
+def find_holders(connection: Connection, agent: str) -> dict[str, str]:
+    """Find who has leases of those whose names begin so, each with the key of one limit."""
+    statement = (
+        select(_floors.holder, func.min(_floors.key))
+        .where(_floors.holder.startswith(agent, autoescape=True))
+        .where((_floors.units > 0) | (_floors.floor > 0))
+        .group_by(_floors.holder)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
 def keep_promises(connection: Connection, promises: Sequence[Promise], epoch: int) -> bool:
     """Write promises down; False, and nothing written: the book has gone to another server."""
     # It also locks the row, so that nobody takes the book while this is written.

@@ -158,11 +158,12 @@ timeout = "2s"
         server_port: int = 0,
         workers: int = 1,
         host: SeparateHost | None = None,
+        called: str = "",
     ) -> Program:
         """
         Start an agent with one source, on the ports and the spool it had before, if any;
         *server_port*: of what stands before the server; *host*: where it runs, if not here, and
-        then that stands at our end of its line.
+        then that stands at our end of its line; *called*: what it says that it is, if not *name*.
         """
         ports = self._ports_of(name, "smtp", "grpc", "http")
         at = host.line.theirs if host else "127.0.0.1"
@@ -173,7 +174,7 @@ timeout = "2s"
         config.write_text(
             f"""
 [agent]
-name = "{name}"
+name = "{called or name}"
 data_dir = "{self.directory}/{name}"
 workers = {workers}
 [policy]

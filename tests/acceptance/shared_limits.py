@@ -132,12 +132,17 @@ async def open_peers(
 
 
 async def start(
-    fleet: Fleet, name: str, *, server_port: int = 0, host: SeparateHost | None = None
+    fleet: Fleet,
+    name: str,
+    *,
+    server_port: int = 0,
+    host: SeparateHost | None = None,
+    called: str = "",
 ) -> None:
     """Start an agent with the one source whose limits all share; each has its own address."""
     address = host.line.theirs if host else f"127.0.1.{AGENTS.index(name) + 1}"
     await fleet.start_agent(
-        name, source="ip-1", address=address, server_port=server_port, host=host
+        name, source="ip-1", address=address, server_port=server_port, host=host, called=called
     )
 
 

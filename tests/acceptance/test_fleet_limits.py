@@ -126,7 +126,10 @@ async def test_what_stands_still_for_a_while_exceeds_nothing(tmp_path: Path) -> 
 
 
 async def test_what_loses_its_line_to_the_server_exceeds_nothing(tmp_path: Path) -> None:
-    """An agent on a host of its own, whose packets are lost without a word, both ways."""
+    """
+    An agent on a host of its own, whose packets are lost without a word, both ways; then another
+    one that bears its name.
+    """
     names = AGENTS[:2]
     async with AsyncExitStack() as stack:
         host = stack.enter_context(open_host())
@@ -153,12 +156,23 @@ async def test_what_loses_its_line_to_the_server_exceeds_nothing(tmp_path: Path)
         assert modes(fleet, apart) == {"floors"}
         assert watched.exceeded() == []
 
+        # It is thought to be dead, and started on our host under the name it has.
+        moved = AGENTS[2]
+        await start(fleet, moved, called=apart)
+        await fill(fleet, moved)
+        await until(lambda: units(fleet, moved), what="it has a part of what is free")
+        begun = time.monotonic()
+        await until(lambda: used(0.8, since=begun), seconds=60, what="nearly all is used by three")
+        assert modes(fleet, apart) == {"floors"}
+        assert watched.exceeded() == []
+
         host.reach_server()
         await until(lambda: modes(fleet, apart) == {"leased"}, seconds=60, what="leases hold again")
         healed = time.monotonic()
         await until(
-            lambda: used(0.85, since=healed), seconds=60, what="two agents use what there is"
+            lambda: used(0.85, since=healed), seconds=60, what="three agents use what there is"
         )
+        assert modes(fleet, moved) == {"leased"}
         assert watched.exceeded() == []
 
 

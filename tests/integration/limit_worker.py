@@ -31,8 +31,10 @@ def path(domain: str = "yahoo.com", source: str = "ip-1") -> pb.LimitPath:
 class Worker:
     """One worker of an agent."""
 
-    def __init__(self, agent: str, *, worker: str = "", incarnation: int = 1) -> None:
-        self.agent, self.worker, self.incarnation = agent, worker, incarnation
+    def __init__(
+        self, agent: str, *, worker: str = "", incarnation: int = 1, host: str = ""
+    ) -> None:
+        self.agent, self.worker, self.incarnation, self.host = agent, worker, incarnation, host
         times = HolderTimes.of(session=15 * _NANO, floor=1200 * _NANO, drain=55 * _NANO, drift=1000)
         self.holder = LeaseHolder(times, agent=agent, incarnation=incarnation)
         self.paths: dict[str, tuple[pb.LimitPath, ...]] = {}
@@ -66,6 +68,7 @@ class Worker:
         made = self.holder.report(boottime_ns())
         return pb.LimitReport(
             worker=self.worker,
+            host=self.host,
             incarnation=made.incarnation,
             sequence=made.sequence,
             demands=[self._write(one, with_keys=with_keys) for one in made.demands],

@@ -35,6 +35,7 @@ class Here:
             self.fleet,
             agent_name="mta-1",
             worker=worker,
+            host="host-1",
             incarnation=7,
             clock_ns=lease_clock_ns,
             random=Random(1),

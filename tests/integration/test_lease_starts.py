@@ -1,4 +1,7 @@
-"""Every start of a worker has a higher number than those before, and than no other process."""
+"""
+Every start of a worker has a higher number than those before, and than no other process; and it
+tells the data directory of each from others.
+"""
 
 import json
 from pathlib import Path
@@ -6,10 +9,14 @@ from random import Random
 
 import pytest
 
-from agent.leases.starts import next_incarnation
+from agent.leases.starts import count_start
 
 #: What a server in Lua, whose numbers are floats, can tell apart.
 _MOST = 2**53
+
+
+def next_incarnation(file: Path, now: float, random: Random) -> int:
+    return count_start(file, now, random).incarnation
 
 
 def test_each_start_counts_on(tmp_path: Path) -> None:
@@ -54,14 +61,28 @@ def test_a_start_after_those_that_were_counted_in_seconds_is_later(tmp_path: Pat
     assert next_incarnation(file, 1000.0, Random(1)) > 1_800_000_000
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"incarnation": "x"}', "null"])
+def test_a_directory_keeps_what_was_drawn_for_it_and_its_copy_has_the_same(tmp_path: Path) -> None:
+    file, other, copy = (tmp_path / name for name in ("starts.json", "other.json", "copy.json"))
+    directory = count_start(file, 1000.0, Random(1)).directory
+    copy.write_bytes(file.read_bytes())
+
+    assert count_start(file, 2000.0, Random(2)).directory == directory
+    assert count_start(copy, 2000.0, Random(3)).directory == directory
+    assert count_start(other, 1000.0, Random(4)).directory != directory
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[1]", '{"incarnation": "x"}', "null", '{"incarnation": 9, "directory": null}'],
+)
 def test_a_lost_or_broken_file_starts_from_the_time(tmp_path: Path, content: str) -> None:
     file = tmp_path / "starts.json"
     lasting = tmp_path / "lasting.json"
     before = next_incarnation(lasting, 4999.0, Random(1))
     file.write_text(content)
 
-    number = next_incarnation(file, 5000.0, Random(1))
+    start = count_start(file, 5000.0, Random(1))
 
-    assert before < number < next_incarnation(lasting, 5001.0, Random(1))
-    assert json.loads(file.read_text()) == {"incarnation": number}
+    assert before < start.incarnation < next_incarnation(lasting, 5001.0, Random(1))
+    assert len(start.directory) == 16
+    assert json.loads(file.read_text()) == start._asdict()

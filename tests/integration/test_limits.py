@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from penstock.v1.automation_service_pb2 import (
     CreateActionRequest,
 )
 from penstock.v1.limit_service_pb2_grpc import LimitServiceStub
+from policy_server.cli import lease_release
 from policy_server.cli.main import cli
 from policy_server.rules.layers import BlockDraft, LayerDraft, Scope
 from tests.integration.limit_worker import HOSTS, PATIENCE, Worker, path
@@ -267,6 +269,33 @@ async def test_a_worker_that_started_again_leaves_nothing_to_the_earlier_one(url
         assert failure.value.code() is grpc.StatusCode.ABORTED
 
 
+async def test_a_start_on_another_host_takes_nothing_from_one_that_may_still_run(
+    url, caplog
+) -> None:
+    async with lending(url, connection_limit=10) as (_, channel):
+        here, there = (Worker("mta-1", incarnation=n, host=f"host-{n}") for n in (1, 2))
+        here.want(KEY, 10, path())
+        await here.exchange(channel)
+        there.want(KEY, 10, path())
+
+        await there.exchange(channel)
+        # The first one has heard nothing yet, and may use all that it had.
+        assert (here.cap(KEY), there.cap(KEY)) == (10, 0)
+        assert "a worker begins on another host" in caplog.text
+        assert caplog.records[-1].earlier == ["mta-1@host-1"]
+
+        # Both have a half once it is heard; and what it gives back goes to the other.
+        async with asyncio.timeout(PATIENCE):
+            while (here.cap(KEY), there.cap(KEY)) != (5, 5):
+                await here.exchange(channel)
+                await there.exchange(channel)
+                assert here.cap(KEY) + there.cap(KEY) <= 10
+        release = pb.ReleaseSessionRequest(incarnation=1, host="host-1")
+        await LimitServiceStub(channel).ReleaseSession(release, metadata=here.metadata)
+        await there.exchange(channel)
+        assert there.cap(KEY) == 10
+
+
 async def test_a_worker_that_was_released_but_lives_is_told_and_others_have_what_it_had(
     url,
 ) -> None:
@@ -342,6 +371,11 @@ _REPORT = pb.LimitReport(incarnation=1, sequence=1)
             pb.LimitReport(incarnation=1, sequence=1, worker="a/b"),
             "report.worker",
             id="a worker with a slash",
+        ),
+        pytest.param(
+            pb.LimitReport(incarnation=1, sequence=1, host="a@b"),
+            "report.host",
+            id="a host that is no name",
         ),
         pytest.param(
             pb.LimitReport(incarnation=1, sequence=1, demands=[pb.LimitDemand(handle=7)]),
@@ -461,9 +495,9 @@ async def test_the_command_shows_limits_and_ends_leases(url, monkeypatch) -> Non
         assert "mta-1/w1" in table.stdout
         assert (await run("no such key")).exit_code == 1
 
-        released = await run("--release", "mta-1/w1", "--json")
+        released = await run("--release", "mta-1", "--json")
         assert released.exit_code == 0
-        assert json.loads(released.stdout) == {"released": "mta-1/w1"}
+        assert json.loads(released.stdout) == {"released": "mta-1", "workers": ["mta-1/w1"]}
         other = Worker("mta-2")
         other.want(KEY, 1, path())
         await other.exchange(channel)
@@ -471,3 +505,47 @@ async def test_the_command_shows_limits_and_ends_leases(url, monkeypatch) -> Non
 
     stopped = await asyncio.to_thread(CliRunner().invoke, cli, ["limits"])
     assert stopped.exit_code == 1
+
+
+async def test_the_command_ends_leases_where_an_agent_is_silent_and_not_where_it_is_heard(
+    url, monkeypatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", url)
+    monkeypatch.setattr(lease_release, "_SILENT", timedelta(seconds=2))
+
+    async def run(*arguments: str):
+        return await asyncio.to_thread(CliRunner().invoke, cli, ["limits", *arguments])
+
+    async with lending(url, connection_limit=10) as (_, channel):
+        gone, moved = (Worker("mta-1", incarnation=n, host=f"host-{n}") for n in (1, 2))
+        gone.want(KEY, 10, path())
+        moved.want(KEY, 10, path())
+        async with asyncio.timeout(PATIENCE):
+            while (gone.cap(KEY), moved.cap(KEY)) != (5, 5):
+                await gone.exchange(channel)
+                await moved.exchange(channel)
+        table = (await run(KEY)).stdout
+        assert "mta-1@host-1" in table
+        assert "mta-1@host-2" in table
+
+        wrong = await run("--release", "mta-1@")
+        assert wrong.exit_code == 2
+        assert "AGENT/WORKER" in wrong.stderr
+        refused = await run("--release", "mta-1")
+        assert refused.exit_code == 1
+        heard = '"mta-1" is heard: mta-1@host-1, mta-1@host-2; stop it first'
+        assert heard in str(refused.exception)
+
+        async with asyncio.timeout(PATIENCE):
+            while (ended := await run("--release", "mta-1", "--json")).exit_code:
+                await moved.exchange(channel)
+        assert json.loads(ended.stdout)["workers"] == ["mta-1@host-1"]
+        assert "mta-1@host-2 is heard, and keeps its leases" in ended.stderr
+        await moved.exchange(channel)
+        assert moved.cap(KEY) == 10
+
+        # By its whole name one is ended that is heard.
+        assert (await run("--release", "mta-1@host-2")).exit_code == 0
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await moved.exchange(channel)
+        assert failure.value.code() is grpc.StatusCode.ABORTED

@@ -117,6 +117,29 @@ async def test_of_two_agents_with_one_name_the_earlier_is_told_whichever_server_
             assert "a later start of this worker has reported" in (end.details() or "")
 
 
+async def test_what_an_agent_may_use_on_one_host_is_not_lent_to_it_on_another(
+    database_url: str, valkey
+) -> None:
+    here, there = (
+        Worker("mta-1", incarnation=2**52 + number, host=f"host-{number}") for number in (1, 2)
+    )
+    async with (
+        _two_servers(database_url, valkey.url) as (first, second),
+        here.connected(first.channel),
+    ):
+        here.want(KEY, 10, path())
+        await here.report()
+        await here.until(lambda: here.cap(KEY) == 10)
+        async with there.connected(second.channel):
+            there.want(KEY, 10, path())
+            await there.report()
+            await there.until(lambda: there.cap(KEY) == 5)
+
+            assert here.cap(KEY) == 5
+            state = await _find(first)
+            assert sorted(holder.host for holder in state.holders) == ["host-1", "host-2"]
+
+
 async def test_the_command_asks_a_server_that_lives_whoever_began_the_book(
     database_url: str, valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +165,7 @@ async def test_the_command_asks_a_server_that_lives_whoever_began_the_book(
             await first.kill()
             async with asyncio.timeout(PATIENCE):
                 while (released := await run("--release", "mta-1")).exit_code:
-                    assert f"the server at {first.address}: " in released.stderr
+                    assert f"the server at {first.address}: " in str(released.exception)
                     await asyncio.sleep(0.1)
             other = Worker("mta-2")
             other.want(KEY, 1, path())

@@ -28,9 +28,16 @@ def _write(
 ) -> list[pb.LimitDemand]:
     report = Report(agent="a", incarnation=7, sequence=9, demands=(demand,))
     message = report_message(
-        report, handles, lambda key: paths, worker="w", shapes=lambda key: parts, epoch=epoch
+        report,
+        handles,
+        lambda key: paths,
+        worker="w",
+        host="h",
+        shapes=lambda key: parts,
+        epoch=epoch,
     )
-    assert (message.worker, message.incarnation, message.sequence) == ("w", 7, 9)
+    said = (message.worker, message.host, message.incarnation, message.sequence)
+    assert said == ("w", "h", 7, 9)
     return list(message.demands)
 
 

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["actions", "limits", "trials"])
+@pytest.mark.parametrize("name", ["actions", "holders", "trials"])
 def test_examples_in_docstrings_hold(name):
     module = importlib.import_module(f"policy_server.conversions.{name}")
 

@@ -1,0 +1,73 @@
+"""
+Host: what tells where a worker runs from anywhere else that one of its name may run.
+
+The server frees what an earlier start of a worker had as soon as a later one of the same host
+reports, for a data directory is locked, so that the earlier one is over. Of another host that can't
+be known: the same disk may have been copied or moved, while the process that used it goes on where
+only the network is gone. So the host is the data directory on the machine; and on a machine that
+has no name of its own, as in a container, the data directory on the machine since it was booted.
+"""
+
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+from agent.leases.starts import Start
+
+#: Of a process that shares them with the machine (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+_LETTERS = 16
+
+
+def name_host(
+    start: Start,
+    data_dir: Path,
+    *,
+    machine: str,
+    random: Random,
+    environ: Mapping[str, str],
+    root: Path = Path("/"),
+) -> str:
+    """
+    Name the host of a start in *data_dir*: 16 hexadecimal digits. *machine* is what the settings
+    name it, empty: it is looked up under *root*. Without anything that names it, each start has a
+    host of its own.
+    """
+    place = (
+        machine
+        or ("" if _is_in_container(environ, root) else _read(root / "etc/machine-id"))
+        or _read(root / "proc/sys/kernel/random/boot_id")
+        or f"{random.getrandbits(128):032x}"
+    )
+    # machine-id(5): an application is not to show it as it is.
+    whole = "\0".join((place, start.directory, str(data_dir.resolve())))
+    return sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:_LETTERS]
+
+
+def _is_in_container(environ: Mapping[str, str], root: Path) -> bool:
+    """Whether /etc/machine-id may be that of an image, or go along to another machine."""
+    signs = ("run/systemd/container", "run/.containerenv", ".dockerenv")
+    return (
+        "KUBERNETES_SERVICE_HOST" in environ
+        or "container" in environ
+        or any((root / sign).exists() for sign in signs)
+        or not _is_first_namespace(root)
+    )
+
+
+def _is_first_namespace(root: Path) -> bool:
+    try:
+        return os.readlink(root / "proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    # What systemd has there before a first boot is over.
+    return "" if text == "uninitialized" else text
