@@ -89,13 +89,8 @@ class LeaseBook:
         if limit.spec is spec or limit.spec == spec:
             return
         limit.earn(now, self._timing.drift)
-        if limit.spec.earning is not None and spec.earning is not None:
-            # What was earned stays as many events, if there is still room for them.
-            events = limit.pool * spec.event_parts // limit.spec.event_parts
-            limit.pool = min(events, max(0, spec.units - limit.out) * spec.event_parts)
-        else:
-            limit.pool = 0
-        limit.spec, limit.last_old_version = spec, self._last_version
+        limit.change(spec)
+        limit.last_old_version = self._last_version
         self._dirty[key] = None
 
     def restore(

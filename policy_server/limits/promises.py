@@ -7,15 +7,20 @@ of no less than is out.
    all of the limit are brought up to date: so they never come to more than is out.
 3. A limit of which nothing is durable has nothing out, and its units are full: a rate that was
    used goes on to be remembered until what was used has been earned again.
+4. While events are owed of units that a limit has no more, it is durable with so many units more:
+   after a crash all of them are empty, and it becomes what it is once somebody says that.
 """
 
+from dataclasses import replace
+
 from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
+from policy_server.limits.spec import LimitSpec
 from policy_server.limits.state import Limit, Share
 
 
 def take_promise(key: str, limit: Limit) -> Promise | None:
     """Note what has to be durable for the limit as it is now; None: that is so already."""
-    spec = None if limit.is_idle else limit.spec
+    spec = _spec_to_keep(limit)
     durable = limit.durable_holdings
     outdated = [
         agent
@@ -39,12 +44,25 @@ def take_promise(key: str, limit: Limit) -> Promise | None:
     limit.durable_spec = spec
     return Promise(
         key=key,
-        spec=limit.spec,
+        spec=spec or limit.spec,
         ceiling=max(limit.out, limit.spec.units),
         holdings=tuple((agent, changed[agent]) for agent in sorted(changed)),
         is_whole=not limit.unclaimed,
         is_over=spec is None,
     )
+
+
+def _spec_to_keep(limit: Limit) -> LimitSpec | None:
+    if limit.is_idle:
+        return None
+    if not limit.owed:
+        return limit.spec
+    units = limit.spec.units - (-limit.owed // limit.spec.event_parts)
+    known = limit.durable_spec
+    if known is not None and known.earning == limit.spec.earning and known.units >= units:
+        # What is owed becomes less all the time.
+        return known
+    return replace(limit.spec, units=units)
 
 
 def _is_outdated(share: Share, holding: Holding) -> bool:

@@ -92,6 +92,9 @@ class Limit:
     #: Events in the units that are free, in parts, and since when they have earned.
     pool: int = 0
     pool_since: int = 0
+    #: Events that were used of units which the limit has lost since, in parts: it counts as used
+    #: until that is earned again too, or a limit that is raised soon would be as good as new.
+    owed: int = 0
     #: What a predecessor may have promised beside what it wrote down of each agent.
     unclaimed: int = 0
     #: Durable: what each agent may have, at least.
@@ -117,8 +120,10 @@ class Limit:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody has or wants any of it, and its units are as full as a new one's."""
-        return not self.shares and not self.unclaimed and self.pool >= self.most_pool
+        """Whether nobody has or wants any of it, and all that was used is earned again."""
+        return (
+            not self.shares and not self.unclaimed and self.pool >= self.most_pool and not self.owed
+        )
 
     @property
     def most_pool(self) -> int:
@@ -126,11 +131,12 @@ class Limit:
         return self.spec.units * self.spec.event_parts
 
     def full_after(self, drift: int) -> int:
-        """How long until the pool is full if all units stay free, in nanoseconds."""
+        """How long until all is earned again if all units stay free, in nanoseconds."""
         earning = self.spec.earning
         if earning is None:
             return 0
-        span = -(-(self.most_pool - self.pool) // (self.spec.units * earning.count))
+        missing = self.most_pool - self.pool + self.owed
+        span = -(-missing // (self.spec.units * earning.count))
         return span + span // (drift - 1) + 1
 
     def book(self, share: Share, *, booked: int | None = None, floor: int | None = None) -> int:
@@ -155,5 +161,23 @@ class Limit:
         if earning is not None:
             span = max(0, now - self.pool_since)
             earned = (span - span // drift) * self.free * earning.count
-            self.pool = min(self.pool + earned, self.free * self.spec.event_parts)
+            room = self.free * self.spec.event_parts
+            beyond = max(0, self.pool + earned - room)
+            self.pool = min(self.pool + earned, room)
+            # What was in the pool before and has no room now is with somebody.
+            self.owed = max(0, self.owed - min(earned, beyond))
         self.pool_since = now
+
+    def change(self, spec: LimitSpec) -> None:
+        """Become another limit: events in the pool stay, if there is still room for them."""
+        before = self.spec
+        # What is out counts as used: how full that is comes to light with it.
+        used = self.most_pool - self.pool + self.owed
+        self.spec = spec
+        if before.earning is None or spec.earning is None:
+            self.pool = self.owed = 0
+            return
+        events = self.pool * spec.event_parts // before.event_parts
+        self.pool = min(events, self.free * spec.event_parts)
+        used = -(-used * spec.event_parts // before.event_parts)
+        self.owed = max(0, used - (self.most_pool - self.pool))

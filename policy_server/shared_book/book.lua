@@ -14,17 +14,22 @@ end
 
 -- Limits.
 
--- Set what a limit is; what its free units have earned stays as many events, if there is room.
+-- Set what a limit is; what its free units have earned stays as many events, if there is room, and
+-- what was used counts until it is earned again.
 local function change_limit(limit, units, count, period)
   earn(limit)
   local was_rate, parts_before = is_rate(limit), event_parts(limit)
+  local used = add(subtract(most_pool(limit), limit.pool), limit.owed)
   limit.units, limit.count, limit.period, limit.last_old_version = units, count, period, last_version()
   if was_rate and is_rate(limit) then
     limit.pool = least(
       divide_big(multiply(limit.pool, event_parts(limit)), parts_before),
       multiply(big(free_units(limit)), event_parts(limit)))
+    limit.owed = subtract_if_more(
+      divide_up(multiply(used, event_parts(limit)), parts_before),
+      subtract(most_pool(limit), limit.pool))
   else
-    limit.pool = {}
+    limit.pool, limit.owed = {}, {}
   end
 end
 
@@ -54,7 +59,7 @@ end
 local function add_limit(key, server, units, count, period)
   local limit = {
     key = key, name = PREFIX .. 'limit:' .. key,
-    units = units, count = count, period = period, occupied = 0, pool = {}, since = now,
+    units = units, count = count, period = period, occupied = 0, pool = {}, owed = {}, since = now,
     unclaimed = 0, last_old_version = last_version(), is_scarce = false, gone = {}, durable = '',
     setter = server,
     set_at = now, shares = {}, removed = {}, changed = {}, is_whole = true,
@@ -66,8 +71,14 @@ local function add_limit(key, server, units, count, period)
   return limit
 end
 
-local function spec_text(limit)
-  return string.format('%.0f %.0f %.0f', limit.units, limit.count, limit.period)
+-- A limit as it is durable, with so many units.
+local function spec_text(limit, units)
+  return string.format('%.0f %.0f %.0f', units, limit.count, limit.period)
+end
+
+-- With how many units it is durable; with none, nothing of it is.
+local function durable_units(limit)
+  return tonumber(string.match(limit.durable, '^%d+') or 0)
 end
 
 -- The session of an agent that a predecessor lent something; its lease of then ends no later than
@@ -92,10 +103,12 @@ local function is_lapsed(session, limit)
   return session.stage >= DRAINED or (session.stage == RATES_OVER and is_rate(limit))
 end
 
--- Take over what a predecessor had promised, as of *since*: to whom how much, and at most *ceiling*
--- in all, where that is more.
-local function restore_limit(limit, ceiling, holdings, since)
-  limit.durable, limit.pool = spec_text(limit), {}
+-- Take over what a predecessor had promised, as of *since*: how many units there were, to whom how
+-- much, and at most *ceiling* in all, where that is more.
+local function restore_limit(limit, units, ceiling, holdings, since)
+  local most = is_rate(limit) and math.max(units, limit.units) or limit.units
+  limit.durable, limit.pool = spec_text(limit, most), {}
+  limit.owed = multiply(big(most - limit.units), event_parts(limit))
   for agent, holding in pairs(holdings) do
     local share = new_share()
     share.held_since, share.waiting_since, share.is_restored = 0, 0, true

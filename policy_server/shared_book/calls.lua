@@ -159,8 +159,9 @@ function calls.release()
 end
 
 -- Make a limit known. ARGV: the server that calls, key, units, count, period; if it was known before, also "before" (in an
--- earlier epoch) or "now" (in this one, and has been lost), its ceiling, for how many microseconds
--- a predecessor may go on unseen, then agent, units, floor and incarnation of each holding.
+-- earlier epoch) or "now" (in this one, and has been lost), how many units it had, its ceiling, for
+-- how many microseconds a predecessor may go on unseen, then agent, units, floor and incarnation of
+-- each holding.
 function calls.add()
   local key = ARGV[4]
   if find_limit(key) then return {'ok', 0} end
@@ -170,10 +171,10 @@ function calls.add()
     if ARGV[8] == 'before' then
       since = tonumber(redis.call('HGET', SHARD .. ':shard', 'began'))
     end
-    for place = 11, #ARGV, 4 do
+    for place = 12, #ARGV, 4 do
       holdings[ARGV[place]] = {argument(place + 1), argument(place + 2), argument(place + 3)}
     end
-    restore_limit(limit, argument(9), holdings, since + argument(10))
+    restore_limit(limit, argument(9), argument(10), holdings, since + argument(11))
   end
   write_shard()
   return {'ok', 1}

@@ -28,7 +28,7 @@ _DIGITS = 10
 MOST_UNITS, MOST_WEIGHT = 500_000_000, 10_000
 
 #: How the script keeps the book: servers to whom it means something else share none.
-_LAYOUT = 3
+_LAYOUT = 4
 
 Argument = str | int | bytes
 Reply = Sequence[Any]
@@ -119,11 +119,16 @@ def spec_arguments(spec: LimitSpec) -> list[Argument]:
 
 
 def restore_arguments(
-    ceiling: int, holdings: Mapping[str, Holding], *, is_of_this_epoch: bool, unseen_ns: int
+    units: int,
+    ceiling: int,
+    holdings: Mapping[str, Holding],
+    *,
+    is_of_this_epoch: bool,
+    unseen_ns: int,
 ) -> list[Argument]:
     """State what a predecessor promised of a limit."""
-    arguments: list[Argument] = ["now" if is_of_this_epoch else "before", ceiling]
-    arguments.append(-(-unseen_ns // 1000))
+    arguments: list[Argument] = ["now" if is_of_this_epoch else "before"]
+    arguments += [min(units, MOST_UNITS), ceiling, -(-unseen_ns // 1000)]
     for agent, held in holdings.items():
         arguments += [agent, held.units, held.floor, held.incarnation]
     return arguments

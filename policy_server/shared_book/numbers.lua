@@ -76,6 +76,11 @@ local function subtract(one, other)
   return trimmed(rest)
 end
 
+-- The same, and nothing if *other* is greater.
+local function subtract_if_more(one, other)
+  return is_less(other, one) and subtract(one, other) or {}
+end
+
 local function multiply(one, other)
   local product = {}
   for place = 1, #one do
@@ -118,6 +123,11 @@ local function divide_big(one, other)
     end
   end
   return quotient
+end
+
+-- *one* divided by *other*, rounded up.
+local function divide_up(one, other)
+  return divide_big(add(one, subtract(other, big(1))), other)
 end
 
 local function divide_by(one, divisor)

@@ -17,7 +17,7 @@ local function describe_promise(limit, pending)
     holdings[#holdings + 1] = {agent, held[1], held[2], held[3]}
   end
   return {
-    limit.key, pending.number, limit.units, limit.count, limit.period,
+    limit.key, pending.number, math.max(durable_units(limit), limit.units), limit.count, limit.period,
     math.max(out(limit), limit.units), holdings,
     limit.unclaimed == 0 and 1 or 0, limit.durable == '' and 1 or 0,
   }
@@ -30,9 +30,21 @@ local function confirm(key, number)
   if text and cmsgpack.unpack(text).number == number then redis.call('HDEL', name, 'pending') end
 end
 
--- Whether nobody has or wants any of a limit, and its units are as full as a new one's.
+-- Whether nobody has or wants any of a limit, and all that was used is earned again.
 local function is_idle(limit, size)
   return size == 0 and limit.unclaimed == 0 and not is_less(limit.pool, most_pool(limit))
+    and #limit.owed == 0
+end
+
+-- A limit as it has to be durable; empty: nothing of it has to be.
+local function text_to_keep(limit, size)
+  if is_idle(limit, size) then return '' end
+  if #limit.owed == 0 then return spec_text(limit, limit.units) end
+  local least = limit.units + big_to_number(divide_up(limit.owed, event_parts(limit)))
+  local known = durable_units(limit)
+  -- What is owed becomes less all the time.
+  if known >= least and limit.durable == spec_text(limit, known) then return limit.durable end
+  return spec_text(limit, least)
 end
 
 -- Whether what is durable of a share says less than that it may have, or of another agent.
@@ -54,7 +66,7 @@ local function promise(limit, size)
       end
     end
   end
-  local durable = is_idle(limit, size) and '' or spec_text(limit)
+  local durable = text_to_keep(limit, size)
   local pending = read_pending(limit)
   if not is_needed and durable == limit.durable then return describe_promise(limit, pending) end
   limit.durable = durable
@@ -72,11 +84,12 @@ local function promise(limit, size)
   return describe_promise(limit, pending)
 end
 
--- How long until the pool is full if all units stay free, in microseconds, rounded up.
+-- How long until all is earned again if all units stay free, in microseconds, rounded up.
 local function full_after(limit)
   if not is_rate(limit) then return 0 end
   local earned = multiply(big(limit.units), big(limit.count))
-  local missing = add(subtract(most_pool(limit), limit.pool), subtract(earned, big(1)))
+  local missing = add(
+    add(subtract(most_pool(limit), limit.pool), limit.owed), subtract(earned, big(1)))
   local span = big_to_number(divide_by(divide_by(missing, limit.units), limit.count))
   return math.ceil((span + quotient(span, terms.drift - 1) + 1) / 1000)
 end

@@ -67,11 +67,13 @@ end
 -- Limits and shares.
 
 local function unpack_limit(key, text)
-  local units, count, period, occupied, pool, since, unclaimed, last_old_version, gone, durable, setter,
-    set_at, scarce = cmsgpack.unpack(text)
+  local units, count, period, occupied, pool, owed, since, unclaimed, last_old_version, gone, durable,
+    setter, set_at, scarce = cmsgpack.unpack(text)
   return {
     key = key, name = PREFIX .. 'limit:' .. key,
     units = units, count = count, period = period, occupied = occupied, pool = pool, since = since,
+    -- Events that were used of units which it has lost since, and that are not earned again.
+    owed = owed,
     unclaimed = unclaimed,
     -- Grants up to this version say what the limit was before.
     last_old_version = last_old_version,
@@ -89,7 +91,7 @@ end
 
 local function pack_limit(limit)
   return cmsgpack.pack(
-    limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.since,
+    limit.units, limit.count, limit.period, limit.occupied, limit.pool, limit.owed, limit.since,
     limit.unclaimed, limit.last_old_version, limit.gone, limit.durable, limit.setter, limit.set_at,
     limit.is_scarce and 1 or 0)
 end
@@ -251,8 +253,13 @@ local function earn(limit)
     local span = math.max(0, now - limit.since) * 1000
     local earned = multiply(
       multiply(big(span - quotient(span, terms.drift)), big(free_units(limit))), big(limit.count))
-    limit.pool = least(
-      add(limit.pool, earned), multiply(big(free_units(limit)), event_parts(limit)))
+    local whole = add(limit.pool, earned)
+    local room = multiply(big(free_units(limit)), event_parts(limit))
+    limit.pool = least(whole, room)
+    if #limit.owed > 0 and is_less(room, whole) then
+      -- What was in the pool before and has no room now is with somebody.
+      limit.owed = subtract_if_more(limit.owed, least(earned, subtract(whole, room)))
+    end
   end
   limit.since = now
 end

@@ -42,6 +42,7 @@ class PromisedLimit:
     """What was promised of a limit, and in which epoch last; 0: by a server alone."""
 
     epoch: int
+    units: int
     ceiling: int
     holdings: Mapping[str, Holding]
 
@@ -154,6 +155,7 @@ def read_promised_limits(
     return {
         row.key: PromisedLimit(
             epoch=row.promise_epoch,
+            units=row.units,
             ceiling=0 if row.has_holdings else row.ceiling,
             holdings=holdings.get(row.key, {}),
         )

@@ -235,7 +235,7 @@ def test_what_was_promised_before_is_waited_for(valkey, when: str, wait: int) ->
     shard.begin()
     _let_pass(shard, 1000, 5)
     restored = restore_arguments(
-        10, {}, is_of_this_epoch=when == "now", unseen_ns=6 * 1_000_000_000
+        10, 10, {}, is_of_this_epoch=when == "now", unseen_ns=6 * 1_000_000_000
     )
     shard.add(10, *restored)
 
@@ -253,7 +253,7 @@ def test_of_what_is_taken_over_late_only_floors_are_waited_for(valkey) -> None:
     shard.client.set("wall seconds", 1000)
     shard.begin()
     held = {"gone": Holding(units=6, floor=3, incarnation=1)}
-    restored = restore_arguments(0, held, is_of_this_epoch=False, unseen_ns=0)
+    restored = restore_arguments(10, 0, held, is_of_this_epoch=False, unseen_ns=0)
     shard.add(10, *restored)
     _let_pass(shard, 1000, 60)
     assert shard.sync(ask("a", 1)).grants[0].grant.units == 4

@@ -85,9 +85,11 @@ class PairedBook:
         """Take over what a predecessor has promised of a limit that is configured."""
         now = self._begin(now)
         self.pure.restore(key, ceiling=ceiling, holdings=holdings, now=now)
-        restored = restore_arguments(ceiling, holdings, is_of_this_epoch=True, unseen_ns=0)
-        spec = spec_arguments(self._specs.pop(key))
-        assert self.scripts.call("add", now, _SERVER, key, *spec, *restored)[1]
+        spec = self._specs.pop(key)
+        restored = restore_arguments(
+            spec.units, ceiling, holdings, is_of_this_epoch=True, unseen_ns=0
+        )
+        assert self.scripts.call("add", now, _SERVER, key, *spec_arguments(spec), *restored)[1]
 
     def receive(self, report: Report, now: int) -> bool:
         """Take in a report."""

@@ -489,3 +489,71 @@ def test_a_rate_that_was_used_is_forgotten_once_it_is_full_again() -> None:
     assert desk.promises[-1].is_over
     assert desk.book.limit(KEY) is None
     assert desk.book.next_time() is None
+
+
+_TEN, _ONE = (LimitSpec(units=n, earning=Earning(count=6, period_ns=60 * SECOND)) for n in (10, 1))
+
+
+def _lower_after_use(*, is_released: bool = True) -> Desk:
+    """A rate of one event in 10 s and a burst of 10, all used; then its burst is lowered to 1."""
+    desk = Desk(_TEN.units, earning=_TEN.earning)
+    desk.ask("a", 0, wants=10)
+    if is_released:
+        desk.book.release("a", 1, SECOND)
+        desk.settle(SECOND)
+    desk.book.configure(KEY, _ONE, SECOND)
+    desk.settle(SECOND)
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("seconds", "events"),
+    [
+        # The one unit has earned an event after 10 s, and the others none.
+        pytest.param(50, 1, id="not all is earned again"),
+        pytest.param(110, 10, id="all is, and the limit as good as new"),
+    ],
+)
+def test_a_limit_that_was_lowered_and_raised_is_not_as_good_as_new(
+    seconds: int, events: int
+) -> None:
+    desk = _lower_after_use()
+    desk.settle(seconds * SECOND)
+
+    desk.book.configure(KEY, _TEN, seconds * SECOND)
+    desk.report("b", seconds * SECOND, wants=10, enforced=0)
+    desk.settle(seconds * SECOND)
+
+    assert desk.grants["b"].units == 10
+    assert desk.grants["b"].fill // _TEN.event_parts == events
+
+
+def test_a_server_that_starts_anew_knows_what_a_lowered_limit_owes() -> None:
+    desk = _lower_after_use()
+    promised = desk.promises[-1].spec
+    assert (promised.units, promised.earning) == (10, _ONE.earning)
+    # That it becomes less is not written down each time.
+    assert not desk.book.settle(30 * SECOND).promises
+
+    desk = Desk(promised.units, earning=promised.earning, epoch=2)
+    desk.book.restore(KEY, holdings={}, now=0)
+    desk.book.configure(KEY, _ONE, SECOND)
+    desk.settle(90 * SECOND)
+    limit = desk.book.limit(KEY)
+    assert limit is not None
+    desk.settle(limit.full_after(TIMING.drift) + 90 * SECOND)
+    assert desk.book.limit(KEY) is None
+
+
+def test_what_is_out_when_a_limit_is_lowered_counts_as_used() -> None:
+    desk = _lower_after_use(is_released=False)
+    limit = desk.book.limit(KEY)
+    assert limit is not None
+    assert limit.owed == 9 * _ONE.event_parts
+    # Its holder keeps one unit, and gives the others back; that it has used no event can't be told.
+    desk.report("a", 2 * SECOND, wants=1, enforced=1, returned=9 * _TEN.event_parts)
+    desk.settle(2 * SECOND)
+    assert limit.owed == 9 * _ONE.event_parts
+
+    desk.book.configure(KEY, _TEN, 3 * SECOND)
+    assert limit.owed == 0
