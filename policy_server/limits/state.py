@@ -8,6 +8,9 @@ from enum import IntEnum
 from policy_server.limits.messages import Holding
 from policy_server.limits.spec import LimitSpec
 
+#: After which somebody looks again at the latest, in nanoseconds: a day.
+LONGEST_WAIT = 86_400_000_000_000
+
 
 @dataclass(slots=True)
 class Share:
@@ -131,13 +134,16 @@ class Limit:
         return self.spec.units * self.spec.event_parts
 
     def full_after(self, drift: int) -> int:
-        """How long until all is earned again if all units stay free, in nanoseconds."""
+        """
+        How long until all is earned again if all units stay free, in nanoseconds; of a span longer
+        than `LONGEST_WAIT`, that much.
+        """
         earning = self.spec.earning
         if earning is None:
             return 0
         missing = self.most_pool - self.pool + self.owed
         span = -(-missing // (self.spec.units * earning.count))
-        return span + span // (drift - 1) + 1
+        return min(span + span // (drift - 1) + 1, LONGEST_WAIT)
 
     def book(self, share: Share, *, booked: int | None = None, floor: int | None = None) -> int:
         """Change what a share occupies; return by how many units that grew."""

@@ -84,14 +84,19 @@ local function promise(limit, size)
   return describe_promise(limit, pending)
 end
 
--- How long until all is earned again if all units stay free, in microseconds, rounded up.
+-- How long until all is earned again if all units stay free, in microseconds, rounded up; of a span
+-- longer than a day, that much.
+local LONGEST_WAIT = 86400000000
+
 local function full_after(limit)
   if not is_rate(limit) then return 0 end
   local earned = multiply(big(limit.units), big(limit.count))
   local missing = add(
     add(subtract(most_pool(limit), limit.pool), limit.owed), subtract(earned, big(1)))
-  local span = big_to_number(divide_by(divide_by(missing, limit.units), limit.count))
-  return math.ceil((span + quotient(span, terms.drift - 1) + 1) / 1000)
+  local whole = divide_by(divide_by(missing, limit.units), limit.count)
+  if is_less(big(LONGEST_WAIT * 1000), whole) then return LONGEST_WAIT end
+  local span = big_to_number(whole)
+  return math.min(LONGEST_WAIT, math.ceil((span + quotient(span, terms.drift - 1) + 1) / 1000))
 end
 
 -- Forget a limit of which nothing is out; a rate when what was used is earned again.

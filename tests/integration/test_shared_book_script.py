@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from policy_server.limits.messages import Demand, Holding, Report
-from policy_server.limits.spec import LeaseTiming, LimitSpec
+from policy_server.limits.spec import Earning, LeaseTiming, LimitSpec
 from policy_server.shared_book.calls import (
     read_synced,
     report_arguments,
@@ -263,6 +263,31 @@ def test_of_what_is_taken_over_late_only_floors_are_waited_for(valkey) -> None:
     assert shard.call("add", "server", "another", *spec, *restored) == [b"ok", 1]
 
     assert [shard.call("show", key, 1)[1][4] for key in (KEY, "another")] == [3 + 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("promised", "seconds"),
+    [
+        pytest.param(1, 10, id="as it was"),
+        pytest.param(10, 100, id="with units that it has no more"),
+    ],
+)
+def test_a_rate_is_forgotten_once_all_is_earned_again_that_units_of_before_owed(
+    valkey, promised: int, seconds: int
+) -> None:
+    shard = Shard(valkey, clock=SET_CLOCK)
+    shard.client.set("wall seconds", 1000)
+    shard.begin()
+    spec = LimitSpec(units=1, earning=Earning(count=6, period_ns=60_000_000_000))
+    restored = restore_arguments(promised, 0, {}, is_of_this_epoch=True, unseen_ns=0)
+    assert shard.call("add", "server", KEY, *spec_arguments(spec), *restored) == [b"ok", 1]
+
+    # Before that it is not known whether there are leases of before.
+    waits = max(seconds, 21)
+    _let_pass(shard, 1000, waits - 1)
+    assert shard.call("show", KEY, 1) != [b"ok"]
+    _let_pass(shard, 1000 + waits - 1, 2)
+    assert shard.call("show", KEY, 1) == [b"ok"]
 
 
 def _let_pass(shard: Shard, start: int, seconds: int) -> None:

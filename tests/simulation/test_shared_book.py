@@ -97,8 +97,6 @@ class _Trace:
             return LimitSpec(units=units)
         count = self.random.choice([1, 7, units, 10 * units])
         seconds = self.random.choice([1, 60, 3600, 86_400])
-        # In nanoseconds doubles are exact up to 104 days; nobody waits for longer to be full.
-        seconds = min(seconds, max(1, 8_000_000 * count // units))
         return LimitSpec(units=units, earning=Earning(count=count, period_ns=seconds * _SECOND))
 
     def _restart(self) -> None:
