@@ -20,6 +20,8 @@ from benchmarks.lease_world.world import LeaseWorld
 from policy_server.limits.spec import Earning, LimitSpec
 
 _AT_ONCE = 100
+#: Of which there are further fleets that run for a minute only.
+_MORE = 1700
 _FIRST, _LAST = map(int, os.environ.get("PENSTOCK_SEEDS", "0-300").split("-"))
 
 _CONNECTIONS = Scenario(spec=LimitSpec(units=100), agents=30, wants=(0, 20))
@@ -45,6 +47,21 @@ def test_every_fleet_keeps_what_is_promised(first: int) -> None:
     ]
 
     assert not broken, explain(draw_scenario(broken[0]), broken[0])
+
+
+@pytest.mark.parametrize("first", range(_LAST, _LAST + _MORE, _AT_ONCE))
+def test_very_many_fleets_keep_it_for_a_minute(first: int) -> None:
+    """A fleet runs for so long as most faults need, and so very many are tried in little time."""
+    scenarios = {
+        seed: replace(draw_scenario(seed), seconds=60, calm_seconds=0)
+        for seed in range(first, first + _AT_ONCE)
+    }
+
+    broken = [
+        seed for seed, scenario in scenarios.items() if LeaseWorld(scenario, seed).run().violations
+    ]
+
+    assert not broken, explain(scenarios[broken[0]], broken[0])
 
 
 @pytest.mark.parametrize(
