@@ -14,8 +14,9 @@ from benchmarks.lease_world.timeline import Step
 if TYPE_CHECKING:
     from benchmarks.lease_world.world import LeaseWorld
 
-#: Between two reports that say what has changed, at least; half as long as to say what was applied.
+#: As `agent.leases.client` has them: between two reports at least, and how long news is gathered.
 _SOONEST = SECOND // 4
+_GATHER = SECOND // 200
 _REPORT_SECONDS = 2
 #: How often an agent looks at what it may do.
 USE = SECOND // 10
@@ -46,6 +47,7 @@ class SimulatedAgent:
         self.in_use = 0
         self.frozen_until = 0
         self._last_report = 0
+        self._is_about_to_report = False
         self._has_demanded = False
         self.holder: LeaseHolder
         self._start_process()
@@ -90,9 +92,8 @@ class SimulatedAgent:
             if self._world.is_traced:
                 self._note(f"hears {show_version(answer.grants[0].version)}")
             self._world.checks.look_at_limit()
-        if answer.grants and self._timeline.now - self._last_report >= _SOONEST // 10:
-            # What was applied is acknowledged at once.
-            self._send_report()
+        if answer.grants:
+            self._report_soon()
 
     def _start_process(self) -> None:
         self.incarnation += 1
@@ -107,6 +108,7 @@ class SimulatedAgent:
         self.is_up = True
         self._has_demanded = False
         self._last_report = -SECOND
+        self._is_about_to_report = False
 
     def _repeat(self, loop: Callable[[], float], first: float) -> None:
         """Run a loop of this process; each turn says how many seconds later the next one is."""
@@ -198,10 +200,20 @@ class SimulatedAgent:
     # What it says.
 
     def _report_soon(self) -> None:
-        if self._timeline.now - self._last_report >= _SOONEST:
+        """Something has changed: say so, together with what else does until then."""
+        if self._is_about_to_report:
+            return
+        self._is_about_to_report = True
+        when = max(self._timeline.now + _GATHER, self._last_report + _SOONEST)
+        self._timeline.at(when, self._of_this_process(self._report_news))
+
+    def _report_news(self) -> None:
+        if self._is_about_to_report and self.holder.has_more_to_tell:
             self._send_report()
+        self._is_about_to_report = False
 
     def _send_report(self) -> None:
+        self._is_about_to_report = False
         self._last_report = self._timeline.now
         report = to_report(self.holder.report(self.clock()))
         if self._world.is_traced:

@@ -78,16 +78,6 @@ def test_a_fleet_that_was_above_its_limit_once_is_no_more(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(847003, id="a rate was lowered, idle, forgotten, and raised before its time"),
-    ],
-)
-def test_a_fleet_that_had_more_events_than_were_earned_has_no_more(seed: int) -> None:
-    assert not LeaseWorld(draw_scenario(seed), seed).run().violations
-
-
-@pytest.mark.parametrize(
     ("scenario", "least"),
     [
         pytest.param(_CONNECTIONS, 0.95, id="connections, no faults"),

@@ -38,7 +38,7 @@ def test_a_wrong_book_is_found_and_explained_in_few_lines(make_book) -> None:
 
     smallest, findings = shrink(scenario, run)
 
-    assert smallest.agents <= 2
+    assert smallest.agents <= 3
     assert len(findings.faults) <= 1
     assert "VIOLATION" in findings.trace[-1]
     assert len(findings.trace) <= _MOST_LINES
