@@ -16,6 +16,7 @@ import grpc
 
 from agent.cli.config import config_option, settings_for
 from agent.errors import SettingsError, SpoolRefused, SpoolUnavailable
+from agent.leases.host import find_machine
 from agent.policy.channel import open_channel
 from agent.settings import Settings
 from agent.smtp.certificate import load_context
@@ -31,7 +32,8 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
 class Finding:
     """What was found out about one thing."""
 
-    #: "configuration", "data_dir", "spool", "listen", "tls", "source", "policy_server" or "dns".
+    #: "configuration", "data_dir", "spool", "machine", "listen", "tls", "source", "policy_server"
+    #: or "dns".
     what: str
     #: "ok", "warning" (the agent runs, and copes) or "error" (it would not run, or not send).
     level: str
@@ -71,6 +73,7 @@ async def _look_into(settings: Settings, *, verifies: bool) -> list[Finding]:
         findings += [
             found for number in _shards(settings) for found in _verify_spool(settings, number)
         ]
+    findings.append(_check_machine(settings))
     findings += _check_openness(settings)
     findings += _check_certificate(settings)
     findings += [_check_source(name, settings) for name in settings.sources]
@@ -127,6 +130,17 @@ def _verify_spool(settings: Settings, number: int) -> list[Finding]:
         )
         for one in damages
     ]
+
+
+def _check_machine(settings: Settings) -> Finding:
+    machine = find_machine(settings.agent.machine, environ=os.environ)
+    if machine is None:
+        text = "nothing names it: after a crash limits wait for what the run before may use"
+        return Finding("machine", "warning", f"{text}; set agent.machine")
+    if machine.lasts:
+        return Finding("machine", "ok", f"known by {machine.source}")
+    text = "known until it is booted anew, as in a container; or set agent.machine"
+    return Finding("machine", "ok", text)
 
 
 def _check_openness(settings: Settings) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from agent.leases.client import LeaseClient
-from agent.leases.host import name_host
+from agent.leases.host import find_machine, name_host
 from agent.leases.starts import FILE_NAME, count_start
 from agent.limits.fleet import FleetLimits
 from agent.limits.holder import LeaseHolder
@@ -84,9 +84,8 @@ def open_leases(
     """
     data_dir = settings.agent.data_dir
     start = count_start(data_dir / FILE_NAME, clock(), random)
-    host = name_host(
-        start, data_dir, machine=settings.agent.machine, random=random, environ=os.environ
-    )
+    machine = find_machine(settings.agent.machine, environ=os.environ)
+    host = name_host(start, data_dir, machine, random)
     holder = LeaseHolder(agent=settings.agent.name, incarnation=start.incarnation)
     fleet = FleetLimits(holder, now=clock_ns())
 

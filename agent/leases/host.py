@@ -13,34 +13,45 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from agent.leases.starts import Start
 
 #: Of a process that shares them with the machine (PROC_PID_INIT_INO, include/linux/proc_ns.h).
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
+_MACHINE_ID, _BOOT_ID = "etc/machine-id", "proc/sys/kernel/random/boot_id"
 _LETTERS = 16
 
 
-def name_host(
-    start: Start,
-    data_dir: Path,
-    *,
-    machine: str,
-    random: Random,
-    environ: Mapping[str, str],
-    root: Path = Path("/"),
-) -> str:
+class Machine(NamedTuple):
+    """What tells a machine from others, and for how long."""
+
+    name: str
+    #: Where that stands.
+    source: str
+    #: Whether it is the same after the machine was booted anew.
+    lasts: bool
+
+
+def find_machine(
+    configured: str, *, environ: Mapping[str, str], root: Path = Path("/")
+) -> Machine | None:
+    """Find what names this machine: the settings, or else what is under *root*; None: nothing."""
+    if configured:
+        return Machine(configured, "agent.machine", lasts=True)
+    if not _is_in_container(environ, root) and (name := _read(root / _MACHINE_ID)):
+        return Machine(name, f"/{_MACHINE_ID}", lasts=True)
+    if name := _read(root / _BOOT_ID):
+        return Machine(name, f"/{_BOOT_ID}", lasts=False)
+    return None
+
+
+def name_host(start: Start, data_dir: Path, machine: Machine | None, random: Random) -> str:
     """
-    Name the host of a start in *data_dir*: 16 hexadecimal digits. *machine* is what the settings
-    name it, empty: it is looked up under *root*. Without anything that names it, each start has a
-    host of its own.
+    Name the host of a start in *data_dir*: 16 hexadecimal digits. On a machine without a name each
+    start has a host of its own.
     """
-    place = (
-        machine
-        or ("" if _is_in_container(environ, root) else _read(root / "etc/machine-id"))
-        or _read(root / "proc/sys/kernel/random/boot_id")
-        or f"{random.getrandbits(128):032x}"
-    )
+    place = machine.name if machine is not None else f"{random.getrandbits(128):032x}"
     # machine-id(5): an application is not to show it as it is.
     whole = "\0".join((place, start.directory, str(data_dir.resolve())))
     return sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:_LETTERS]

@@ -68,15 +68,18 @@ async def test_the_version_is_told():
     assert out.startswith("penstock-agent, version ")
 
 
-async def test_check_warns_of_what_the_agent_copes_with(config):
+async def test_check_warns_of_what_the_agent_copes_with(config, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_AGENT_MACHINE", "node-7")
     status, out, err = await agent("check", "--json", "--config", str(config))
 
+    assert '{"what": "machine", "level": "ok", "text": "known by agent.machine"}' in out
     levels = {finding["what"]: finding["level"] for finding in json.loads(out)["findings"]}
     assert (status, err) == (0, "")
     assert levels == {
         "configuration": "ok",
         "data_dir": "ok",
         "spool": "ok",
+        "machine": "ok",
         "source": "ok",
         "policy_server": "warning",
         "dns": "warning",

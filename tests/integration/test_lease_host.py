@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from agent.leases.host import name_host
+from agent.leases.host import find_machine, name_host
 from agent.leases.starts import FILE_NAME, Start, count_start
 
 
@@ -32,14 +32,8 @@ class Machine:
             os.symlink(f"pid:[{pid}]", root / "proc/self/ns/pid")
 
     def name(self, start: Start, data_dir: Path, *, machine: str = "", seed: int = 1, **environ):
-        return name_host(
-            start,
-            data_dir,
-            machine=machine,
-            random=Random(seed),
-            environ=environ,
-            root=self.root,
-        )
+        found = find_machine(machine, environ=environ, root=self.root)
+        return name_host(start, data_dir, found, Random(seed))
 
 
 _FIRST = "4026531836"
@@ -124,7 +118,7 @@ def test_a_host_here_is_a_name_that_the_server_takes(tmp_path: Path) -> None:
     start = _start(tmp_path / "data")
 
     names = {
-        name_host(start, tmp_path / "data", machine="", random=Random(number), environ=os.environ)
+        name_host(start, tmp_path / "data", find_machine("", environ=os.environ), Random(number))
         for number in range(2)
     }
 
