@@ -32,7 +32,9 @@ class Book(Protocol):
     """What a world needs of a book; the scripts in Valkey are another one."""
 
     def configure(self, key: str, spec: LimitSpec, now: int) -> None: ...
-    def restore(self, key: str, *, holdings: Mapping[str, Holding], now: int) -> None: ...
+    def restore(
+        self, key: str, *, holdings: Mapping[str, Holding], owed: int, now: int
+    ) -> None: ...
     def receive(self, report: Report, now: int) -> bool: ...
     def settle(self, now: int) -> Decision: ...
     def next_time(self) -> int | None: ...
@@ -66,6 +68,7 @@ class SimulatedServer:
         self.went_by: list[tuple[int, LimitSpec]] = [(0, self.spec)]
         #: Durable: the limit, and who may have how much of it; None: nobody has any.
         self._durable_spec: LimitSpec | None = None
+        self._durable_owed = 0
         self.holdings: dict[str, Holding] = {}
         #: The newest grant of each agent.
         self.told: dict[str, Grant] = {}
@@ -78,7 +81,9 @@ class SimulatedServer:
         self.book = self._make_book(self._world.timing, epoch=self._epoch, sign=_sign)
         if self._durable_spec is not None:
             self._configure(self._durable_spec)
-            self.book.restore(KEY, holdings=self.holdings, now=self._timeline.now)
+            self.book.restore(
+                KEY, holdings=self.holdings, owed=self._durable_owed, now=self._timeline.now
+            )
         self._world.checks.look_at_book()
 
     def crash(self) -> None:
@@ -153,6 +158,7 @@ class SimulatedServer:
         decision = self.book.settle(self._timeline.now)
         for promise in decision.promises:
             self._durable_spec = None if promise.is_over else promise.spec
+            self._durable_owed = promise.owed
             for agent, holding in promise.holdings:
                 if holding == NOTHING_HELD:
                     self.holdings.pop(agent, None)

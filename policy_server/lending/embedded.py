@@ -218,7 +218,9 @@ class EmbeddedLimitStore:
             if row.is_doubted:
                 known = sum(max(one.units, one.floor) for one in durable.holdings.values())
                 ceiling = max(ceiling, known + durable.spec.units)
-            book.restore(key, ceiling=ceiling, holdings=durable.holdings, now=now)
+            book.restore(
+                key, ceiling=ceiling, holdings=durable.holdings, owed=durable.owed, now=now
+            )
         self._book, self._epoch = book, row.epoch
         for listener in self._listeners.values():
             listener.grants.clear()

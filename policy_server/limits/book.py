@@ -94,14 +94,21 @@ class LeaseBook:
         self._dirty[key] = None
 
     def restore(
-        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+        self,
+        key: str,
+        *,
+        holdings: Mapping[str, Holding],
+        ceiling: int = 0,
+        owed: int = 0,
+        now: int,
     ) -> None:
         """
         Take over what a predecessor had promised of a limit that is configured: to whom how much,
-        and at most *ceiling* in all, where that is more.
+        and at most *ceiling* in all, where that is more; and the events that it *owed*.
         """
         limit = self._limits[key]
         limit.durable_spec, limit.pool = limit.spec, 0
+        limit.durable_owed, limit.owed = owed, owed * limit.spec.event_parts
         limit.durable_holdings = dict(holdings)
         for agent, holding in holdings.items():
             share = limit.shares[agent] = Share(

@@ -88,6 +88,8 @@ class Promise:
     spec: LimitSpec
     #: No more units than that are out.
     ceiling: int
+    #: Events that were used of units which the limit has lost since, and not earned again; at most.
+    owed: int = 0
     #: Holdings that changed, by agent; `NOTHING_HELD`: it has none any more.
     holdings: tuple[tuple[str, Holding], ...] = ()
     #: No more is out than holdings say, so that nobody need go by the ceiling.

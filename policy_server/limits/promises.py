@@ -7,20 +7,18 @@ of no less than is out.
    all of the limit are brought up to date: so they never come to more than is out.
 3. A limit of which nothing is durable has nothing out, and its units are full: a rate that was
    used goes on to be remembered until what was used has been earned again.
-4. While events are owed of units that a limit has no more, it is durable with so many units more:
-   after a crash all of them are empty, and it becomes what it is once somebody says that.
+4. So do events that are owed of units which a limit has no more. That they become less is not
+   written down each time.
 """
 
-from dataclasses import replace
-
 from policy_server.limits.messages import NOTHING_HELD, Holding, Promise
-from policy_server.limits.spec import LimitSpec
 from policy_server.limits.state import Limit, Share
 
 
 def take_promise(key: str, limit: Limit) -> Promise | None:
     """Note what has to be durable for the limit as it is now; None: that is so already."""
-    spec = _spec_to_keep(limit)
+    spec = None if limit.is_idle else limit.spec
+    owed = _owed_to_keep(limit)
     durable = limit.durable_holdings
     outdated = [
         agent
@@ -32,7 +30,7 @@ def take_promise(key: str, limit: Limit) -> Promise | None:
         _says_too_little(durable.get(agent, NOTHING_HELD), limit.shares[agent])
         for agent in outdated
     )
-    if not is_needed and spec == limit.durable_spec:
+    if not is_needed and (spec, owed) == (limit.durable_spec, limit.durable_owed):
         return None
     changed = {agent: _hold(limit.shares[agent]) for agent in outdated}
     changed |= dict.fromkeys(gone, NOTHING_HELD)
@@ -41,28 +39,24 @@ def take_promise(key: str, limit: Limit) -> Promise | None:
             durable.pop(agent, None)
         else:
             durable[agent] = holding
-    limit.durable_spec = spec
+    limit.durable_spec, limit.durable_owed = spec, owed
     return Promise(
         key=key,
-        spec=spec or limit.spec,
+        spec=limit.spec,
         ceiling=max(limit.out, limit.spec.units),
+        owed=owed,
         holdings=tuple((agent, changed[agent]) for agent in sorted(changed)),
         is_whole=not limit.unclaimed,
         is_over=spec is None,
     )
 
 
-def _spec_to_keep(limit: Limit) -> LimitSpec | None:
-    if limit.is_idle:
-        return None
+def _owed_to_keep(limit: Limit) -> int:
+    """Events that are to be durable as owed."""
     if not limit.owed:
-        return limit.spec
-    units = limit.spec.units - (-limit.owed // limit.spec.event_parts)
-    known = limit.durable_spec
-    if known is not None and known.earning == limit.spec.earning and known.units >= units:
-        # What is owed becomes less all the time.
-        return known
-    return replace(limit.spec, units=units)
+        return 0
+    events = -(-limit.owed // limit.spec.event_parts)
+    return max(events, limit.durable_owed)
 
 
 def _is_outdated(share: Share, holding: Holding) -> bool:

@@ -104,6 +104,8 @@ class Limit:
     durable_holdings: dict[str, Holding] = field(default_factory=dict)
     #: As it stands beside them; None: nothing is durable.
     durable_spec: LimitSpec | None = None
+    #: Events that are durable as owed.
+    durable_owed: int = 0
     #: Grants up to this version say what the limit was before.
     last_old_version: int = 0
 
@@ -173,6 +175,12 @@ class Limit:
             # What was in the pool before and has no room now is with somebody.
             self.owed = max(0, self.owed - min(earned, beyond))
         self.pool_since = now
+
+    def take_back(self, events: int) -> None:
+        """Take events, in parts, that come back with units; those pay for what has no room."""
+        whole, room = self.pool + events, self.free * self.spec.event_parts
+        self.pool = min(whole, room)
+        self.owed = max(0, self.owed - min(events, max(0, whole - room)))
 
     def change(self, spec: LimitSpec) -> None:
         """Become another limit: events in the pool stay, if there is still room for them."""

@@ -71,14 +71,14 @@ local function add_limit(key, server, units, count, period)
   return limit
 end
 
--- A limit as it is durable, with so many units.
-local function spec_text(limit, units)
-  return string.format('%.0f %.0f %.0f', units, limit.count, limit.period)
+-- A limit as it is durable, with the events that it owes.
+local function spec_text(limit, owed)
+  return string.format('%.0f %.0f %.0f %.0f', limit.units, limit.count, limit.period, owed)
 end
 
--- With how many units it is durable; with none, nothing of it is.
-local function durable_units(limit)
-  return tonumber(string.match(limit.durable, '^%d+') or 0)
+-- How many events are durable as owed.
+local function durable_owed(limit)
+  return tonumber(string.match(limit.durable, '%d+$') or 0)
 end
 
 -- The session of an agent that a predecessor lent something; its lease of then ends no later than
@@ -103,12 +103,12 @@ local function is_lapsed(session, limit)
   return session.stage >= DRAINED or (session.stage == RATES_OVER and is_rate(limit))
 end
 
--- Take over what a predecessor had promised, as of *since*: how many units there were, to whom how
--- much, and at most *ceiling* in all, where that is more.
-local function restore_limit(limit, units, ceiling, holdings, since)
-  local most = is_rate(limit) and math.max(units, limit.units) or limit.units
-  limit.durable, limit.pool = spec_text(limit, most), {}
-  limit.owed = multiply(big(most - limit.units), event_parts(limit))
+-- Take over what a predecessor had promised, as of *since*: to whom how much, and at most *ceiling*
+-- in all, where that is more; *used* are the events that may have been used and not earned again.
+local function restore_limit(limit, used, ceiling, holdings, since)
+  local owed = is_rate(limit) and math.max(0, used - limit.units) or 0
+  limit.durable, limit.pool = spec_text(limit, owed), {}
+  limit.owed = multiply(big(owed), event_parts(limit))
   for agent, holding in pairs(holdings) do
     local share = new_share()
     share.held_since, share.waiting_since, share.is_restored = 0, 0, true
@@ -129,8 +129,7 @@ local function lower(limit, agent, share, demand)
   share.granted = math.min(share.granted, booked)
   local freed = -book(limit, agent, booked, share.floor_granted)
   if is_rate(limit) and freed > 0 then
-    limit.pool = add(
-      limit.pool, least(demand.returned, multiply(big(freed), event_parts(limit))))
+    take_back(limit, least(demand.returned, multiply(big(freed), event_parts(limit))))
   end
 end
 

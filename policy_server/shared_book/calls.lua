@@ -159,9 +159,9 @@ function calls.release()
 end
 
 -- Make a limit known. ARGV: the server that calls, key, units, count, period; if it was known before, also "before" (in an
--- earlier epoch) or "now" (in this one, and has been lost), how many units it had, its ceiling, for
--- how many microseconds a predecessor may go on unseen, then agent, units, floor and incarnation of
--- each holding.
+-- earlier epoch) or "now" (in this one, and has been lost), how many events may have been used, its
+-- ceiling, for how many microseconds a predecessor may go on unseen, then agent, units, floor and
+-- incarnation of each holding.
 function calls.add()
   local key = ARGV[4]
   if find_limit(key) then return {'ok', 0} end

@@ -119,16 +119,16 @@ def spec_arguments(spec: LimitSpec) -> list[Argument]:
 
 
 def restore_arguments(
-    units: int,
+    used: int,
     ceiling: int,
     holdings: Mapping[str, Holding],
     *,
     is_of_this_epoch: bool,
     unseen_ns: int,
 ) -> list[Argument]:
-    """State what a predecessor promised of a limit."""
+    """State what a predecessor promised of a limit, and how many events may have been used."""
     arguments: list[Argument] = ["now" if is_of_this_epoch else "before"]
-    arguments += [min(units, MOST_UNITS), ceiling, -(-unseen_ns // 1000)]
+    arguments += [min(used, MOST_UNITS), ceiling, -(-unseen_ns // 1000)]
     for agent, held in holdings.items():
         arguments += [agent, held.units, held.floor, held.incarnation]
     return arguments
@@ -211,13 +211,14 @@ def read_synced(reply: Reply, sign: Signer) -> Synced:
 
 
 def _read_promise(item: Sequence[Any]) -> NumberedPromise:
-    key, number, units, count, period, ceiling, holdings, is_whole, is_over = item
+    key, number, units, count, period, ceiling, owed, holdings, is_whole, is_over = item
     return NumberedPromise(
         number=number,
         promise=Promise(
             key=_text(key),
             spec=spec_from(units, count, period),
             ceiling=ceiling,
+            owed=owed,
             holdings=tuple(
                 (_text(agent), Holding(units=units, floor=floor, incarnation=incarnation))
                 for agent, units, floor, incarnation in holdings

@@ -17,8 +17,8 @@ local function describe_promise(limit, pending)
     holdings[#holdings + 1] = {agent, held[1], held[2], held[3]}
   end
   return {
-    limit.key, pending.number, math.max(durable_units(limit), limit.units), limit.count, limit.period,
-    math.max(out(limit), limit.units), holdings,
+    limit.key, pending.number, limit.units, limit.count, limit.period,
+    math.max(out(limit), limit.units), durable_owed(limit), holdings,
     limit.unclaimed == 0 and 1 or 0, limit.durable == '' and 1 or 0,
   }
 end
@@ -39,12 +39,10 @@ end
 -- A limit as it has to be durable; empty: nothing of it has to be.
 local function text_to_keep(limit, size)
   if is_idle(limit, size) then return '' end
-  if #limit.owed == 0 then return spec_text(limit, limit.units) end
-  local least = limit.units + big_to_number(divide_up(limit.owed, event_parts(limit)))
-  local known = durable_units(limit)
-  -- What is owed becomes less all the time.
-  if known >= least and limit.durable == spec_text(limit, known) then return limit.durable end
-  return spec_text(limit, least)
+  if #limit.owed == 0 then return spec_text(limit, 0) end
+  local events = big_to_number(divide_up(limit.owed, event_parts(limit)))
+  -- That it becomes less is not written down each time.
+  return spec_text(limit, math.max(events, durable_owed(limit)))
 end
 
 -- Whether what is durable of a share says less than that it may have, or of another agent.

@@ -259,7 +259,7 @@ class Shard:
                 limit = _count_in_full(limit, spec)
             if limit is not None:
                 arguments += restore_arguments(
-                    limit.units,
+                    limit.used,
                     limit.ceiling,
                     limit.holdings,
                     is_of_this_epoch=limit.epoch == epoch,
@@ -304,7 +304,7 @@ class Shard:
 
 def _count_in_full(limit: PromisedLimit | None, spec: LimitSpec) -> PromisedLimit:
     """All of a limit may be out, and who has it need not be among those who are known to."""
-    limit = limit or PromisedLimit(epoch=0, units=0, ceiling=0, holdings={})
+    limit = limit or PromisedLimit(epoch=0, used=0, ceiling=0, holdings={})
     known = sum(max(one.units, one.floor) for one in limit.holdings.values())
     return replace(limit, ceiling=max(limit.ceiling, known + spec.units))
 

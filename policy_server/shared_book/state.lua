@@ -247,19 +247,24 @@ local function remove_share(limit, agent)
   limit.removed[agent] = true
 end
 
+-- Add events to what the free units have; those that have no room pay for what is owed.
+local function take_back(limit, events)
+  local whole = add(limit.pool, events)
+  local room = multiply(big(free_units(limit)), event_parts(limit))
+  limit.pool = least(whole, room)
+  if #limit.owed > 0 and is_less(room, whole) then
+    -- What was in the pool before and has no room now is with somebody.
+    limit.owed = subtract_if_more(limit.owed, least(events, subtract(whole, room)))
+  end
+end
+
 -- Let the free units fill, as slowly as the slowest clock would have it.
 local function earn(limit)
   if is_rate(limit) then
     local span = math.max(0, now - limit.since) * 1000
     local earned = multiply(
       multiply(big(span - quotient(span, terms.drift)), big(free_units(limit))), big(limit.count))
-    local whole = add(limit.pool, earned)
-    local room = multiply(big(free_units(limit)), event_parts(limit))
-    limit.pool = least(whole, room)
-    if #limit.owed > 0 and is_less(room, whole) then
-      -- What was in the pool before and has no room now is with somebody.
-      limit.owed = subtract_if_more(limit.owed, least(earned, subtract(whole, room)))
-    end
+    take_back(limit, earned)
   end
   limit.since = now
 end

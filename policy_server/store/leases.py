@@ -65,6 +65,8 @@ class DurableLimit:
     spec: LimitSpec
     #: No more is out, or than holdings come to, whichever is more.
     ceiling: int
+    #: Events that were used of units which it has lost since, and not earned again.
+    owed: int
     holdings: Mapping[str, Holding]
 
 
@@ -198,6 +200,7 @@ def read_promises(connection: Connection) -> dict[str, DurableLimit]:
         row.key: DurableLimit(
             spec=_read_spec(row.units, row.rate_count, row.rate_period_ns),
             ceiling=0 if row.has_holdings else row.ceiling,
+            owed=row.owed,
             holdings=holdings.get(row.key, {}),
         )
         for row in rows
@@ -266,6 +269,7 @@ def _save_limits(connection: Connection, promises: Sequence[Promise]) -> None:
             {
                 "key": promise.key,
                 "ceiling": promise.ceiling,
+                "owed": promise.owed,
                 "has_holdings": promise.is_whole,
                 **write_spec(promise.spec),
             }

@@ -42,7 +42,8 @@ class PromisedLimit:
     """What was promised of a limit, and in which epoch last; 0: by a server alone."""
 
     epoch: int
-    units: int
+    #: Events that may have been used and not earned again: of all units, and what it owed.
+    used: int
     ceiling: int
     holdings: Mapping[str, Holding]
 
@@ -155,7 +156,7 @@ def read_promised_limits(
     return {
         row.key: PromisedLimit(
             epoch=row.promise_epoch,
-            units=row.units,
+            used=row.units + row.owed,
             ceiling=0 if row.has_holdings else row.ceiling,
             holdings=holdings.get(row.key, {}),
         )
@@ -207,6 +208,7 @@ def _save_limits(connection: Connection, promises: Sequence[NumberedPromise], ep
             {
                 "key": one.promise.key,
                 "ceiling": one.promise.ceiling,
+                "owed": one.promise.owed,
                 "has_holdings": one.promise.is_whole,
                 **write_spec(one.promise.spec),
                 "promise_epoch": epoch,

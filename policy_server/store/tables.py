@@ -388,6 +388,13 @@ lease_limits = Table(
         comment="No more are lent than lease_floors says, whatever the ceiling.",
     ),
     Column(
+        "owed",
+        Id,
+        nullable=False,
+        server_default="0",
+        comment="Events used of units that it has lost since, and not earned again; at most.",
+    ),
+    Column(
         "promise_epoch",
         Id,
         nullable=False,
@@ -408,7 +415,12 @@ lease_floors = Table(
     "lease_floors",
     metadata,
     Column("key", Text, primary_key=True),
-    Column("holder", Text, primary_key=True, comment="Agent, or agent/worker."),
+    Column(
+        "holder",
+        Text,
+        primary_key=True,
+        comment="Agent or agent/worker, and @host where it says one.",
+    ),
     Column("floor", Id, nullable=False, comment="What it may use while no server is there."),
     Column(
         "units",

@@ -80,14 +80,20 @@ class PairedBook:
             self._sync(now)
 
     def restore(
-        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+        self,
+        key: str,
+        *,
+        holdings: Mapping[str, Holding],
+        ceiling: int = 0,
+        owed: int = 0,
+        now: int,
     ) -> None:
         """Take over what a predecessor has promised of a limit that is configured."""
         now = self._begin(now)
-        self.pure.restore(key, ceiling=ceiling, holdings=holdings, now=now)
+        self.pure.restore(key, ceiling=ceiling, holdings=holdings, owed=owed, now=now)
         spec = self._specs.pop(key)
         restored = restore_arguments(
-            spec.units, ceiling, holdings, is_of_this_epoch=True, unseen_ns=0
+            spec.units + owed, ceiling, holdings, is_of_this_epoch=True, unseen_ns=0
         )
         assert self.scripts.call("add", now, _SERVER, key, *spec_arguments(spec), *restored)[1]
 

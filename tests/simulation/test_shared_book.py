@@ -77,7 +77,7 @@ class _Trace:
         self.now = 0
         self.epoch = 0
         self.specs = {key: self._draw_spec() for key in _KEYS}
-        self.durable: dict[str, tuple[int, dict[str, Holding]]] = {}
+        self.durable: dict[str, tuple[int, int, LimitSpec, dict[str, Holding]]] = {}
         self.grants: dict[tuple[str, str], Grant] = {}
         self.sequences = dict.fromkeys(_AGENTS, 0)
         self.incarnations = dict.fromkeys(_AGENTS, 1)
@@ -103,8 +103,8 @@ class _Trace:
         """Begin a new epoch, from what is durable."""
         self.epoch += 1
         self.book = PairedBook(self.client, LeaseTiming(), epoch=self.epoch, sign=sign)
-        for key, (ceiling, holdings) in self.durable.items():
-            self.book.configure(key, self.specs[key], self.now)
+        for key, (ceiling, owed, spec, holdings) in self.durable.items():
+            self.book.configure(key, spec, self.now)
             if self.random.random() < 0.2:
                 # As a version left it that knew no holdings.
                 holdings = {
@@ -114,7 +114,9 @@ class _Trace:
                 }
             else:
                 ceiling = 0
-            self.book.restore(key, ceiling=ceiling, holdings=holdings, now=self.now)
+            if spec.earning is None:
+                assert not owed
+            self.book.restore(key, ceiling=ceiling, holdings=holdings, owed=owed, now=self.now)
 
     def _report(self) -> None:
         agent = self.random.choice(_AGENTS)
@@ -161,9 +163,10 @@ class _Trace:
             if promise.is_over:
                 self.durable.pop(promise.key, None)
                 continue
-            held = dict(self.durable.get(promise.key, (0, {}))[1]) | dict(promise.holdings)
+            held = dict(self.durable[promise.key][-1]) if promise.key in self.durable else {}
+            held |= dict(promise.holdings)
             kept = {agent: one for agent, one in held.items() if one != NOTHING_HELD}
-            self.durable[promise.key] = (promise.ceiling, kept)
+            self.durable[promise.key] = (promise.ceiling, promise.owed, promise.spec, kept)
         for grant in decision.grants:
             # Some are lost on their way.
             if self.random.random() < 0.9:

@@ -13,7 +13,7 @@ from policy_server.limits.book import LeaseBook
 from tests.simulation.wrong_books import ForgetfulBook, HastyBook, StubbornBook
 
 _SEEDS = range(100)
-_MOST_LINES = 60
+_MOST_LINES = 100
 
 
 def _run(scenario: Scenario, seed: int, *, make_book):

@@ -22,7 +22,13 @@ class ForgetfulBook(LeaseBook):
     """Takes nothing over from the book before it."""
 
     def restore(
-        self, key: str, *, holdings: Mapping[str, Holding], ceiling: int = 0, now: int
+        self,
+        key: str,
+        *,
+        holdings: Mapping[str, Holding],
+        ceiling: int = 0,
+        owed: int = 0,
+        now: int,
     ) -> None:
         pass
 

@@ -530,14 +530,13 @@ def test_a_limit_that_was_lowered_and_raised_is_not_as_good_as_new(
 
 def test_a_server_that_starts_anew_knows_what_a_lowered_limit_owes() -> None:
     desk = _lower_after_use()
-    promised = desk.promises[-1].spec
-    assert (promised.units, promised.earning) == (10, _ONE.earning)
+    promise = desk.promises[-1]
+    assert (promise.spec, promise.owed) == (_ONE, 9)
     # That it becomes less is not written down each time.
     assert not desk.book.settle(30 * SECOND).promises
 
-    desk = Desk(promised.units, earning=promised.earning, epoch=2)
-    desk.book.restore(KEY, holdings={}, now=0)
-    desk.book.configure(KEY, _ONE, SECOND)
+    desk = Desk(1, earning=_ONE.earning, epoch=2)
+    desk.book.restore(KEY, holdings={}, owed=9, now=0)
     desk.settle(90 * SECOND)
     limit = desk.book.limit(KEY)
     assert limit is not None
@@ -545,15 +544,19 @@ def test_a_server_that_starts_anew_knows_what_a_lowered_limit_owes() -> None:
     assert desk.book.limit(KEY) is None
 
 
-def test_what_is_out_when_a_limit_is_lowered_counts_as_used() -> None:
+@pytest.mark.parametrize("unused", [0, 4, 9])
+def test_what_is_out_when_a_limit_is_lowered_counts_as_used_until_it_comes_back(
+    unused: int,
+) -> None:
     desk = _lower_after_use(is_released=False)
     limit = desk.book.limit(KEY)
     assert limit is not None
     assert limit.owed == 9 * _ONE.event_parts
-    # Its holder keeps one unit, and gives the others back; that it has used no event can't be told.
-    desk.report("a", 2 * SECOND, wants=1, enforced=1, returned=9 * _TEN.event_parts)
-    desk.settle(2 * SECOND)
-    assert limit.owed == 9 * _ONE.event_parts
 
-    desk.book.configure(KEY, _TEN, 3 * SECOND)
+    # Its holder keeps one unit, and gives the others back with what it has not used.
+    desk.report("a", SECOND, wants=1, enforced=1, returned=unused * _ONE.event_parts)
+    desk.settle(SECOND)
+    assert limit.owed == (9 - unused) * _ONE.event_parts
+
+    desk.book.configure(KEY, _TEN, SECOND)
     assert limit.owed == 0
