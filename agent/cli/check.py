@@ -139,8 +139,8 @@ def _check_machine(settings: Settings) -> Finding:
         return Finding("machine", "warning", f"{text}; set agent.machine")
     if machine.lasts:
         return Finding("machine", "ok", f"known by {machine.source}")
-    text = "known until it is booted anew, as in a container; or set agent.machine"
-    return Finding("machine", "ok", text)
+    text = "a container, or without /etc/machine-id: known until it is booted anew"
+    return Finding("machine", "ok", f"{text}, unless agent.machine names it")
 
 
 def _check_openness(settings: Settings) -> list[Finding]:

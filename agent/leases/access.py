@@ -16,6 +16,7 @@ from agent.limits.holder import LeaseHolder
 from agent.limits.limit import FleetLimit
 from agent.policy.channel import open_channel
 from agent.settings import Settings
+from agent.spool.lock import lock_file
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,10 +83,9 @@ def open_leases(
     Begin to ask for leases as a new start of *worker*, whose data directory is locked; empty: the
     first process of the agent. Errors: `OSError`.
     """
-    data_dir = settings.agent.data_dir
-    start = count_start(data_dir / FILE_NAME, clock(), random)
+    start = count_start(settings.agent.data_dir / FILE_NAME, clock(), random)
     machine = find_machine(settings.agent.machine, environ=os.environ)
-    host = name_host(start, data_dir, machine, random)
+    host = name_host(start, lock_file(settings.spool_dir), machine, random)
     holder = LeaseHolder(agent=settings.agent.name, incarnation=start.incarnation)
     fleet = FleetLimits(holder, now=clock_ns())
 

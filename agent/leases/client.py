@@ -9,8 +9,8 @@ Client of the limit service: one stream for this process, over a connection of i
    come through for minutes after a network has lost packets.
 4. A server without a limit service leaves every limit to this agent alone, unless a server has
    lent something since the start: then it is as silent as any that is not there.
-5. A server that has heard a later start of this name has lent that what this one had: nothing is
-   used from then on, and it is asked again now and then.
+5. A server that has heard a later start on this host, or was told to release this one, has lent
+   to others what this one had: nothing is used from then on, and it is asked again now and then.
 """
 
 import asyncio
@@ -245,8 +245,8 @@ class LeaseClient:
             return
         self._fleet.give_way(self._clock_ns())
         logger.error(
-            "limits of the fleet are lent to another start of this agent, and none is used here; "
-            "if two agents have one name, give each an [agent] name of its own",
+            "limits of the fleet are lent to a later start of this agent, or it was released, and "
+            "none is used here; if it runs twice, as on a cloned machine, give each its own name",
             extra={"agent": self._agent_name, "reason": why},
         )
         self._arm()

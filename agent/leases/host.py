@@ -2,10 +2,11 @@
 Host: what tells where a worker runs from anywhere else that one of its name may run.
 
 The server frees what an earlier start of a worker had as soon as a later one of the same host
-reports, for a data directory is locked, so that the earlier one is over. Of another host that can't
-be known: the same disk may have been copied or moved, while the process that used it goes on where
-only the network is gone. So the host is the data directory on the machine; and on a machine that
-has no name of its own, as in a container, the data directory on the machine since it was booted.
+reports, for its data directory is locked, so that the earlier one is over. Of another host that
+can't be known: the same disk may have been copied or moved, while the process that used it goes on
+where only the network is gone. So the host is the lock on the machine; and on a machine that has no
+name of its own, as in a container, the lock on the machine since it was booted. A host too many
+costs a wait, one too few a limit.
 """
 
 import os
@@ -46,14 +47,19 @@ def find_machine(
     return None
 
 
-def name_host(start: Start, data_dir: Path, machine: Machine | None, random: Random) -> str:
+def name_host(start: Start, lock: Path, machine: Machine | None, random: Random) -> str:
     """
-    Name the host of a start in *data_dir*: 16 hexadecimal digits. On a machine without a name each
-    start has a host of its own.
+    Name the host of a start that holds *lock*: 16 hexadecimal digits. On a machine without a name
+    each start has a host of its own. Errors: `OSError`.
     """
     place = machine.name if machine is not None else f"{random.getrandbits(128):032x}"
+    found = lock.stat()
+    # A copy has another inode, and what is made anew in its place another drawn name. The device is
+    # known by another number at times once the machine was booted anew.
+    device = 0 if machine is not None and machine.lasts else found.st_dev
+    facts = (place, start.directory, lock.resolve(), found.st_ino, device)
     # machine-id(5): an application is not to show it as it is.
-    whole = "\0".join((place, start.directory, str(data_dir.resolve())))
+    whole = "\0".join(map(str, facts))
     return sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:_LETTERS]
 
 

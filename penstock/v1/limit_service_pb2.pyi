@@ -154,18 +154,24 @@ class ExchangeLimitsResponse(_message.Message):
     def __init__(self, answer: _Optional[_Union[LimitAnswer, _Mapping]] = ...) -> None: ...
 
 class ReleaseSessionRequest(_message.Message):
-    __slots__ = ("worker", "incarnation", "host")
+    __slots__ = ("worker", "incarnation", "host", "only_silent")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    ONLY_SILENT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     incarnation: int
     host: str
-    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    only_silent: bool
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., only_silent: bool = ...) -> None: ...
 
 class ReleaseSessionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("known", "heard")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    heard: bool
+    def __init__(self, known: bool = ..., heard: bool = ...) -> None: ...
 
 class ListLimitsRequest(_message.Message):
     __slots__ = ("key", "page_size", "page_token")

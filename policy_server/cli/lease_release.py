@@ -1,22 +1,15 @@
-"""
-Ending the leases of an agent that is gone for certain: which of its workers are meant, and which of
-these are still heard.
-"""
+"""Ending the leases of an agent that is gone for certain: which of its workers are meant."""
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Collection
 from typing import NamedTuple
 
 import click
-import grpc
 
 from penstock.v1 import limit_service_pb2 as pb
 from penstock.v1.limit_service_pb2_grpc import LimitServiceStub
 from policy_server.conversions.holders import Holder
-from policy_server.errors import InvalidRequest
+from policy_server.errors import InvalidRequest, NotFound
 
-#: Who was heard since is not gone: as long as a lease lasts by default.
-_SILENT = timedelta(seconds=15)
 _ANY_INCARNATION = 2**64 - 1
 
 
@@ -36,32 +29,43 @@ def parse_released(text: str) -> Holder:
 
 
 async def end_leases(
-    stub: LimitServiceStub, meant: Holder, known: Mapping[Holder, str], *, timeout: float
+    stub: LimitServiceStub,
+    meant: Holder,
+    known: Collection[Holder],
+    *,
+    is_forced: bool,
+    timeout: float,
 ) -> Ended:
     """
-    End the leases of all that are *meant*; *known* has every worker of that agent that may have
-    any, each with the key of one of its limits. Of several those that are heard are left alone.
-    Errors: `InvalidRequest` if they all are; `grpc.aio.AioRpcError`.
+    End the leases of all that are *meant*, of those *known* to have any; who is heard is left alone
+    unless *is_forced*. Errors: `NotFound` if there is none; `InvalidRequest` if they are all heard;
+    `grpc.aio.AioRpcError`.
     """
-    found = sorted(holder for holder in known if _is_meant(holder, meant)) or [meant]
-    heard = []
-    if len(found) > 1:
-        heard = [one for one in found if await _is_heard(stub, one, known[one], timeout)]
-    if len(heard) == len(found):
-        names = ", ".join(holder.name for holder in heard)
-        raise InvalidRequest(
-            f'"{meant.name}" is heard: {names}; stop it first, or name the one that is gone'
-        )
-    released = [holder for holder in found if holder not in heard]
-    for holder in released:
-        await stub.ReleaseSession(
+    ended = Ended([], [])
+    for holder in sorted({meant, *(one for one in known if _is_meant(one, meant))}):
+        response = await stub.ReleaseSession(
             pb.ReleaseSessionRequest(
-                worker=holder.worker, host=holder.host, incarnation=_ANY_INCARNATION
+                worker=holder.worker,
+                host=holder.host,
+                incarnation=_ANY_INCARNATION,
+                only_silent=not is_forced,
             ),
             timeout=timeout,
             metadata=(("penstock-agent", holder.agent),),
         )
-    return Ended(released, heard)
+        if response.known:
+            (ended.heard if response.heard else ended.released).append(holder)
+    if not any(ended):
+        raise NotFound(
+            f'no worker "{meant.name}" is known to the server; see penstock-server limits'
+        )
+    if not ended.released:
+        names = ", ".join(holder.name for holder in ended.heard)
+        raise InvalidRequest(
+            f"{names}: heard a moment ago, and so left alone; stop it and ask again after 15 s, or "
+            "end its leases all the same with --force"
+        )
+    return ended
 
 
 def _is_meant(holder: Holder, meant: Holder) -> bool:
@@ -71,19 +75,3 @@ def _is_meant(holder: Holder, meant: Holder) -> bool:
         and meant.worker in ("", holder.worker)
         and meant.host in ("", holder.host)
     )
-
-
-async def _is_heard(stub: LimitServiceStub, holder: Holder, key: str, timeout: float) -> bool:
-    try:
-        response = await stub.ListLimits(pb.ListLimitsRequest(key=key), timeout=timeout)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return False
-        raise
-    for state in response.limits[0].holders:
-        if (state.agent, state.worker, state.host) == holder:
-            if not state.HasField("silent_for"):
-                # It may not have had the time to report to a server that began just now.
-                return bool(response.recovering)
-            return bool(state.silent_for.ToTimedelta() < _SILENT)
-    return False

@@ -6,7 +6,7 @@ The book is in the memory of the server that keeps it; the database says which t
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -43,25 +43,29 @@ _PAGE = 1000
     "released",
     metavar="AGENT[/WORKER][@HOST]",
     default="",
-    help="End all leases of an agent that is gone for certain: what it held is lent to others at"
-    " once. Of several workers or hosts those are left alone that are heard. If it still runs,"
-    " limits may be exceeded.",
+    help="End all leases of an agent that is gone for certain, or of one of its workers: what it"
+    " held is lent to others at once. If it still runs, limits may be exceeded.",
+)
+@click.option(
+    "--force", "is_forced", is_flag=True, help="Release also what has been heard a moment ago."
 )
 @json_option
 @config_option
 @click.pass_obj
-def limits(session: Session, key: str, released: str, as_json: bool) -> None:
+def limits(session: Session, key: str, released: str, is_forced: bool, as_json: bool) -> None:
     """List the limits that are lent to agents, or one of them with its holders."""
     if key and released:
         raise click.UsageError("give a KEY or --release, not both")
+    if is_forced and not released:
+        raise click.UsageError("--force goes with --release")
     meant = parse_released(released) if released else None
     with open_database(session.settings()) as database:
         book = database.read_now(read_book)
         if book is None or not book.owner:
             raise Unavailable("no server keeps the book of limits; start penstock-server serve")
-        known = database.read_now(partial(_find_workers, meant.agent)) if meant is not None else {}
+        known = database.read_now(partial(_find_workers, meant.agent)) if meant is not None else []
     if meant is not None:
-        ended = run_async(_release(book.address, meant, known))
+        ended = run_async(_release(book.address, meant, known, is_forced=is_forced))
         if as_json:
             names = [holder.name for holder in ended.released]
             click.echo(json.dumps({"released": released, "workers": names}))
@@ -96,19 +100,19 @@ async def _list(address: str, key: str) -> pb.ListLimitsResponse:
                 return whole
 
 
-def _find_workers(agent: str, connection: Connection) -> dict[Holder, str]:
-    """Find the workers of an agent that may have leases, each with one of its limits."""
-    found = find_holders(connection, Holder(agent).name)
-    return {
-        holder: key for name, key in found.items() if (holder := Holder.parse(name)).agent == agent
-    }
+def _find_workers(agent: str, connection: Connection) -> list[Holder]:
+    """Find the workers of an agent that may have leases."""
+    names = find_holders(connection, Holder(agent).name)
+    return [holder for name in names if (holder := Holder.parse(name)).agent == agent]
 
 
-async def _release(address: str, meant: Holder, known: Mapping[Holder, str]) -> Ended:
+async def _release(
+    address: str, meant: Holder, known: Collection[Holder], *, is_forced: bool
+) -> Ended:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = limit_service_pb2_grpc.LimitServiceStub(channel)
         try:
-            return await end_leases(stub, meant, known, timeout=_SECONDS)
+            return await end_leases(stub, meant, known, is_forced=is_forced, timeout=_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, address) from error
 

@@ -121,6 +121,14 @@ class EmbeddedLimitStore:
         self._ours().release(agent, incarnation, self._clock())
         self._news.set()
 
+    async def hears(self, agent: str) -> bool | None:
+        """Whether an agent has reported lately; None: it is not known."""
+        session = self._ours().session(agent)
+        if session is None:
+            return None
+        until = session.speaks_until or self._opened_at + self._timing.session
+        return self._clock() < until
+
     def attach(self, agent: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* whenever there is something to be taken for *agent*."""
         listener = self._listeners[agent] = _Listener(wake)

@@ -89,6 +89,13 @@ class LimitStore(Protocol):
         """End all leases of an agent, up to *incarnation*."""
         ...
 
+    async def hears(self, agent: str) -> bool | None:
+        """
+        Whether an agent has reported so lately that its leases hold, or may not have had the time
+        to since the book was begun; None: it is not known.
+        """
+        ...
+
     def attach(self, agent: str, wake: Callable[[], None]) -> Callable[[], None]:
         """
         Call *wake* whenever there is something to be taken for *agent*; return what ends that.

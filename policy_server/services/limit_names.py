@@ -151,6 +151,10 @@ class LimitNames:
         """A worker is there."""
         self._seen[holder] = asyncio.get_running_loop().time()
 
+    def has_seen(self, holder: str) -> bool:
+        """Whether a worker has been there since its leases must be over, floors included."""
+        return holder in self._seen
+
     def forget(self, holder: str) -> None:
         """A worker has gone in good order."""
         self._seen.pop(holder, None)

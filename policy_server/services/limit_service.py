@@ -67,7 +67,7 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         self._metrics = metrics
         self._random = random or Random()
         self._streams: dict[str, LimitStream] = {}
-        self._hosts = KnownHosts()
+        self._hosts = KnownHosts(names.has_seen)
         self._is_draining = False
 
     async def SyncLimits(
@@ -134,10 +134,13 @@ class LimitService(limit_service_pb2_grpc.LimitServiceServicer):
         """End all leases of a worker."""
         check_names(request)
         who = Holder.of(_read_agent(context), request)
+        heard = await self._store.hears(who.name)
+        if heard and request.only_silent:
+            return pb.ReleaseSessionResponse(known=True, heard=True)
         await self._store.release(who.name, request.incarnation)
         self._names.forget(who.name)
         self._hosts.forget(who)
-        return pb.ReleaseSessionResponse()
+        return pb.ReleaseSessionResponse(known=heard is not None)
 
     async def ListLimits(
         self, request: pb.ListLimitsRequest, _context: Any

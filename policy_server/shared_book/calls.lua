@@ -216,9 +216,16 @@ function calls.note()
   return {'ok'}
 end
 
--- Whether an agent has a session. ARGV: agent.
+-- Whether an agent has a session, and whether it has reported so lately that its leases hold, or may
+-- not have had the time to since the book was begun. ARGV: agent.
 function calls.session()
-  return {'ok', redis.call('HEXISTS', PREFIX .. 'sessions', ARGV[3])}
+  local session = find_session(ARGV[3])
+  if not session then return {'ok', 0, 0} end
+  local heard_until = session.speaks_until
+  if heard_until == 0 then
+    heard_until = tonumber(redis.call('HGET', SHARD .. ':shard', 'began')) + terms.session
+  end
+  return {'ok', 1, now < heard_until and 1 or 0}
 end
 
 local function describe_limit(limit)

@@ -242,8 +242,8 @@ class BookEpoch:
             # Whoever had other terms is gone.
             return False
         raise Unavailable(
-            "another server lends limits for other times; give all servers the same times in "
-            "[limits], stop all of them, and start them anew"
+            "another server lends limits for other times, or is of another version; give all "
+            "servers the same times in [limits], stop all of them, and start them anew"
         )
 
     async def _is_put_back_since(self, row: BookRow, noted: int) -> bool:

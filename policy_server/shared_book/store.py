@@ -215,6 +215,12 @@ class SharedLimitStore:
             await self._call(shard, epoch, "release", agent, incarnation)
         self._agents.pop(agent, None)
 
+    async def hears(self, agent: str) -> bool | None:
+        """Whether an agent has reported lately; None: it is not known."""
+        replies = await self._call_all(self._epoch.current, "session", agent)
+        heard = [bool(is_heard) for _, is_known, is_heard in replies if is_known]
+        return any(heard) if heard else None
+
     async def settled(self) -> None:
         """Return once what was received before can be taken."""
         await asyncio.gather(*(shard.settled() for shard in self._shards))

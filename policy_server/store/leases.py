@@ -230,15 +230,15 @@ def read_holdings(
     return holdings
 
 
-def find_holders(connection: Connection, agent: str) -> dict[str, str]:
-    """Find who has leases of those whose names begin so, each with the key of one limit."""
+def find_holders(connection: Connection, agent: str) -> list[str]:
+    """Find who may have leases, of those whose names begin so."""
     statement = (
-        select(_floors.holder, func.min(_floors.key))
+        select(_floors.holder)
         .where(_floors.holder.startswith(agent, autoescape=True))
         .where((_floors.units > 0) | (_floors.floor > 0))
-        .group_by(_floors.holder)
+        .distinct()
     )
-    return {row[0]: row[1] for row in connection.execute(statement)}
+    return list(connection.scalars(statement))
 
 
 def keep_promises(connection: Connection, promises: Sequence[Promise], epoch: int) -> bool:

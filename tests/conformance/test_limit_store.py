@@ -269,6 +269,42 @@ async def test_units_of_a_rate_bring_their_events(stores: LimitStores) -> None:
     assert not second.holder.try_pass(KEY, boottime_ns())
 
 
+async def test_who_is_heard_is_told_from_who_is_silent_and_from_who_is_gone(
+    stores: LimitStores,
+) -> None:
+    store, fleet = await stores.start(QUICK), agents("ab")
+    assert await store.hears("a") is None
+    for agent in fleet.values():
+        agent.attach(store)
+    await fleet["a"].sync(store, wants=8)
+    assert await store.hears("a") is True
+
+    for state in (False, None):
+        async with asyncio.timeout(PATIENCE):
+            while await store.hears("a") is not state:
+                await fleet["b"].sync(store, wants=1)
+                await asyncio.sleep(0.02)
+    assert await store.hears("b") is True
+    await store.release("b", 1)
+    assert await store.hears("b") is None
+
+
+async def test_after_a_start_whoever_may_not_have_had_the_time_to_report_counts_as_heard(
+    stores: LimitStores,
+) -> None:
+    before, fleet = await stores.start(), agents("ab")
+    fleet["a"].attach(before)
+    await fleet["a"].sync(before, wants=10)
+    await _until(before, fleet["a"], 10)
+    await stores.kill(before)
+
+    after = await stores.start()
+    fleet["b"].attach(after)
+    await fleet["b"].sync(after, wants=10)
+
+    assert await after.hears("a") is True
+
+
 async def test_after_a_crash_who_proves_what_it_had_goes_on_and_others_wait(
     stores: LimitStores,
 ) -> None:

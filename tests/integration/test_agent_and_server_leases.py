@@ -1,5 +1,6 @@
 """Agents' leases from the real policy server, one after the other and side by side."""
 
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from agent.limits.fleet import Mode, Wish
 from agent.limits.limit import FleetLimit, Kind, LimitPath
 from agent.policy.answer import PathPolicy
 from agent.settings import Settings
+from agent.spool.lock import take_lock
 from policy_server.services import limit_names
 from tests.integration.policy_peer import until
 from tests.integration.test_agent_and_server_policy import MX, change, serving, watching
@@ -78,7 +80,7 @@ async def working(
             "policy": {"server": f"127.0.0.1:{port}"},
         }
     )
-    settings.agent.data_dir.mkdir(exist_ok=True)
+    os.close(take_lock(settings.spool_dir))
     access = open_leases(
         settings,
         worker=worker,

@@ -1,6 +1,6 @@
 """
-Two starts have one host only where the first is over when the second begins: the same data
-directory on the same machine.
+Two starts have one host only where the first is over when the second begins: they hold the same
+lock on the same machine.
 """
 
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from agent.leases.host import find_machine, name_host
 from agent.leases.starts import FILE_NAME, Start, count_start
+from agent.spool.lock import lock_file, take_lock
 
 
 class Machine:
@@ -33,14 +34,14 @@ class Machine:
 
     def name(self, start: Start, data_dir: Path, *, machine: str = "", seed: int = 1, **environ):
         found = find_machine(machine, environ=environ, root=self.root)
-        return name_host(start, data_dir, found, Random(seed))
+        return name_host(start, lock_file(data_dir), found, Random(seed))
 
 
 _FIRST = "4026531836"
 
 
 def _start(directory: Path, seed: int = 1) -> Start:
-    directory.mkdir(exist_ok=True)
+    os.close(take_lock(directory))
     return count_start(directory / FILE_NAME, 1000.0, Random(seed))
 
 
@@ -65,6 +66,11 @@ def test_another_directory_or_a_copy_is_another_host(tmp_path: Path) -> None:
 
     assert machine.name(_start(other, seed=2), other) != host
     assert machine.name(_start(copy), copy) != host
+
+    # A copy in its place, as two containers see theirs, is locked by itself.
+    one.rename(tmp_path / "away")
+    shutil.copytree(tmp_path / "away", one)
+    assert machine.name(_start(one), one) != host
 
     # Who has used the directory before may still run.
     shutil.rmtree(one)
@@ -115,10 +121,10 @@ def test_without_anything_that_names_it_each_start_is_elsewhere(
 
 
 def test_a_host_here_is_a_name_that_the_server_takes(tmp_path: Path) -> None:
-    start = _start(tmp_path / "data")
+    start, machine = _start(tmp_path / "data"), find_machine("", environ=os.environ)
 
     names = {
-        name_host(start, tmp_path / "data", find_machine("", environ=os.environ), Random(number))
+        name_host(start, lock_file(tmp_path / "data"), machine, Random(number))
         for number in range(2)
     }
 

@@ -164,7 +164,7 @@ async def test_the_command_asks_a_server_that_lives_whoever_began_the_book(
 
             await first.kill()
             async with asyncio.timeout(PATIENCE):
-                while (released := await run("--release", "mta-1")).exit_code:
+                while (released := await run("--release", "mta-1", "--force")).exit_code:
                     assert f"the server at {first.address}: " in str(released.exception)
                     await asyncio.sleep(0.1)
             other = Worker("mta-2")

@@ -6,6 +6,11 @@ from policy_server.conversions.holders import Holder
 from policy_server.services import limit_hosts
 from policy_server.services.limit_hosts import KnownHosts
 
+
+def _everybody(name: str) -> bool:
+    return True
+
+
 _A, _B = Holder("mta-1", "", "a"), Holder("mta-1", "", "b")
 
 
@@ -19,7 +24,7 @@ _A, _B = Holder("mta-1", "", "a"), Holder("mta-1", "", "b")
     ],
 )
 def test_another_host_is_said_once(heard, warnings, caplog) -> None:
-    hosts = KnownHosts()
+    hosts = KnownHosts(_everybody)
 
     for holder in heard:
         hosts.note(holder)
@@ -28,7 +33,7 @@ def test_another_host_is_said_once(heard, warnings, caplog) -> None:
 
 
 def test_where_everything_was_given_back_there_is_nothing_to_say(caplog) -> None:
-    hosts = KnownHosts()
+    hosts = KnownHosts(_everybody)
     hosts.note(_A)
 
     hosts.forget(_A)
@@ -38,10 +43,20 @@ def test_where_everything_was_given_back_there_is_nothing_to_say(caplog) -> None
     assert not caplog.records
 
 
+def test_of_who_was_silent_for_too_long_there_is_nothing_to_say(caplog) -> None:
+    seen = {_A.name}
+    hosts = KnownHosts(seen.__contains__)
+    hosts.note(_A)
+    seen.clear()
+
+    hosts.note(_B)
+    assert not caplog.records
+
+
 def test_what_is_remembered_is_bounded(caplog, monkeypatch) -> None:
     monkeypatch.setattr(limit_hosts, "_MOST_WORKERS", 3)
     monkeypatch.setattr(limit_hosts, "_MOST_HOSTS", 2)
-    hosts = KnownHosts()
+    hosts = KnownHosts(_everybody)
     for number in range(5):
         hosts.note(Holder("mta-1", "", f"host-{number}"))
     assert caplog.records[-1].earlier == ["mta-1@host-2", "mta-1@host-3"]
