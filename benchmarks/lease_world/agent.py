@@ -215,7 +215,7 @@ class SimulatedAgent:
     def _send_report(self) -> None:
         self._is_about_to_report = False
         self._last_report = self._timeline.now
-        report = to_report(self.holder.report(self.clock()))
+        report = to_report(self.holder.report(self.clock()), self.holder.event_parts)
         if self._world.is_traced:
             for one in report.demands:
                 self._note(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent.limits.messages import Answer
 from benchmarks.lease_world.agent import show_version
-from benchmarks.lease_world.handing import to_held
+from benchmarks.lease_world.handing import count_returned, to_held
 from benchmarks.lease_world.scenario import KEY, SECOND
 from benchmarks.lease_world.timeline import Step
 from policy_server.limits.book import Signer
@@ -132,7 +132,8 @@ class SimulatedServer:
         if report.demands:
             # It may have been forgotten since.
             self._configure(self._world.spec)
-        if not self.book.receive(report, self._timeline.now):
+        counted = count_returned(report, self.spec.event_parts)
+        if not self.book.receive(counted, self._timeline.now):
             return
         if self._world.is_traced and report.demands:
             self._world.note(f"the server hears report {report.sequence} of agent {report.agent}")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from agent.limits.holder import LeaseHolder
 from agent.limits.messages import Answer
 from agent.limits.times import HolderTimes
-from benchmarks.lease_world.handing import to_held, to_report
+from benchmarks.lease_world.handing import count_returned, to_held, to_report
 from policy_server.lending.clock import boottime_ns
 from policy_server.lending.embedded import EmbeddedLimitStore
 from policy_server.lending.keeper import BookKeeper
@@ -164,7 +164,8 @@ class Agent:
         assert self.holder is not None
         if wants is not None:
             self.holder.want(self.key, wants)
-        report = to_report(self.holder.report(boottime_ns()))
+        made = to_report(self.holder.report(boottime_ns()), self.holder.event_parts)
+        report = count_returned(made, self.spec.event_parts)
         await store.receive(report, {self.key: self.spec} if report.demands else {})
 
     async def hear(self, store: LimitStore, most: int = 100) -> tuple[Grant, ...]:
