@@ -168,18 +168,14 @@ class Limit:
         earning = self.spec.earning
         if earning is not None:
             span = max(0, now - self.pool_since)
-            earned = (span - span // drift) * self.free * earning.count
-            room = self.free * self.spec.event_parts
-            beyond = max(0, self.pool + earned - room)
-            self.pool = min(self.pool + earned, room)
-            # What was in the pool before and has no room now is with somebody.
-            self.owed = max(0, self.owed - min(earned, beyond))
+            self.add_events((span - span // drift) * self.free * earning.count)
         self.pool_since = now
 
-    def take_back(self, events: int) -> None:
-        """Take events, in parts, that come back with units; those pay for what has no room."""
+    def add_events(self, events: int) -> None:
+        """Add events, in parts, to what free units have; those without room pay what is owed."""
         whole, room = self.pool + events, self.free * self.spec.event_parts
         self.pool = min(whole, room)
+        # What was in the pool before and has no room now is with somebody.
         self.owed = max(0, self.owed - min(events, max(0, whole - room)))
 
     def change(self, spec: LimitSpec) -> None:

@@ -76,4 +76,4 @@ def _lower(limit: Limit, share: Share, demand: Demand) -> None:
     share.granted = min(share.granted, booked)
     freed = -limit.book(share, booked=booked, floor=share.floor_granted)
     if limit.spec.is_rate and freed > 0:
-        limit.take_back(max(0, min(demand.returned, freed * limit.spec.event_parts)))
+        limit.add_events(max(0, min(demand.returned, freed * limit.spec.event_parts)))

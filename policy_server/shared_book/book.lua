@@ -129,7 +129,7 @@ local function lower(limit, agent, share, demand)
   share.granted = math.min(share.granted, booked)
   local freed = -book(limit, agent, booked, share.floor_granted)
   if is_rate(limit) and freed > 0 then
-    take_back(limit, least(demand.returned, multiply(big(freed), event_parts(limit))))
+    add_events(limit, least(demand.returned, multiply(big(freed), event_parts(limit))))
   end
 end
 

@@ -247,8 +247,8 @@ local function remove_share(limit, agent)
   limit.removed[agent] = true
 end
 
--- Add events to what the free units have; those that have no room pay for what is owed.
-local function take_back(limit, events)
+-- Add events to what the free units have; those without room pay what is owed.
+local function add_events(limit, events)
   local whole = add(limit.pool, events)
   local room = multiply(big(free_units(limit)), event_parts(limit))
   limit.pool = least(whole, room)
@@ -264,7 +264,7 @@ local function earn(limit)
     local span = math.max(0, now - limit.since) * 1000
     local earned = multiply(
       multiply(big(span - quotient(span, terms.drift)), big(free_units(limit))), big(limit.count))
-    take_back(limit, earned)
+    add_events(limit, earned)
   end
   limit.since = now
 end
