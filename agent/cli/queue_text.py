@@ -160,7 +160,8 @@ def print_shown(document: Mapping[str, Any]) -> None:
     elif queue := document.get("queue"):
         counts = f"{queue['scheduled']} scheduled, {queue['due']} due, {queue['ready']} ready"
         click.echo(f"queue {queue['name']}: {counts}; the oldest came {_age(queue['oldest_time'])}")
-        _print_waits(queue["waits"], otherwise="its mail goes as fast as its path allows")
+        elsewhere = "nothing but its path; what that waits for: penstock-agent queue list"
+        _print_waits(queue["waits"], otherwise=elsewhere)
     else:
         path = document["path"]
         click.echo(

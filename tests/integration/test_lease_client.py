@@ -272,7 +272,7 @@ async def test_who_is_told_that_a_later_start_has_reported_stops_until_it_is_hea
         assert here.fleet.surplus("c", lease_clock_ns()) == 1
         assert here.changes[-1] is None
         [said] = [one for one in caplog.records if one.levelname == "ERROR"]
-        assert "give each an [agent] name of its own" in said.message
+        assert "if it runs twice, as on a cloned machine, give each its own name" in said.message
         await until(lambda: here.cap(limit) == 5)
         assert here.mode(limit) is Mode.LEASED
 
